@@ -1,0 +1,1 @@
+"""Calls between processes: the server, peers with their picker, lanes, and the one table errors ↔ gRPC status."""
