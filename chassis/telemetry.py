@@ -44,6 +44,7 @@ MESSAGES_CONSUMED = Counter("mesh_messages_consumed_total", "Messages taken", ["
 CONSUMER_RESTARTS = Counter("mesh_consumer_restarts_total", "Consumers that had gone silent", ["queue"])
 
 _TRACEPARENT = re.compile(r"^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$")
+_LENGTH = 55
 _current: ContextVar[str] = ContextVar("traceparent", default="")
 _tracer: trace.Tracer | None = None
 _ratio = 1.0
@@ -131,7 +132,7 @@ def span(
         attributes: set only when the span is recorded.
     """
     context = _current.get() if parent is None else parent
-    if _tracer is None or len(context) != 55 or context[-1] not in "13579bdf":  # noqa: PLR2004 - the sampled bit
+    if _tracer is None or not _is_sampled(context):
         if parent is None or parent == _current.get():
             yield _NOT_RECORDED
             return
@@ -152,6 +153,21 @@ def span(
     finally:
         _current.reset(token)
         recorded.end()
+
+
+def record(name: str, kind: SpanKind, parent: str, began_ns: int) -> None:
+    """Records a span that has just ended, for work that served several traces at once.
+
+    Args:
+        parent: traceparent of the trace it belongs to; nothing is recorded when it is not sampled.
+        began_ns: nanoseconds since the epoch, as from ``time.time_ns()``.
+    """
+    if _tracer is not None and _is_sampled(parent):
+        _tracer.start_span(name, _as_context(parent), kind, start_time=began_ns).end()
+
+
+def _is_sampled(traceparent: str) -> bool:
+    return len(traceparent) == _LENGTH and traceparent[-1] in "13579bdf"
 
 
 def _as_context(traceparent: str) -> Context:

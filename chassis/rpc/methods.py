@@ -1,0 +1,193 @@
+"""The methods a process serves, each wrapped once: context in, errors to status, time measured.
+
+The same table stands behind the gRPC server and behind lanes, so a method means the same on both.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from chassis import telemetry
+from chassis.errors import DeadlineExceeded, Internal, MeshError
+from chassis.logging import get_logger
+from chassis.rpc import deadline
+from chassis.rpc.status import DETAILS_KEY, code_of, to_status
+
+log = get_logger(__name__)
+
+# grpc's handlers are generic for type checkers alone.
+Handler = Any
+
+# Answers many requests of one lane frame at once, one answer or error each, in order.
+BatchHandler = Callable[[Sequence[Any]], Awaitable[Sequence[Any]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Method:
+    """One method. `behavior` is the servicer's; `batch` answers many lane calls at once where there is one."""
+
+    path: str
+    streaming: bool
+    behavior: Callable[[Any, Any], Any]
+    deserialize: Callable[[bytes], Any]
+    serialize: Callable[[Any], bytes]
+    batch: BatchHandler | None = None
+    _timers: dict[str, Any] = field(default_factory=dict)
+
+    async def answer(self, request: Any, context: Any, traceparent: str, timeout_seconds: float | None) -> Any:
+        """Answers a unary call. Raises MeshError and nothing else (but cancellation)."""
+        began = time.perf_counter()
+        code = "OK"
+        token = deadline.set_deadline(None if timeout_seconds is None else deadline.after(timeout_seconds))
+        try:
+            with telemetry.span(self.path[1:], telemetry.SERVER, traceparent):
+                return await self.behavior(request, context)
+        except Exception as error:
+            failure = self.understand(error)
+            code = failure.code
+            raise failure from error
+        except asyncio.CancelledError:
+            code = "CANCELLED"
+            raise
+        finally:
+            deadline.reset_deadline(token)
+            self.observe(code, time.perf_counter() - began)
+
+    async def stream(
+        self, request: Any, context: Any, traceparent: str, timeout_seconds: float | None
+    ) -> AsyncIterator[Any]:
+        """Answers a server-streaming call. Raises MeshError and nothing else (but cancellation)."""
+        began = time.perf_counter()
+        code = "OK"
+        # A generator runs in its consumer's context, so tokens cannot be reset here; the call has a context of its own.
+        deadline.set_deadline(None if timeout_seconds is None else deadline.after(timeout_seconds))
+        answers = self.behavior(request, context)
+        try:
+            with telemetry.span(self.path[1:], telemetry.SERVER, traceparent):
+                async for answer in answers:
+                    yield answer
+        except Exception as error:
+            failure = self.understand(error)
+            code = failure.code
+            raise failure from error
+        except (asyncio.CancelledError, GeneratorExit):
+            code = "CANCELLED"
+            raise
+        finally:
+            await answers.aclose()
+            self.observe(code, time.perf_counter() - began)
+
+    def understand(self, error: Exception) -> MeshError:
+        """Whatever was raised, as an error of the mesh; what nobody expected is logged."""
+        if isinstance(error, MeshError):
+            if isinstance(error, Internal) or error.private:
+                log.warning("A call failed", method=self.path, error=str(error))
+            return error
+        if isinstance(error, TimeoutError):
+            return DeadlineExceeded(private=f"{self.path}: {error}")
+        log.error("A call failed unexpectedly", method=self.path, exc_info=error)
+        return Internal(private=f"{self.path}: {error!r}")
+
+    def observe(self, code: str, seconds: float) -> None:
+        """Counts a call that ended."""
+        timer = self._timers.get(code)
+        if timer is None:
+            timer = self._timers[code] = telemetry.RPC_SERVER_SECONDS.labels(self.path, code)
+        timer.observe(seconds)
+
+
+class MethodTable:
+    """Collects what the generated ``add_…Servicer_to_server`` functions register."""
+
+    def __init__(self, batches: Mapping[str, BatchHandler] | None = None) -> None:
+        self._batches = dict(batches or {})
+        self.methods: dict[str, Method] = {}
+        self.services: dict[str, dict[str, Handler]] = {}
+
+    def add_generic_rpc_handlers(self, handlers: object) -> None:
+        """Part of the server's interface that the generated code calls; the registered handlers below say the same."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
+        """Takes over a service's methods, wrapped."""
+        self.services[service] = {name: self._wrap(f"/{service}/{name}", h) for name, h in handlers.items()}
+
+    def _wrap(self, path: str, handler: Any) -> Handler:
+        if handler.request_streaming:
+            raise TypeError(f"{path}: client-streaming methods are not served; a lane carries many calls")
+        method = Method(
+            path=path,
+            streaming=handler.response_streaming,
+            behavior=handler.unary_stream if handler.response_streaming else handler.unary_unary,
+            deserialize=handler.request_deserializer,
+            serialize=handler.response_serializer,
+            batch=self._batches.pop(path, None),
+        )
+        self.methods[path] = method
+        make = grpc.unary_stream_rpc_method_handler if method.streaming else grpc.unary_unary_rpc_method_handler
+        face = _streaming_face(method) if method.streaming else _unary_face(method)
+        return make(face, handler.request_deserializer, handler.response_serializer)
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Registers everything with the real server."""
+        if self._batches:
+            raise TypeError(f"batch handlers for methods nobody serves: {', '.join(self._batches)}")
+        for service, handlers in self.services.items():
+            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+            server.add_registered_method_handlers(service, handlers)
+
+
+def _unary_face(method: Method) -> Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]:
+    async def face(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        try:
+            return await method.answer(request, context, _traceparent(context), context.time_remaining())
+        except MeshError as error:
+            await _abort(context, error)
+
+    return face
+
+
+def _streaming_face(method: Method) -> Callable[[Any, grpc.aio.ServicerContext[Any, Any]], AsyncIterator[Any]]:
+    async def face(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        answers = method.stream(request, context, _traceparent(context), context.time_remaining())
+        try:
+            async for answer in answers:
+                yield answer
+        except MeshError as error:
+            await _abort(context, error)
+        finally:
+            await answers.aclose()  # type: ignore[attr-defined]  # an async generator
+
+    return face
+
+
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: MeshError) -> None:
+    details = to_status(error).SerializeToString()
+    await context.abort(code_of(error), error.message, ((DETAILS_KEY, details),))
+
+
+def _traceparent(context: grpc.aio.ServicerContext[Any, Any]) -> str:
+    for key, value in context.invocation_metadata() or ():
+        if key == "traceparent" and isinstance(value, str):
+            return value
+    return ""
+
+
+def is_idempotent(path: str) -> bool:
+    """Whether the contract lets a call of this method be repeated (its `idempotency_level` option)."""
+    from google.protobuf import descriptor_pb2, descriptor_pool
+
+    service, _, name = path[1:].rpartition("/")
+    try:
+        method = descriptor_pool.Default().FindServiceByName(service).methods_by_name[name]
+    except KeyError:
+        return False
+    level = method.GetOptions().idempotency_level
+    return level != descriptor_pb2.MethodOptions.IDEMPOTENCY_UNKNOWN
+
+
+Serializer = Callable[[Any], bytes]
+Deserializer = Callable[[bytes], Any]

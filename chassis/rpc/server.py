@@ -1,0 +1,107 @@
+"""The gRPC face of a process: its services, health with separate names for liveness and readiness, reflection,
+lanes.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from mesh.lane.v1 import lane_pb2_grpc
+
+from chassis import discovery
+from chassis.config import Discovery, Rpc
+from chassis.lifecycle import Host
+from chassis.logging import get_logger
+from chassis.rpc.lane_server import LaneServicer
+from chassis.rpc.methods import BatchHandler, MethodTable
+
+log = get_logger(__name__)
+
+LIVENESS, READINESS = "liveness", "readiness"
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RpcServer:
+    """A server that answers. `port` is the one it got."""
+
+    port: int
+
+
+@asynccontextmanager
+async def open_server(
+    host: Host,
+    settings: Rpc,
+    lookup: Discovery,
+    *,
+    register: Sequence[Callable[[Any], None]],
+    batches: Mapping[str, BatchHandler] | None = None,
+) -> AsyncIterator[RpcServer]:
+    """Serves until it is closed, and announces itself to those who look the service up.
+
+    Open it last: from here on calls arrive. On drain it first disappears from discovery, then lets lanes and calls end.
+
+    Args:
+        register: the generated ``add_…Servicer_to_server`` functions with their servicer bound.
+        batches: by full method name, handlers that answer all calls of a lane frame at once.
+    """
+    table = MethodTable(batches)
+    for add in register:
+        add(table)
+    lanes = LaneServicer(table.methods)
+    server = grpc.aio.server(options=_options(settings))
+    table.add_to(server)
+    lane_pb2_grpc.add_LaneServiceServicer_to_server(lanes, server)
+    await _add_health(host, server, tuple(table.services))
+    reflection.enable_server_reflection((*table.services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    port = server.add_insecure_port(f"{host.settings.host}:{settings.port}")
+    await server.start()
+
+    async def drain() -> None:
+        await lanes.drain()
+        await server.stop(host.settings.drain_seconds)
+
+    host.on_drain("rpc", drain)
+    log.info("Serving gRPC", port=port)
+    try:
+        async with discovery.register(host, lookup, host.name, host.settings.reachable_at, port):
+            yield RpcServer(port=port)
+    finally:
+        await server.stop(None)
+
+
+async def _add_health(host: Host, server: grpc.aio.Server, services: Sequence[str]) -> None:
+    servicer = health.aio.HealthServicer()
+    for name in ("", LIVENESS):
+        await servicer.set(name, _SERVING)
+
+    async def tell(ready: bool) -> None:  # noqa: FBT001 - it is the state itself
+        for name in (READINESS, *services):
+            await servicer.set(name, _SERVING if ready else _NOT_SERVING)
+
+    await tell(host.health.ready)
+    host.health.on_change(tell)
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+
+
+def _options(settings: Rpc) -> list[tuple[str, Any]]:
+    options: list[tuple[str, Any]] = [
+        # Two processes on one port would split the calls between them in silence.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", settings.max_message_bytes),
+        # Peers ping to notice a stopped process; the default policy would take that for abuse.
+        ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+        ("grpc.http2.max_ping_strikes", 0),
+    ]
+    if settings.max_connection_age_seconds:
+        options += [
+            ("grpc.max_connection_age_ms", settings.max_connection_age_seconds * 1000),
+            ("grpc.max_connection_age_grace_ms", 30_000),
+        ]
+    return options

@@ -1,0 +1,38 @@
+"""What generated stubs need of a channel, and nothing else of grpc's channel."""
+
+from typing import Any, NoReturn, Self
+
+import grpc
+
+
+class Stubbed(grpc.aio.Channel):
+    """A channel for generated stubs: they call ``unary_unary`` and ``unary_stream`` and no more.
+
+    Opening, closing and connectivity belong to whoever made it, so asking for them is a mistake and raises TypeError.
+    """
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Nothing: whoever opened it closes it."""
+
+    async def close(self, grace: float | None = None) -> None:
+        """Nothing: whoever opened it closes it."""
+
+    def get_state(self, try_to_connect: bool = False) -> NoReturn:  # noqa: FBT001, FBT002 - grpc's signature
+        del try_to_connect
+        raise TypeError("the pool behind this channel knows the states of its connections")
+
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> NoReturn:
+        del last_observed_state
+        raise TypeError("the pool behind this channel knows the states of its connections")
+
+    async def channel_ready(self) -> NoReturn:
+        raise TypeError("the pool behind this channel knows the states of its connections")
+
+    def stream_unary(self, method: str, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError(f"{method}: client streams are not spoken between services; use a lane")
+
+    def stream_stream(self, method: str, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError(f"{method}: client streams are not spoken between services; use a lane")
