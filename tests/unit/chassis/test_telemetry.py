@@ -1,0 +1,42 @@
+"""Trace context without an exporter, and with one."""
+
+import pytest
+
+from chassis import telemetry
+
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["", "x", PARENT.upper(), PARENT[:-3], PARENT + "-1", "00-" + "0" * 32 + "-b7ad6b7169203331-01",
+     "00-0af7651916cd43dd8448eb211c80319c-" + "0" * 16 + "-01"],
+)  # fmt: skip
+def test_a_malformed_traceparent_starts_a_fresh_trace(bad: str):
+    """What a stranger sends is only believed when it is well-formed."""
+    fresh = telemetry.accept_traceparent(bad)
+    assert fresh != bad
+    assert telemetry.accept_traceparent(fresh) == fresh
+
+
+def test_nothing_is_sampled_without_an_endpoint():
+    """A fresh trace says that nobody records it."""
+    assert telemetry.accept_traceparent("").endswith("-00")
+
+
+def test_the_context_travels_without_an_exporter():
+    """Inside a span the parent's context is current, and it ends with it."""
+    with telemetry.span("x", telemetry.SERVER, PARENT) as recording:
+        recording.set("a", 1)
+        assert telemetry.current_traceparent() == PARENT
+    assert telemetry.current_traceparent() == ""
+
+
+def test_a_span_without_parent_keeps_the_current_context():
+    """Inner work belongs to the request that runs."""
+    token = telemetry.use_traceparent(PARENT)
+    try:
+        with telemetry.span("x", telemetry.INTERNAL):
+            assert telemetry.current_traceparent() == PARENT
+    finally:
+        telemetry.drop_traceparent(token)
