@@ -44,6 +44,11 @@ def parse(kind: str, plaintext: str) -> tuple[str, bytes]:
     return parts[1], _digest(plaintext)
 
 
+def is_id(text: str) -> bool:
+    """Whether the text can be a secret's public id."""
+    return len(text) == _ID_LENGTH and _LETTERS.issuperset(text)
+
+
 def equal(one: bytes, other: bytes) -> bool:
     """Compares in constant time."""
     return hmac.compare_digest(one, other)

@@ -160,11 +160,21 @@ def check_username(username: str) -> None:
     """Raises Invalid unless it is 3 to 64 letters, digits and ``_.@+-``, beginning with a letter or digit."""
     if len(username) < 3:  # noqa: PLR2004 - the rule itself
         raise Invalid("Username must be at least 3 characters", details={"field": "username"})
-    if not _USERNAME.fullmatch(username):
+    if not is_username(username):
         raise Invalid(
             "Username may hold up to 64 letters, digits and _ . @ + - and begins with a letter or digit",
             details={"field": "username"},
         )
+
+
+def is_username(username: str) -> bool:
+    """Whether anybody can have that name."""
+    return _USERNAME.fullmatch(username) is not None
+
+
+def _is_text(value: str) -> bool:
+    """Neither NUL nor lone surrogates, which no store takes."""
+    return not any(character == "\0" or "\ud800" <= character <= "\udfff" for character in value)
 
 
 def check_email(email: str) -> None:
@@ -176,16 +186,14 @@ def check_email(email: str) -> None:
 def check_password(password: str) -> None:
     """Raises Invalid unless it has 8 to 128 characters; what they are is the user's affair."""
     least, most = _PASSWORD_LENGTHS
-    if not least <= len(password) <= most or "\0" in password:
-        raise Invalid(
-            f"Password must have {least} to {most} characters, none of them NUL", details={"field": "password"}
-        )
+    if not least <= len(password) <= most or not _is_text(password):
+        raise Invalid(f"Password must have {least} to {most} characters of text", details={"field": "password"})
 
 
 def check_key(name: str, scopes: tuple[str, ...], expires_at: datetime | None, now: datetime) -> None:
     """Raises Invalid unless an API key may be made like this."""
-    if not 1 <= len(name) <= _LONGEST_KEY_NAME:
-        raise Invalid(f"Name must have 1 to {_LONGEST_KEY_NAME} characters", details={"field": "name"})
+    if not 1 <= len(name) <= _LONGEST_KEY_NAME or not name.isprintable():
+        raise Invalid(f"Name must have 1 to {_LONGEST_KEY_NAME} printable characters", details={"field": "name"})
     if not 1 <= len(scopes) <= _MOST_SCOPES or not all(_SCOPE.fullmatch(scope) for scope in scopes):
         raise Invalid("Scopes are 1 to 32 words such as chat or tasks:read, or *", details={"field": "scopes"})
     if expires_at is not None and (expires_at.tzinfo is None or expires_at <= now):

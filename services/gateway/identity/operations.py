@@ -79,7 +79,7 @@ class Identity:
 
     async def login(self, *, username: str, password: str) -> Tokens:
         """A new session. Raises BadCredential, after the same time whether the name or the password was wrong."""
-        found = await self._ports.users.for_login(username)
+        found = await self._ports.users.for_login(username) if model.is_username(username) else None
         password_hash = found[1] if found else None
         matches = await self._ports.passwords.matches(password_hash, password)
         if found is None or not matches or not found[0].is_active:
@@ -165,7 +165,7 @@ class Identity:
     async def revoke_key(self, principal: Principal, key_id: str) -> None:
         """Ends a key of the caller (of anybody, for an administrator) on every replica. Raises KeyNotFound."""
         owner = None if principal.is_admin else principal.user_id
-        if not await self._ports.api_keys.revoke(key_id, owner, self._clock.now()):
+        if not keys.is_id(key_id) or not await self._ports.api_keys.revoke(key_id, owner, self._clock.now()):
             raise KeyNotFound
         self._cache.forget({key_id})
 
