@@ -1,0 +1,69 @@
+"""The pointers that wait in this process, and which of them are next: weighted shares over the priority classes.
+
+Pure: it knows no broker and no clock; time is an argument.
+"""
+
+from collections import deque
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+# Shares of the starts, lowest class first, when every class has work: critical 8 of 15, high 4, normal 2, low 1. So
+# urgent work goes first and low work still gets one start in fifteen.
+WEIGHTS = (1, 2, 4, 8)
+
+
+class Intake(Generic[T]):
+    """Waiting items by class, 0 the lowest.
+
+    Smooth weighted round robin: every class with work earns its weight, the one with most credit goes and pays what all
+    earned. A class without work earns nothing, so it cannot save up a burst.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: tuple[deque[T], ...] = tuple(deque() for _ in WEIGHTS)
+        self._credit = [0] * len(WEIGHTS)
+        self._since: float | None = None
+
+    def __len__(self) -> int:
+        return sum(map(len, self._waiting))
+
+    def stuck_seconds(self, now: float) -> float:
+        """For how long something has waited while nothing was taken."""
+        return 0.0 if self._since is None else now - self._since
+
+    def put(self, item: T, priority_class: int, now: float) -> None:
+        """Adds an item at the end of its class."""
+        self._since = now if self._since is None else self._since
+        self._waiting[priority_class].append(item)
+
+    def take(self, most: int, now: float) -> list[tuple[T, int]]:
+        """Removes at most `most` items, each with its class, in the order they should start."""
+        taken = [self._next() for _ in range(min(most, len(self)))]
+        if taken:
+            self._since = now if len(self) else None
+        return taken
+
+    def put_back(self, items: list[tuple[T, int]], since: float) -> None:
+        """Returns what was taken to where it was; it has waited since `since`."""
+        for item, priority_class in reversed(items):
+            self._waiting[priority_class].appendleft(item)
+        if items:
+            self._since = since
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        for waiting in self._waiting:
+            waiting.clear()
+        self._since = None
+
+    def _next(self) -> tuple[T, int]:
+        busy = [index for index, waiting in enumerate(self._waiting) if waiting]
+        for index in busy:
+            self._credit[index] += WEIGHTS[index]
+        chosen = max(busy, key=lambda index: (self._credit[index], index))
+        self._credit[chosen] -= sum(WEIGHTS[index] for index in busy)
+        item = self._waiting[chosen].popleft()
+        if not self._waiting[chosen]:
+            self._credit[chosen] = 0
+        return item, chosen

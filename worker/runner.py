@@ -1,0 +1,203 @@
+"""A process as a worker: its parts put together, its heartbeat's news applied, and a clean end.
+
+It refuses to know what the work is.
+"""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+
+from mesh.tasks.v1 import tasks_pb2, tasks_pb2_grpc
+
+from chassis.errors import MeshError
+from chassis.lifecycle import Host
+from chassis.logging import get_logger
+from worker.attempts import Attempts, Key, Running, key_of
+from worker.claims import Claims, Owner
+from worker.feed import Feed
+from worker.handler import Kind
+from worker.progress import Progress
+from worker.reporter import Reporter
+from worker.session import Callbacks, Sessions
+
+log = get_logger(__name__)
+
+_HAND_BACK_TIMEOUT_SECONDS = 5.0
+# A delivery that nobody acknowledges for 30 minutes closes the channel (consumer_timeout), so pointers that cannot be
+# claimed go back to their queue long before, where another process may take them.
+_STUCK_SECONDS = 30.0
+_STUCK_CHECK_SECONDS = 1.0
+# Of the time the process has for its end; the rest is for handing back and for the session.
+_GRACE_SHARE = 0.7
+_FLUSH_SHARE = 0.15
+
+
+class Runner:
+    """Runs tasks of the given kinds, at most `slots` at a time, from when it is opened until the process ends.
+
+    Args:
+        feed: where pointers come from.
+        name: for people, as in "tasks-worker-1".
+        kinds: handlers by kind; they become known to those who submit.
+
+    It needs neither the tasks service nor RabbitMQ to start: it waits for them.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        tasks: "tasks_pb2_grpc.WorkerServiceAsyncStub",
+        feed: Feed,
+        *,
+        name: str,
+        kinds: Mapping[str, Kind],
+        slots: int,
+    ) -> None:
+        self._host = host
+        self._tasks = tasks
+        self._feed = feed
+        self._kinds = kinds
+        self._group = asyncio.TaskGroup()
+        self._attempts = Attempts(self._group, kinds, slots, self._ended)
+        self._reporter = Reporter(tasks)
+        self._sessions = Sessions(tasks, _announcement(name, feed.group, kinds, slots), self._callbacks())
+        self._claims = Claims(tasks, host.clock, self._owner())
+        # Held by the service's account and unknown here at the last heartbeat: a claim whose answer never arrived.
+        self._orphans: set[Key] = set()
+        self._draining = asyncio.Event()
+
+    @property
+    def serving(self) -> bool:
+        """It has a session and takes work."""
+        return self._sessions.current is not None and not self._draining.is_set()
+
+    @property
+    def running(self) -> int:
+        """Handlers that run now."""
+        return len(self._attempts.keys)
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator["Runner"]:
+        """Works in the background of the process; on drain finishes what it can and hands back the rest."""
+        self._host.spawn(f"worker {self._feed.group}", self._run())
+        self._host.on_drain(f"worker {self._feed.group}", self.drain)
+        yield self
+
+    async def drain(self) -> None:
+        """No new work; what runs may finish within the grace, the rest is handed back and the session closed."""
+        self._draining.set()
+        await self._sessions.drain()
+        seconds = self._host.settings.drain_seconds
+        await _within(seconds * _GRACE_SHARE, self._attempts.wait_idle())
+        left = self._attempts.keys
+        self._attempts.drop(left)
+        await self._hand_back(left)
+        await _within(seconds * _FLUSH_SHARE, self._reporter.wait_empty())
+        await self._sessions.close()
+
+    async def _run(self) -> None:
+        async with self._group as group:
+            group.create_task(self._sessions.run(), name="sessions")
+            group.create_task(self._reporter.run(), name="outcomes")
+            group.create_task(self._claims.run(), name="claims")
+            group.create_task(self._consume(), name="pointers")
+
+    async def _consume(self) -> None:
+        """Takes pointers in, and leaves the queues while none of them could be claimed for too long."""
+        while not self._draining.is_set():
+            async with self._feed.open(self._claims.take_in):
+                await self._until(lambda: self._claims.stuck_seconds > _STUCK_SECONDS)
+            # Closing gave back what was not acknowledged; the copies here would only be claimed for nothing.
+            self._claims.forget()
+            await self._until(lambda: self.serving and self._attempts.free > 0)
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition() and not self._draining.is_set():
+            await _within(_STUCK_CHECK_SECONDS, self._draining.wait())
+
+    def _owner(self) -> Owner:
+        return Owner(
+            session=lambda: self._sessions.current if self.serving else None,
+            free=lambda: self._attempts.free,
+            start=self._start,
+            lost=self._sessions.suspect,
+        )
+
+    def _callbacks(self) -> Callbacks:
+        return Callbacks(
+            opened=lambda _: self._claims.wake(),
+            running=lambda: self._attempts.keys,
+            beaten=self._beaten,
+            lost=self._session_lost,
+        )
+
+    def _start(self, session_id: str, claimed: list[tasks_pb2.Claimed]) -> None:
+        known = self._attempts.keys | self._reporter.keys
+        for one in claimed:
+            # A repeated pointer brings back what is held already.
+            if key_of(one) not in known:
+                progress = Progress(self._tasks, self._host.clock, session_id, one, self._fenced)
+                self._attempts.start(Running(claimed=one, session_id=session_id, report=progress.report))
+
+    def _ended(self, running: Running, outcome: tasks_pb2.Outcome | None) -> None:
+        if outcome is not None:
+            self._reporter.put(running.session_id, outcome)
+        self._claims.wake()
+
+    def _fenced(self, key: Key) -> None:
+        log.warning("An attempt is not ours any more", task_id=key[0], attempt=key[1])
+        self._attempts.drop([key])
+
+    def _session_lost(self, session_id: str) -> None:
+        log.warning("All work of a lost session is stopped", session=session_id, attempts=self.running)
+        self._attempts.drop(self._attempts.keys)
+
+    async def _beaten(self, before: set[Key], response: tasks_pb2.HeartbeatResponse) -> None:
+        """Stops what was cancelled and what is fenced; gives back what was claimed without our knowledge."""
+        cancelled = {key_of(pointer) for pointer in response.cancelled}
+        held = {key_of(pointer) for pointer in response.held} | cancelled
+        for key in cancelled:
+            self._attempts.cancel(key)
+        # Only what ran when the heartbeat left: a later claim is not in the answer yet.
+        for key in (before & self._attempts.keys) - held:
+            self._fenced(key)
+        unknown = set() if self._claims.in_flight else held - self._attempts.keys - self._reporter.keys
+        if lasting := unknown & self._orphans:
+            log.warning("Attempts that never arrived are handed back", attempts=len(lasting))
+            await self._hand_back(lasting)
+        self._orphans = unknown - lasting
+
+    async def _hand_back(self, keys: set[Key]) -> None:
+        session_id = self._sessions.current
+        if not keys or session_id is None:
+            return
+        pointers = [tasks_pb2.Pointer(task_id=task_id, attempt=attempt) for task_id, attempt in sorted(keys)]
+        request = tasks_pb2.HandBackRequest(session_id=session_id, attempts=pointers)
+        try:
+            await self._tasks.HandBack(request, timeout=_HAND_BACK_TIMEOUT_SECONDS)
+        except MeshError as error:
+            # The end of the session or of its lease does the same, later.
+            log.warning("Attempts could not be handed back", attempts=len(keys), error=str(error))
+
+
+async def _within(seconds: float, waiting: Awaitable[object]) -> None:
+    """Waits that long at most; whether it was long enough shows in the state, not here."""
+    try:
+        async with asyncio.timeout(seconds):
+            await waiting
+    except TimeoutError:
+        return
+
+
+def _announcement(name: str, group: str, kinds: Mapping[str, Kind], slots: int) -> tasks_pb2.OpenSessionRequest:
+    specs = [
+        tasks_pb2.KindSpec(
+            kind=kind,
+            group=group,
+            default_max_attempts=spec.max_attempts,
+            default_timeout_seconds=spec.timeout_seconds,
+        )
+        for kind, spec in kinds.items()
+    ]
+    return tasks_pb2.OpenSessionRequest(worker_name=name, host=socket.gethostname(), kinds=specs, slots=slots)
