@@ -119,7 +119,7 @@ async def test_trace_and_deadline_propagate(stub: Any):
         telemetry.drop_traceparent(token)
         deadline.reset_deadline(reset)
     assert seen.id == PARENT
-    assert 0 < float(seen.model) <= 2
+    assert 0 < float(seen.model) <= 2.5
 
 
 async def test_a_deadline_ends_the_call_on_both_sides(stub: Any, servicer: Servicer):
@@ -205,7 +205,7 @@ async def test_a_restarted_instance_is_found_again(transport: Any):
         async with serving(Servicer()) as (_, address):
             directory.known = (address,)
             await stub.Chat(ask())
-        with pytest.raises(errors.Unavailable):
+        with pytest.raises((errors.Unavailable, errors.DeadlineExceeded)):
             await stub.Chat(ask(), timeout=0.3)
         await stack.enter_async_context(serving(Servicer(), port=address.port))
         for _ in range(50):
