@@ -1,0 +1,50 @@
+"""What the caller's environment says to this package: the only place here that reads it."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+_DEFAULT_HTTP_PORT = 8000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """The variables a copy is planned from, and the two that tell it from another copy."""
+
+    values: Mapping[str, str]
+
+    def get(self, name: str) -> str:
+        """The value of a variable; empty when it is unset or empty."""
+        return self.values.get(name, "")
+
+    @property
+    def state_path(self) -> Path:
+        """MESH_STATE_DIR, or `.run` in the checkout."""
+        given = self.get("MESH_STATE_DIR")
+        return Path(given).absolute() if given else ROOT / ".run"
+
+    @property
+    def http_port(self) -> int:
+        """MESH_HTTP_PORT, or 8000."""
+        return int(self.get("MESH_HTTP_PORT") or _DEFAULT_HTTP_PORT)
+
+    @property
+    def cache(self) -> Path:
+        """Where programs that are not part of the system are kept for every copy of this user."""
+        given = self.get("XDG_CACHE_HOME")
+        return (Path(given) if given else Path.home() / ".cache") / "agentmesh"
+
+    @property
+    def redis_url(self) -> str:
+        """REDIS_URL, or one composed of REDIS_HOST, REDIS_PORT and REDIS_PASSWORD; empty when none is given."""
+        if self.get("REDIS_URL") or not self.get("REDIS_HOST"):
+            return self.get("REDIS_URL")
+        login = f":{self.get('REDIS_PASSWORD')}@" if self.get("REDIS_PASSWORD") else ""
+        return f"redis://{login}{self.get('REDIS_HOST')}:{self.get('REDIS_PORT') or 6379}/0"
+
+
+def current() -> Environment:
+    """The environment of this process."""
+    return Environment(values=dict(os.environ))  # noqa: TID251 - the one place of this package that reads it

@@ -1,0 +1,33 @@
+"""A tiny process that outlives its owner's sudden death just long enough to end what the owner started.
+
+Its standard input is a pipe that the owner holds: end of file means the owner is gone.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from deploy.local.leftovers import clear
+from deploy.local.state import StateDir
+
+
+def start_guard(state: StateDir) -> "subprocess.Popen[bytes]":
+    """Watches over this process. Close the guard's stdin to end it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "deploy.local.guard", str(state.path)],
+        cwd=Path(__file__).parents[2],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def main() -> None:
+    """Waits for end of file, then clears the state directory named in the first argument."""
+    sys.stdin.buffer.read()
+    path = Path(sys.argv[1])
+    if path.exists():
+        clear(StateDir(path))
+
+
+if __name__ == "__main__":
+    main()

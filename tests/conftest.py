@@ -1,0 +1,102 @@
+"""Fixtures for every test: private stores, each started when first asked for, and no network in unit tests."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.local.stores.consul import Consul
+from deploy.local.stores.postgres import Postgres
+from deploy.local.stores.rabbitmq import RabbitMQ
+from deploy.local.stores.redis import Redis
+from tests.support.databases import Databases
+from tests.support.stores import Stores, open_stores
+
+_UNIT = Path(__file__).parent / "unit"
+
+
+@pytest.fixture(scope="session")
+def stores() -> Iterator[Stores]:
+    """All stores of the session; `stores.postgres`, `.redis`, `.rabbit` and `.consul` start when first read."""
+    opened = open_stores()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session")
+def databases(stores: Stores) -> Databases:
+    """Makes databases, also from a template: `databases.make(template)`, `databases.url(name)`."""
+    return Databases(stores.postgres)
+
+
+@pytest.fixture
+def postgres_server(stores: Stores) -> Iterator[Postgres]:
+    """The running Postgres, to be stopped, killed or paused; it is brought back for the next test."""
+    yield stores.postgres
+    stores.postgres.heal()
+
+
+@pytest.fixture
+def redis_server(stores: Stores) -> Iterator[Redis]:
+    """The running Redis, to be stopped, killed or paused; it is brought back for the next test."""
+    yield stores.redis
+    stores.redis.heal()
+
+
+@pytest.fixture
+def rabbit_server(stores: Stores) -> Iterator[RabbitMQ]:
+    """The running RabbitMQ, to be stopped, killed or paused; it is brought back for the next test."""
+    yield stores.rabbit
+    stores.rabbit.heal()
+
+
+@pytest.fixture
+def consul_server(stores: Stores) -> Iterator[Consul]:
+    """The running Consul agent, to be stopped, killed or paused; it is brought back (empty) for the next test."""
+    yield stores.consul
+    stores.consul.heal()
+
+
+@pytest.fixture
+def database_url(postgres_server: Postgres, databases: Databases) -> Iterator[str]:
+    """The address of an empty database of this test's own."""
+    name = databases.make()
+    yield databases.url(name)
+    postgres_server.heal()
+    databases.drop(name)
+
+
+@pytest.fixture
+def redis_url(redis_server: Redis) -> str:
+    """The address of an empty Redis."""
+    redis_server.flush()
+    return redis_server.url
+
+
+@pytest.fixture
+def amqp_url(rabbit_server: RabbitMQ, stores: Stores) -> Iterator[str]:
+    """The address of a virtual host of this test's own."""
+    name = stores.vhosts.make()
+    yield rabbit_server.url_of(name)
+    rabbit_server.heal()
+    stores.vhosts.drop(name)
+
+
+@pytest.fixture
+def consul_url(consul_server: Consul) -> str:
+    """The address of the Consul agent. Other tests register there as well: use names of your own."""
+    return consul_server.url
+
+
+@pytest.fixture(autouse=True)
+def no_network_in_unit_tests(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A unit test that opens a connection fails."""
+    if not request.path.is_relative_to(_UNIT):
+        return
+
+    def refuse(_self: socket.socket, address: Any) -> None:
+        raise AssertionError(f"a unit test connects to {address}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
