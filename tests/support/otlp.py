@@ -1,7 +1,8 @@
 """An OTLP/gRPC trace receiver on loopback that keeps every span it is sent."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,7 @@ class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
         self.spans: list[Span] = []
         self.endpoint = ""
 
-    async def Export(self, request: Any, context: Any) -> trace_service_pb2.ExportTraceServiceResponse:  # noqa: N802
+    def Export(self, request: Any, context: Any) -> trace_service_pb2.ExportTraceServiceResponse:  # noqa: N802
         for resource in request.resource_spans:
             names = {a.key: a.value.string_value for a in resource.resource.attributes}
             for scope in resource.scope_spans:
@@ -49,15 +50,15 @@ def _span(service: str, span: Any) -> Span:
     )
 
 
-@asynccontextmanager
-async def receiving() -> AsyncIterator[Receiver]:
-    """A receiver on a free port."""
+@contextmanager
+def receiving() -> Iterator[Receiver]:
+    """A receiver on a free port, in threads of its own so that any test's event loop may come and go."""
     receiver = Receiver()
-    server = grpc.aio.server()
+    server = grpc.server(ThreadPoolExecutor(max_workers=2))
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(receiver, server)
     receiver.endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    await server.start()
+    server.start()
     try:
         yield receiver
     finally:
-        await server.stop(None)
+        server.stop(None).wait()
