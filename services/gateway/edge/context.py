@@ -21,6 +21,7 @@ class RequestContext:
         request_id: the caller's ``X-Request-ID`` when it is sane, else ``req_<…>``; on every answer.
         traceparent: W3C context of the server span.
         route_class: class of the route for rate limits, as in ``v1.chat``; empty where none apply.
+        route: template of the route that answers, as in ``/api/v1/tasks/{task_id}``; the dispatcher sets it.
         client_ip: address of the client, behind trusted proxies the one they name.
         principal: who asks; None on public paths without a credential.
         decision: what the ratelimit service said; None where it was not asked or could not be.
@@ -30,6 +31,7 @@ class RequestContext:
     request_id: str
     traceparent: str
     route_class: str = ""
+    route: str = ""
     client_ip: str = ""
     principal: Principal | None = None
     decision: ratelimit_pb2.Decision | None = None
