@@ -1,0 +1,1 @@
+"""The AI OS API, under ``/api``: accounts, agents, executions and the live socket. One module a resource."""

@@ -1,0 +1,20 @@
+"""What the dialects translate to, in one value."""
+
+from dataclasses import dataclass
+
+from chassis.clock import Clock
+from services.gateway.identity.operations import Identity
+from services.gateway.live.hub import Hub
+from services.gateway.peers import Peers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Behind:
+    """What stands behind the dialects. `chat_timeout_seconds` bounds a whole answer of a model, streamed or not."""
+
+    peers: Peers
+    identity: Identity
+    hub: Hub
+    clock: Clock
+    chat_timeout_seconds: float
+    version: str

@@ -1,0 +1,51 @@
+"""Every route of the native API."""
+
+from fastapi import APIRouter
+from pydantic import TypeAdapter
+
+from services.gateway.apis.behind import Behind
+from services.gateway.apis.operation import Operation
+from services.gateway.apis.v1.agents import Agents
+from services.gateway.apis.v1.chat import CHAT_BODY, Chat, ChatAnswer, LastFrame, TokenFrame
+from services.gateway.apis.v1.keys import Keys
+from services.gateway.apis.v1.models import Models
+from services.gateway.apis.v1.tasks import Tasks
+
+
+def operations(behind: Behind) -> list[Operation]:
+    """Those on raw ASGI."""
+    chat = Chat(behind.peers.llm, behind.chat_timeout_seconds)
+    return [
+        Operation(
+            path="/api/v1/chat",
+            method="POST",
+            handler=chat.answer,
+            tag="v1",
+            name="v1_chat",
+            summary="Ask a model",
+            request=CHAT_BODY,
+            answer=TypeAdapter(ChatAnswer),
+            idempotent=True,
+        ),
+        Operation(
+            path="/api/v1/chat/stream",
+            method="POST",
+            handler=chat.stream,
+            tag="v1",
+            name="v1_chat_stream",
+            summary="Ask a model and hear it as it speaks",
+            request=CHAT_BODY,
+            frame=TypeAdapter(TokenFrame | LastFrame),
+        ),
+    ]
+
+
+def routers(behind: Behind) -> list[APIRouter]:
+    """Those on FastAPI."""
+    peers, clock = behind.peers, behind.clock
+    return [
+        Models(peers.llm).router(),
+        Agents(peers.agents, clock).router(),
+        Tasks(peers.tasks, clock).router(),
+        Keys(behind.identity).router(),
+    ]

@@ -1,0 +1,71 @@
+"""One socket from accept to close: writes what its mailbox holds, answers pings, ends with its credential."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from services.gateway.live.mailbox import NOT_ALLOWED, Ending, Mailbox
+
+# A revoked credential ends its sockets within this, as it ends everything else.
+_CHECK_EVERY_SECONDS = 1.0
+_CLOSE_SECONDS = 1.0
+_PINGS = {"ping": "pong", '{"type":"ping"}': '{"type":"pong"}', '{"type": "ping"}': '{"type":"pong"}'}
+
+
+class _Over(Exception):
+    """The session ends; without an ending when the client has left."""
+
+    def __init__(self, ending: Ending | None) -> None:
+        super().__init__()
+        self.ending = ending
+
+
+async def serve(socket: WebSocket, mailbox: Mailbox, still_allowed: Callable[[], Awaitable[bool]]) -> None:
+    """Runs an accepted socket until its client leaves, its mailbox ends, or `still_allowed` says no."""
+    ending: Ending | None = None
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_read(socket))
+            tasks.create_task(_write(socket, mailbox))
+            tasks.create_task(_end(mailbox))
+            tasks.create_task(_check(still_allowed))
+    except* _Over as overs:
+        endings = [over.ending for over in overs.exceptions if isinstance(over, _Over)]
+        ending = None if None in endings else endings[0]
+    except* WebSocketDisconnect:
+        ending = None
+    if ending is not None:
+        # A client that does not read does not read the close either.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await socket.close(ending.code, ending.reason)
+
+
+async def _read(socket: WebSocket) -> None:
+    """Clients have nothing to say but pings; whatever else they say is passed over."""
+    while True:
+        message = await socket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise _Over(None)
+        answer = _PINGS.get(message.get("text") or "")
+        if answer is not None:
+            await socket.send_text(answer)
+
+
+async def _write(socket: WebSocket, mailbox: Mailbox) -> None:
+    while True:
+        frame = await mailbox.take()
+        await socket.send_text(frame.text)
+
+
+async def _end(mailbox: Mailbox) -> None:
+    raise _Over(await mailbox.ended())
+
+
+async def _check(still_allowed: Callable[[], Awaitable[bool]]) -> None:
+    # No event tells of a credential's end: expiry is a matter of the clock, and of revocations the cache only forgets.
+    while await still_allowed():  # noqa: ASYNC110 - as said above
+        await asyncio.sleep(_CHECK_EVERY_SECONDS)
+    raise _Over(NOT_ALLOWED)

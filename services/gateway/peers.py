@@ -1,0 +1,33 @@
+"""The services the gateway calls, as typed stubs. Knows who they are and how they are reached, not what they say."""
+
+from dataclasses import dataclass
+
+from mesh.agents.v1 import agents_pb2_grpc
+from mesh.llm.v1 import llm_pb2_grpc
+from mesh.tasks.v1 import tasks_pb2_grpc
+
+from chassis.config import Discovery
+from chassis.lifecycle import Host
+from chassis.rpc.lane import open_lane
+from chassis.rpc.peer import open_peer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peers:
+    """One stub a service. `llm` runs over a lane, because every chat goes through it; the others over plain calls."""
+
+    agents: agents_pb2_grpc.AgentServiceAsyncStub
+    tasks: tasks_pb2_grpc.TaskServiceAsyncStub
+    llm: llm_pb2_grpc.LlmServiceAsyncStub
+
+
+async def open_peers(host: Host, discovery: Discovery) -> Peers:
+    """Opens the ways to all peers for the life of the process. A peer that is away fails its calls, nothing else."""
+    agents = await host.enter(open_peer(host, "agents", discovery))
+    tasks = await host.enter(open_peer(host, "tasks", discovery))
+    lane = await host.enter(open_lane(host, "llm", discovery))
+    return Peers(
+        agents=agents_pb2_grpc.AgentServiceStub(agents),
+        tasks=tasks_pb2_grpc.TaskServiceStub(tasks),
+        llm=llm_pb2_grpc.LlmServiceStub(lane),
+    )
