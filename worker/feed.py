@@ -4,14 +4,12 @@ It knows nothing of claims: it hands deliveries on and leaves when told to, whic
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
 from chassis.messaging.connection import Broker
 from chassis.messaging.consumer import Consumer, Delivery
-from chassis.messaging.topology import work_queue
-
-from worker.intake import WEIGHTS
+from chassis.messaging.topology import QueueType, work_queues
 
 Take = Callable[[Delivery, int], Awaitable[None]]
 
@@ -34,22 +32,20 @@ class RabbitFeed:
     each class when there is a single slot): little waits in a busy process while another one is idle.
     """
 
-    def __init__(self, broker: Broker, group: str, slots: int) -> None:
+    def __init__(self, broker: Broker, group: str, slots: int, queue_type: QueueType = "classic") -> None:
         self.group = group
         self._broker = broker
+        self._queue_type = queue_type
         self._prefetch = max(1, slots // 2)
 
     @asynccontextmanager
     async def open(self, take: Take) -> AsyncIterator[None]:
         """Consumes until it is closed."""
-        async with AsyncExitStack() as stack:
-            for priority_class in range(len(WEIGHTS)):
-                await stack.enter_async_context(self._consumer(priority_class, take).open())
-            yield
+        queues = work_queues(self.group, self._queue_type)
+        classes = {queue.name: priority_class for priority_class, queue in enumerate(queues)}
 
-    def _consumer(self, priority_class: int, take: Take) -> Consumer:
         async def handle(delivery: Delivery) -> None:
-            await take(delivery, priority_class)
+            await take(delivery, classes[delivery.queue])
 
-        queue = work_queue(self.group, priority_class)
-        return Consumer(self._broker, queue=queue, prefetch=self._prefetch, handle=handle)
+        async with Consumer(self._broker, queue=queues, prefetch=self._prefetch, handle=handle).open():
+            yield

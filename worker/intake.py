@@ -8,13 +8,13 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-# Shares of the starts, lowest class first, when every class has work: critical 8 of 15, high 4, normal 2, low 1. So
-# urgent work goes first and low work still gets one start in fifteen.
-WEIGHTS = (1, 2, 4, 8)
+# Shares of the starts when every class has work: critical 8 of 15, high 4, normal 2, low 1. So urgent work goes first
+# and low work still gets one start in fifteen.
+WEIGHTS = (8, 4, 2, 1)
 
 
 class Intake(Generic[T]):
-    """Waiting items by class, 0 the lowest.
+    """Waiting items by class, 0 the most urgent.
 
     Smooth weighted round robin: every class with work earns its weight, the one with most credit goes and pays what all
     earned. A class without work earns nothing, so it cannot save up a burst.
@@ -61,7 +61,7 @@ class Intake(Generic[T]):
         busy = [index for index, waiting in enumerate(self._waiting) if waiting]
         for index in busy:
             self._credit[index] += WEIGHTS[index]
-        chosen = max(busy, key=lambda index: (self._credit[index], index))
+        chosen = max(busy, key=lambda index: (self._credit[index], -index))
         self._credit[chosen] -= sum(WEIGHTS[index] for index in busy)
         item = self._waiting[chosen].popleft()
         if not self._waiting[chosen]:

@@ -57,7 +57,7 @@ class Agent(_message.Message):
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def last_run_at(self) -> _timestamp_pb2.Timestamp:
-        """From its finished runs."""
+        """When its last run finished; this and the two counts come from its finished runs."""
 
     def __init__(
         self,
@@ -371,7 +371,7 @@ class ExecuteRequest(_message.Message):
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     parallel: _builtins.bool
     timeout_seconds: _builtins.int
-    """For each agent. 1 to 86400; 0 means 300."""
+    """For each agent, from when its turn comes. 1 to 86400; 0 means 300."""
     owner_id: _builtins.str
     input: _builtins.str
     """What the agents are asked to do; empty: their role and description say it."""
@@ -482,6 +482,9 @@ class Run(_message.Message):
     FINISHED_AT_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     execution_id: _builtins.str
     agent_id: _builtins.str
@@ -492,6 +495,12 @@ class Run(_message.Message):
     """What the agent answered."""
     error: _builtins.str
     """Why it failed, for the user; empty on success."""
+    task_id: _builtins.str
+    """Its task; empty before its turn."""
+    model: _builtins.str
+    """The model that answered."""
+    tokens: _builtins.int
+    """Tokens of the question and the answer together."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -508,10 +517,13 @@ class Run(_message.Message):
         finished_at: _timestamp_pb2.Timestamp | None = ...,
         output: _builtins.str = ...,
         error: _builtins.str = ...,
+        task_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["finished_at", b"finished_at", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "agent_name", b"agent_name", "error", b"error", "execution_id", b"execution_id", "finished_at", b"finished_at", "id", b"id", "output", b"output", "started_at", b"started_at", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "agent_name", b"agent_name", "error", b"error", "execution_id", b"execution_id", "finished_at", b"finished_at", "id", b"id", "model", b"model", "output", b"output", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -559,6 +571,49 @@ class GetExecutionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetExecutionResponse: _TypeAlias = GetExecutionResponse  # noqa: Y015
+
+@_typing.final
+class CancelExecutionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    OWNER_ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    owner_id: _builtins.str
+    """Empty: whoever owns it."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        owner_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "owner_id", b"owner_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelExecutionRequest: _TypeAlias = CancelExecutionRequest  # noqa: Y015
+
+@_typing.final
+class CancelExecutionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXECUTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def execution(self) -> Global___Execution: ...
+    def __init__(
+        self,
+        *,
+        execution: Global___Execution | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["execution", b"execution"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["execution", b"execution"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelExecutionResponse: _TypeAlias = CancelExecutionResponse  # noqa: Y015
 
 @_typing.final
 class ListRunsRequest(_message.Message):

@@ -69,6 +69,11 @@ class AgentServiceStub:
                 request_serializer=mesh_dot_agents_dot_v1_dot_agents__pb2.GetExecutionRequest.SerializeToString,
                 response_deserializer=mesh_dot_agents_dot_v1_dot_agents__pb2.GetExecutionResponse.FromString,
                 _registered_method=True)
+        self.CancelExecution = channel.unary_unary(
+                '/mesh.agents.v1.AgentService/CancelExecution',
+                request_serializer=mesh_dot_agents_dot_v1_dot_agents__pb2.CancelExecutionRequest.SerializeToString,
+                response_deserializer=mesh_dot_agents_dot_v1_dot_agents__pb2.CancelExecutionResponse.FromString,
+                _registered_method=True)
         self.ListRuns = channel.unary_unary(
                 '/mesh.agents.v1.AgentService/ListRuns',
                 request_serializer=mesh_dot_agents_dot_v1_dot_agents__pb2.ListRunsRequest.SerializeToString,
@@ -118,8 +123,10 @@ class AgentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Execute(self, request, context):
-        """Starts one task per agent, all at once or one after the other, and returns when they are accepted.
-        INVALID_ARGUMENT when an agent is unknown or not active, or none is.
+        """Starts one task per agent, all at once or one after the other. It is committed when this returns; tasks that the tasks
+        service could not take yet are submitted as soon as it can. INVALID_ARGUMENT when an agent is unknown (reason AGENT_NOT_FOUND)
+        or not active (AGENT_INACTIVE), or none is (NO_ACTIVE_AGENTS); FAILED_PRECONDITION (IDEMPOTENCY_MISMATCH) when the key was
+        used for another request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -127,6 +134,14 @@ class AgentServiceServicer:
 
     def GetExecution(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelExecution(self, request, context):
+        """Ends what has not started and asks the rest to stop; the execution ends when its last run does. FAILED_PRECONDITION
+        (reason EXECUTION_ENDED) when it has ended already.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -182,6 +197,11 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.GetExecution,
                     request_deserializer=mesh_dot_agents_dot_v1_dot_agents__pb2.GetExecutionRequest.FromString,
                     response_serializer=mesh_dot_agents_dot_v1_dot_agents__pb2.GetExecutionResponse.SerializeToString,
+            ),
+            'CancelExecution': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelExecution,
+                    request_deserializer=mesh_dot_agents_dot_v1_dot_agents__pb2.CancelExecutionRequest.FromString,
+                    response_serializer=mesh_dot_agents_dot_v1_dot_agents__pb2.CancelExecutionResponse.SerializeToString,
             ),
             'ListRuns': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRuns,
@@ -383,6 +403,33 @@ class AgentService:
             '/mesh.agents.v1.AgentService/GetExecution',
             mesh_dot_agents_dot_v1_dot_agents__pb2.GetExecutionRequest.SerializeToString,
             mesh_dot_agents_dot_v1_dot_agents__pb2.GetExecutionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelExecution(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.agents.v1.AgentService/CancelExecution',
+            mesh_dot_agents_dot_v1_dot_agents__pb2.CancelExecutionRequest.SerializeToString,
+            mesh_dot_agents_dot_v1_dot_agents__pb2.CancelExecutionResponse.FromString,
             options,
             channel_credentials,
             insecure,

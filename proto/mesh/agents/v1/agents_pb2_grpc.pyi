@@ -40,10 +40,16 @@ class AgentServiceStub:
     """Removes the agent; its execution log stays. NOT_FOUND."""
     ListAgents: _grpc.UnaryUnaryMultiCallable[_agents_pb2.ListAgentsRequest, _agents_pb2.ListAgentsResponse]
     Execute: _grpc.UnaryUnaryMultiCallable[_agents_pb2.ExecuteRequest, _agents_pb2.ExecuteResponse]
-    """Starts one task per agent, all at once or one after the other, and returns when they are accepted.
-    INVALID_ARGUMENT when an agent is unknown or not active, or none is.
+    """Starts one task per agent, all at once or one after the other. It is committed when this returns; tasks that the tasks
+    service could not take yet are submitted as soon as it can. INVALID_ARGUMENT when an agent is unknown (reason AGENT_NOT_FOUND)
+    or not active (AGENT_INACTIVE), or none is (NO_ACTIVE_AGENTS); FAILED_PRECONDITION (IDEMPOTENCY_MISMATCH) when the key was
+    used for another request.
     """
     GetExecution: _grpc.UnaryUnaryMultiCallable[_agents_pb2.GetExecutionRequest, _agents_pb2.GetExecutionResponse]
+    CancelExecution: _grpc.UnaryUnaryMultiCallable[_agents_pb2.CancelExecutionRequest, _agents_pb2.CancelExecutionResponse]
+    """Ends what has not started and asks the rest to stop; the execution ends when its last run does. FAILED_PRECONDITION
+    (reason EXECUTION_ENDED) when it has ended already.
+    """
     ListRuns: _grpc.UnaryUnaryMultiCallable[_agents_pb2.ListRunsRequest, _agents_pb2.ListRunsResponse]
     """The log: one entry for each agent of each execution, newest first."""
     GetSummary: _grpc.UnaryUnaryMultiCallable[_agents_pb2.GetSummaryRequest, _agents_pb2.GetSummaryResponse]
@@ -61,10 +67,16 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """Removes the agent; its execution log stays. NOT_FOUND."""
     ListAgents: _aio.UnaryUnaryMultiCallable[_agents_pb2.ListAgentsRequest, _agents_pb2.ListAgentsResponse]  # type: ignore[assignment]
     Execute: _aio.UnaryUnaryMultiCallable[_agents_pb2.ExecuteRequest, _agents_pb2.ExecuteResponse]  # type: ignore[assignment]
-    """Starts one task per agent, all at once or one after the other, and returns when they are accepted.
-    INVALID_ARGUMENT when an agent is unknown or not active, or none is.
+    """Starts one task per agent, all at once or one after the other. It is committed when this returns; tasks that the tasks
+    service could not take yet are submitted as soon as it can. INVALID_ARGUMENT when an agent is unknown (reason AGENT_NOT_FOUND)
+    or not active (AGENT_INACTIVE), or none is (NO_ACTIVE_AGENTS); FAILED_PRECONDITION (IDEMPOTENCY_MISMATCH) when the key was
+    used for another request.
     """
     GetExecution: _aio.UnaryUnaryMultiCallable[_agents_pb2.GetExecutionRequest, _agents_pb2.GetExecutionResponse]  # type: ignore[assignment]
+    CancelExecution: _aio.UnaryUnaryMultiCallable[_agents_pb2.CancelExecutionRequest, _agents_pb2.CancelExecutionResponse]  # type: ignore[assignment]
+    """Ends what has not started and asks the rest to stop; the execution ends when its last run does. FAILED_PRECONDITION
+    (reason EXECUTION_ENDED) when it has ended already.
+    """
     ListRuns: _aio.UnaryUnaryMultiCallable[_agents_pb2.ListRunsRequest, _agents_pb2.ListRunsResponse]  # type: ignore[assignment]
     """The log: one entry for each agent of each execution, newest first."""
     GetSummary: _aio.UnaryUnaryMultiCallable[_agents_pb2.GetSummaryRequest, _agents_pb2.GetSummaryResponse]  # type: ignore[assignment]
@@ -115,8 +127,10 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _agents_pb2.ExecuteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_agents_pb2.ExecuteResponse, _abc.Awaitable[_agents_pb2.ExecuteResponse]]:
-        """Starts one task per agent, all at once or one after the other, and returns when they are accepted.
-        INVALID_ARGUMENT when an agent is unknown or not active, or none is.
+        """Starts one task per agent, all at once or one after the other. It is committed when this returns; tasks that the tasks
+        service could not take yet are submitted as soon as it can. INVALID_ARGUMENT when an agent is unknown (reason AGENT_NOT_FOUND)
+        or not active (AGENT_INACTIVE), or none is (NO_ACTIVE_AGENTS); FAILED_PRECONDITION (IDEMPOTENCY_MISMATCH) when the key was
+        used for another request.
         """
 
     @_abc_1.abstractmethod
@@ -125,6 +139,16 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _agents_pb2.GetExecutionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_agents_pb2.GetExecutionResponse, _abc.Awaitable[_agents_pb2.GetExecutionResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def CancelExecution(
+        self,
+        request: _agents_pb2.CancelExecutionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agents_pb2.CancelExecutionResponse, _abc.Awaitable[_agents_pb2.CancelExecutionResponse]]:
+        """Ends what has not started and asks the rest to stop; the execution ends when its last run does. FAILED_PRECONDITION
+        (reason EXECUTION_ENDED) when it has ended already.
+        """
 
     @_abc_1.abstractmethod
     def ListRuns(

@@ -1,0 +1,99 @@
+"""The ports over other services: tasks, which keeps and hands out the work, and llm, which thinks."""
+
+import json
+from datetime import UTC
+
+from mesh.llm.v1 import llm_pb2, llm_pb2_grpc
+from mesh.tasks.v1 import tasks_pb2, tasks_pb2_grpc
+
+from chassis import telemetry
+from chassis.errors import Conflict
+from services.agents.model.agent import Question
+from services.agents.model.execution import Answer, Execution, News, Run, RunStatus, answer_of, failed_as
+
+AGENT_RUN = "agent.run"
+
+_STATUS = {
+    tasks_pb2.STATE_SCHEDULED: RunStatus.PENDING,
+    tasks_pb2.STATE_QUEUED: RunStatus.PENDING,
+    tasks_pb2.STATE_RUNNING: RunStatus.RUNNING,
+    tasks_pb2.STATE_SUCCEEDED: RunStatus.SUCCESS,
+    tasks_pb2.STATE_FAILED: RunStatus.FAILED,
+    tasks_pb2.STATE_DEAD: RunStatus.FAILED,
+    tasks_pb2.STATE_CANCELLED: RunStatus.CANCELLED,
+    tasks_pb2.STATE_EXPIRED: RunStatus.TIMEOUT,
+}
+
+
+class TasksPeer:
+    """`services.agents.ports.Tasks` over gRPC."""
+
+    def __init__(self, stub: "tasks_pb2_grpc.TaskServiceAsyncStub") -> None:
+        self._stub = stub
+
+    async def submit(self, execution: Execution, run: Run) -> str:
+        order = execution.order
+        payload = {"agent_id": run.agent_id, "run_id": run.id, "input": order.input}
+        labels = {"execution_id": execution.id, "run_id": run.id, "title": f"Run of {run.agent_name}"}
+        request = tasks_pb2.SubmitRequest(
+            kind=AGENT_RUN,
+            payload=json.dumps(payload).encode(),
+            owner_id=order.owner_id,
+            timeout_seconds=order.timeout_seconds,
+            idempotency_key=f"{execution.id}:{run.agent_id}",
+            labels=json.dumps(labels).encode(),
+        )
+        if run.deadline_at is not None:
+            request.deadline_at.FromDatetime(run.deadline_at)
+        # The task belongs to the trace of the request that wanted the execution, also when it is submitted later.
+        with telemetry.span("submit agent.run", telemetry.INTERNAL, execution.traceparent):
+            response = await self._stub.Submit(request)
+        return response.task.id
+
+    async def look(self, execution: Execution, run: Run) -> News:
+        request = tasks_pb2.GetTaskRequest(id=run.task_id, owner_id=execution.order.owner_id)
+        task = (await self._stub.GetTask(request)).task
+        status = _STATUS[task.state]
+        ended = status.is_end
+        at = task.finished_at if ended else task.started_at
+        return News(
+            execution_id=execution.id,
+            run_id=run.id,
+            task_id=task.id,
+            owner_id=task.owner_id,
+            status=failed_as(task.error.code) if status is RunStatus.FAILED else status,
+            at=at.ToDatetime(UTC),
+            started_at=task.started_at.ToDatetime(UTC) if task.HasField("started_at") else None,
+            answer=answer_of(task.result) if status is RunStatus.SUCCESS else None,
+            error=task.error.message,
+        )
+
+    async def cancel(self, execution: Execution, run: Run) -> None:
+        request = tasks_pb2.CancelTaskRequest(id=run.task_id, owner_id=execution.order.owner_id)
+        try:
+            await self._stub.CancelTask(request)
+        except Conflict:
+            # It has ended already; how, the news of it tells.
+            return
+
+
+class LlmPeer:
+    """`services.agents.ports.Models` over gRPC."""
+
+    def __init__(self, stub: "llm_pb2_grpc.LlmServiceAsyncStub") -> None:
+        self._stub = stub
+
+    async def ask(self, question: Question, *, user_id: str, key: str, timeout_seconds: float) -> Answer:
+        request = llm_pb2.ChatRequest(
+            model=question.model,
+            messages=[
+                llm_pb2.Message(role="system", content=question.system),
+                llm_pb2.Message(role="user", content=question.user),
+            ],
+            user_id=user_id,
+            idempotency_key=key,
+        )
+        response = await self._stub.Chat(request, timeout=timeout_seconds)
+        output = response.choices[0].message.content if response.choices else ""
+        tokens = response.usage.input_tokens + response.usage.output_tokens
+        return Answer(output=output, model=response.model, tokens=tokens)

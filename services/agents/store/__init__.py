@@ -1,0 +1,1 @@
+"""The ports over Postgres: agents, executions and runners, each in its file."""
