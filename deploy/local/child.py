@@ -55,6 +55,11 @@ class Child:
         return self._process.pid
 
     @property
+    def started(self) -> bool:
+        """Whether there is, or was, a process."""
+        return self._process is not None
+
+    @property
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
@@ -63,7 +68,8 @@ class Child:
         return None if self._process is None else self._process.poll()
 
     def start(self, command: Command) -> None:
-        """Starts the process and writes its pid file."""
+        """Starts the process and writes its pid file. What an earlier one left of its group is ended first."""
+        self.kill()
         name, value = self._state.marker
         self._command = command
         self._process = subprocess.Popen(

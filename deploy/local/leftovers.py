@@ -48,7 +48,7 @@ def clear(state: StateDir) -> list[str]:
     """Ends everything left of a copy that nobody supervises, removes its pid files, and names what it ended."""
     named = {pid: name for name, pid in state.named_pids().items() if name != "supervisor"}
     pids = {pid for pid in named if belongs(pid, state)} | set(marked_pids(state))
-    # Services first, so that none of them sees its stores vanish and logs about it; the stores recover by themselves.
+    # All at once: the order of a good end died with the supervisor, and the stores recover by themselves.
     _end(pids, signal.SIGTERM, _GRACE_SECONDS)
     _end({pid for pid in pids if _alive(pid)}, signal.SIGKILL, _GRACE_SECONDS)
     for name in state.named_pids():

@@ -41,7 +41,7 @@ class Consul(Store):
             "ports": ports,
             "node_name": "mesh",
         }
-        settings |= {"disable_update_check": True, "leave_on_terminate": True, "log_level": "WARN"}
+        settings |= {"disable_update_check": True, "log_level": "WARN"}
         write_whole(self.directory / "consul.json", json.dumps(settings), mode=0o600)
 
     def command(self) -> Command:

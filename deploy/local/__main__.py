@@ -1,0 +1,47 @@
+"""The command line: ``python -m deploy.local run|up|down|status|logs|reset|jaeger|packages|migrate``."""
+
+import argparse
+import sys
+
+from deploy.local import commands, follow
+from deploy.local.console import Console
+from deploy.local.environment import current
+from deploy.local.problems import Problem
+
+_VERBS = {
+    "run": commands.run,
+    "up": commands.up,
+    "down": commands.down,
+    "status": commands.status,
+    "reset": commands.reset,
+    "jaeger": commands.jaeger,
+    "packages": commands.packages,
+    "migrate": commands.migrate,
+}
+
+
+def main() -> int:
+    """Runs one verb. Returns 0, or 1 after a sentence on standard error."""
+    parser = argparse.ArgumentParser(prog="python -m deploy.local", description="The whole mesh on this machine.")
+    parser.add_argument("verb", choices=[*_VERBS, "logs"])
+    parser.add_argument("names", nargs="*", help="for logs: only these processes")
+    parser.add_argument("--quiet", action="store_true", help="for run: leave the processes' lines to their log files")
+    arguments = parser.parse_args()
+    environment = current()
+    colour = sys.stdout.isatty() and not environment.get("NO_COLOR")
+    console = Console(colour=colour, follow=not arguments.quiet)
+    try:
+        if arguments.verb == "logs":
+            follow.follow(environment, arguments.names, colour=colour)
+        else:
+            _VERBS[arguments.verb](environment, console)
+    except Problem as problem:
+        sys.stderr.write(f"{problem}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

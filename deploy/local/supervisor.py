@@ -1,0 +1,132 @@
+"""Starts one copy of the mesh in order, keeps it running until told to end, and ends it in reverse."""
+
+import asyncio
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from deploy.local.child import Child
+from deploy.local.console import Console
+from deploy.local.environment import Environment
+from deploy.local.leftovers import clear
+from deploy.local.mesh import Mesh, Process
+from deploy.local.plan import migrated_services, migration_command
+from deploy.local.problems import Problem
+from deploy.local.state import StateDir
+from deploy.local.stores.store import Store
+from deploy.local.summary import summary
+from deploy.local.watch import adopt_orphans, keep_alive, reap_orphans
+
+_READY_WITHIN_SECONDS = 60.0
+_MIGRATED_WITHIN_SECONDS = 300.0
+_ASK_EVERY_SECONDS = 0.1
+_SERVICES_END_WITHIN_SECONDS = 20.0
+_THREADS = 32
+
+
+class Supervisor:
+    """The life of one copy."""
+
+    def __init__(self, environment: Environment, state: StateDir, console: Console, mesh: Mesh) -> None:
+        self._environment = environment
+        self._state = state
+        self._console = console
+        self._mesh = mesh
+        self._migrations = Child("migrations", state)
+        self._ending = asyncio.Event()
+
+    async def run(self) -> None:
+        """Runs until SIGINT, SIGTERM or SIGHUP. Raises Problem when the start fails; either way nothing is left."""
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(_THREADS))
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._end)
+        adopt_orphans()
+        work = [asyncio.create_task(self._live())]
+        ended = asyncio.create_task(self._ending.wait())
+        try:
+            await asyncio.wait({*work, ended}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await self._stop(work[0])
+            ended.cancel()
+        if not work[0].cancelled() and (error := work[0].exception()) is not None and not self._ending.is_set():
+            raise error
+
+    def _end(self) -> None:
+        if not self._ending.is_set():
+            self._console.say("Ending")
+            self._ending.set()
+            return
+        # Asked twice: whoever asks does not want to wait for a good end.
+        for child in (self._migrations, *self._mesh.children):
+            child.signal(signal.SIGKILL)
+
+    async def _live(self) -> None:
+        began = time.monotonic()
+        await self._start_all()
+        self._state.write_env(self._mesh.exported())
+        self._console.say(summary(self._mesh, time.monotonic() - began))
+        units: tuple[Process | Store, ...] = self._mesh.stores + self._mesh.processes
+        async with asyncio.TaskGroup() as group:
+            group.create_task(reap_orphans(self._mesh.children))
+            for unit in units:
+                group.create_task(keep_alive(unit, self._console))
+
+    async def _start_all(self) -> None:
+        stores = {store.name: asyncio.create_task(self._start_store(store)) for store in self._mesh.stores}
+        await asyncio.gather(*stores.values(), self._migrate(stores.get("postgres")))
+        for process in self._mesh.processes:
+            process.start()
+        await asyncio.gather(*(self._await_ready(process) for process in self._mesh.processes))
+
+    async def _start_store(self, store: Store) -> None:
+        began = time.monotonic()
+        await asyncio.to_thread(store.start)
+        self._console.say(f"{store.name} ready in {time.monotonic() - began:.1f} s")
+
+    async def _migrate(self, postgres: "asyncio.Task[None] | None") -> None:
+        if postgres is not None:
+            await postgres
+        services = migrated_services()
+        if not services:
+            return
+        began = time.monotonic()
+        child = self._migrations
+        child.start(migration_command(self._environment, self._mesh.given, services))
+        if not await asyncio.to_thread(child.wait, _MIGRATED_WITHIN_SECONDS) or child.exit_code != 0:
+            child.kill()
+            raise Problem(f"The migrations failed.\n{child.last_words()}")
+        child.kill()
+        self._console.say(f"schemas up to date in {time.monotonic() - began:.1f} s")
+
+    async def _await_ready(self, process: Process) -> None:
+        began = time.monotonic()
+        while not await process.ready():
+            if not process.child.alive:
+                code = process.child.exit_code
+                raise Problem(f"{process.name} ended with code {code} while starting.\n{process.child.last_words()}")
+            if time.monotonic() - began > _READY_WITHIN_SECONDS:
+                words = process.child.last_words()
+                raise Problem(f"{process.name} was not ready after {_READY_WITHIN_SECONDS:g} s.\n{words}")
+            await asyncio.sleep(_ASK_EVERY_SECONDS)
+        self._console.say(f"{process.name} ready in {time.monotonic() - began:.1f} s")
+
+    async def _stop(self, work: "asyncio.Task[None]") -> None:
+        work.cancel()
+        self._state.env_file.unlink(missing_ok=True)
+        await self._stop_services()
+        await asyncio.gather(*(asyncio.to_thread(store.stop) for store in self._mesh.stores))
+        await asyncio.wait({work})
+        # A start that was under way in a thread may have come between; when the threads are done, nobody starts more.
+        await asyncio.get_running_loop().shutdown_default_executor()
+        for child in self._mesh.children:
+            child.kill()
+        clear(self._state)
+        self._console.say("Ended")
+
+    async def _stop_services(self) -> None:
+        self._migrations.kill()
+        for process in self._mesh.processes:
+            process.child.ask_to_stop()
+        deadline = time.monotonic() + _SERVICES_END_WITHIN_SECONDS
+        await asyncio.gather(*(asyncio.to_thread(p.child.finish, deadline) for p in self._mesh.processes))
