@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeAlias
 
 import asyncpg
+import orjson
 from sqlalchemy import URL, event, exc, make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -51,7 +52,7 @@ class Database:
     async def driver(self) -> AsyncIterator[DriverConnection]:
         """One transaction on the bare asyncpg connection, for hot batched statements.
 
-        json and jsonb parameters and results are text here: the dialect's codec leaves parsing to the caller.
+        json and jsonb go in as text and come out parsed, as the dialect's codec has it on every connection.
         """
         with _translated():
             async with self._engine.connect() as connection:
@@ -99,6 +100,8 @@ def open_engine(settings: Postgres, schema: str) -> AsyncEngine:
         pool_recycle=settings.pool_recycle_seconds,
         # The connection used last is the likeliest to be alive, and the surplus of a burst can age.
         pool_use_lifo=True,
+        json_serializer=lambda value: orjson.dumps(value).decode(),
+        json_deserializer=orjson.loads,
         connect_args={
             "timeout": _CONNECT_TIMEOUT_SECONDS,
             "command_timeout": settings.statement_timeout_seconds + _SILENCE_SECONDS,

@@ -46,7 +46,8 @@ class Publisher:
             part = messages[start : start + _IN_FLIGHT]
             envelopes = [(m.exchange, m.routing_key, m.body, to_properties(m)) for m in part]
             outcomes += await self._publish(envelopes)
-        if not all(outcomes):
+        if refused := outcomes.count(False):
+            log.warning("The broker did not take over all messages", refused=refused, of=len(outcomes))
             # Somebody may have deleted a queue; when it is back the next attempt succeeds.
             await self._restore()
         return outcomes
@@ -110,8 +111,8 @@ async def _publish_one(
             # Waiting for the socket to drain would happen under the channel's lock, one message at a time.
             wait=False,
         )
-    except (*BROKER_ERRORS, DeliveryError) as error:
-        log.debug("A message was not taken over", routing_key=routing_key, error=str(error))
+    except (*BROKER_ERRORS, DeliveryError):
+        # The channel ended or the broker refused: told by the outcome, hundreds at a time, and not by the log.
         return False
     except (ValueError, TypeError):
         # It does not fit into a frame, today or ever; the messages around it must not suffer for that.

@@ -1,0 +1,107 @@
+"""The pool against a real Postgres whose connections are ended under it."""
+
+import asyncio
+
+import asyncpg
+import pytest
+from sqlalchemy import exc, text
+
+from chassis.config import Postgres
+from chassis.database import open_database
+from chassis.errors import Unavailable
+
+pytestmark = pytest.mark.postgres
+
+
+@pytest.fixture
+async def database(database_url):
+    settings = Postgres(url=database_url, pool_size=4, max_overflow=0, pool_timeout_seconds=0.2)
+    async with open_database(settings, "sample") as opened:
+        async with opened.transaction() as connection:
+            await connection.execute(text("DROP TABLE IF EXISTS thing"))
+            await connection.execute(text("CREATE TABLE thing (id int PRIMARY KEY)"))
+        yield opened
+
+
+async def _count(database):
+    async with database.driver() as driver:
+        return await driver.fetchval("SELECT count(*) FROM thing")
+
+
+async def test_a_block_commits_and_an_error_rolls_back(database):
+    """Both doors: what was inserted stays, what was inserted before an error does not."""
+    async with database.transaction() as connection:
+        await connection.execute(text("INSERT INTO thing VALUES (1)"))
+    async with database.driver() as driver:
+        await driver.execute("INSERT INTO thing VALUES (2)")
+    with pytest.raises(LookupError):
+        async with database.transaction() as connection:
+            await connection.execute(text("INSERT INTO thing VALUES (3)"))
+            raise LookupError
+    with pytest.raises(LookupError):
+        async with database.driver() as driver:
+            await driver.execute("INSERT INTO thing VALUES (4)")
+            raise LookupError
+    assert await _count(database) == 2
+
+
+async def test_broken_constraints_reach_the_store_as_they_are(database):
+    """A duplicate is the store's to interpret, not an outage."""
+    async with database.driver() as driver:
+        await driver.execute("INSERT INTO thing VALUES (1)")
+    with pytest.raises(exc.IntegrityError):
+        async with database.transaction() as connection:
+            await connection.execute(text("INSERT INTO thing VALUES (1)"))
+    with pytest.raises(asyncpg.UniqueViolationError):
+        async with database.driver() as driver:
+            await driver.execute("INSERT INTO thing VALUES (1)")
+
+
+async def test_idle_connections_the_server_ended_are_replaced_unseen(database, database_url):
+    """After the administrator ended every idle connection, the next calls succeed."""
+    await asyncio.gather(*(database.ping() for _ in range(4)))
+    admin = await asyncpg.connect(database_url)
+    await admin.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'agentmesh-sample'"
+    )
+    while await admin.fetchval("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'agentmesh-sample'"):
+        await asyncio.sleep(0.01)
+    await admin.close()
+    await asyncio.gather(*(database.ping() for _ in range(4)))
+
+
+@pytest.mark.parametrize("door", ["transaction", "driver"])
+async def test_a_connection_ended_in_the_middle_is_unavailable(database, door):
+    """The caller hears Unavailable with a time to come back, and the next call works."""
+    statement = "SELECT pg_terminate_backend(pg_backend_pid())"
+    with pytest.raises(Unavailable) as caught:
+        async with getattr(database, door)() as connection:
+            await connection.execute(text(statement) if door == "transaction" else statement)
+    assert (caught.value.code, caught.value.retry_after_seconds) == ("DATABASE_ERROR", 1)
+    await database.ping()
+
+
+async def test_an_exhausted_pool_is_unavailable(database):
+    """The fifth of four waits its turn and is then told to come back."""
+    held = asyncio.Event()
+
+    async def hold():
+        async with database.driver():
+            await held.wait()
+
+    holders = [asyncio.create_task(hold()) for _ in range(4)]
+    while database.connections_in_use < 4:
+        await asyncio.sleep(0)
+    with pytest.raises(Unavailable, match="QueuePool limit"):
+        await database.ping()
+    held.set()
+    await asyncio.gather(*holders)
+
+
+async def test_a_statement_that_takes_too_long_is_unavailable(database_url):
+    """The server ends it at the configured time."""
+    settings = Postgres(url=database_url, statement_timeout_seconds=0.1)
+    async with open_database(settings, "sample") as database:
+        with pytest.raises(Unavailable, match="statement timeout"):
+            async with database.driver() as driver:
+                await driver.execute("SELECT pg_sleep(5)")
