@@ -4,9 +4,9 @@ Counts nothing itself. When the service cannot be asked, requests pass (`Limits.
 so): a limiter that is away must not take the mesh with it.
 """
 
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from math import ceil
-from typing import Protocol
 
 from mesh.ratelimit.v1 import ratelimit_pb2
 from prometheus_client import CollectorRegistry, Counter
@@ -19,28 +19,22 @@ from services.gateway.edge.context import RequestContext
 
 log = get_logger(__name__)
 
-# A decision takes about a millisecond. Beyond this the request is better served than kept.
-_PATIENCE_SECONDS = 0.5
 _DEGRADED: Header = (b"x-ratelimit-degraded", b"true")
 
 
-class Decider(Protocol):
-    """The part of the ratelimit service's stub that is used here."""
-
-    async def Decide(  # noqa: N802 - the contract's name
-        self,
-        request: ratelimit_pb2.DecideRequest,
-        *,
-        timeout: float | None = None,  # noqa: ASYNC109 - grpc's own
-    ) -> ratelimit_pb2.DecideResponse:
-        """Raises MeshError."""
+Decide = Callable[[ratelimit_pb2.DecideRequest], Awaitable[ratelimit_pb2.DecideResponse]]
 
 
 class Limits:
-    """One question a request; the lane beneath makes frames of those that wait together."""
+    """One question a request; the lane beneath makes frames of those that wait together.
 
-    def __init__(self, decider: Decider, breaker: Breaker, registry: CollectorRegistry) -> None:
-        self._decider = decider
+    Args:
+        decide: asks the service, and raises MeshError when it does not answer soon.
+        breaker: ends the asking for a while when it keeps failing, so that nobody waits for nothing.
+    """
+
+    def __init__(self, decide: Decide, breaker: Breaker, registry: CollectorRegistry) -> None:
+        self._ask = decide
         self._breaker = breaker
         self._failing_open = False
         self._unasked = Counter(
@@ -56,7 +50,7 @@ class Limits:
             self._fail_open(context, error)
             return
         try:
-            response = await self._decider.Decide(request, timeout=_PATIENCE_SECONDS)
+            response = await self._ask(request)
         except MeshError as error:
             self._breaker.fail(generation)
             self._fail_open(context, error)

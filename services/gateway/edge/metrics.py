@@ -21,12 +21,21 @@ class Metrics:
         self._in_flight = Gauge("mesh_http_in_flight", "Requests and sockets being served now", registry=registry)
         # Looking a child up by its labels costs more than observing it.
         self._children: dict[tuple[str, str, int], Histogram] = {}
+        self._requests = 0
+        self._total_seconds = 0.0
+
+    @property
+    def totals(self) -> tuple[int, float]:
+        """Requests answered since the start, and their seconds together."""
+        return self._requests, self._total_seconds
 
     def count_in_flight(self, number: int) -> None:
         self._in_flight.set(number)
 
     def observe(self, route: str, method: str, status: int, seconds: float) -> None:
         """Adds one answer. An empty route is one that no template matched."""
+        self._requests += 1
+        self._total_seconds += seconds
         key = route, method, status
         child = self._children.get(key)
         if child is None:

@@ -4,7 +4,6 @@ Request id and trace, security, authentication, rate limit, metrics, errors: eac
 order can be read in `Edge.__call__` and `Edge._http`.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -84,17 +83,6 @@ class Edge:
         self._body_limit_bytes = body_limit_bytes
         self._limit_headers = LimitHeaders()
         self._in_flight = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-
-    @property
-    def in_flight(self) -> int:
-        """Requests and sockets that are being served."""
-        return self._in_flight
-
-    async def idle(self) -> None:
-        """Waits until nothing is being served."""
-        await self._idle.wait()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -223,13 +211,10 @@ class Edge:
 
     def _enter(self) -> None:
         self._in_flight += 1
-        self._idle.clear()
         self._metrics.count_in_flight(self._in_flight)
 
     def _leave(self) -> None:
         self._in_flight -= 1
-        if not self._in_flight:
-            self._idle.set()
         self._metrics.count_in_flight(self._in_flight)
 
 

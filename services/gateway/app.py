@@ -1,0 +1,136 @@
+"""The only place that builds things: identity, the ways to peers, the APIs, the edge around them, the listener."""
+
+from collections.abc import Callable
+from functools import partial
+
+from mesh.ratelimit.v1 import ratelimit_pb2_grpc
+from prometheus_client import REGISTRY
+
+from chassis.breaker import Breaker
+from chassis.database import Database, open_database
+from chassis.discovery import register
+from chassis.lifecycle import Host
+from chassis.messaging.connection import open_broker
+from chassis.rpc.lane import open_lane
+from services.gateway.apis import health
+from services.gateway.apis.behind import Behind
+from services.gateway.apis.dialects import Dialect, classify, dialect_of, is_public
+from services.gateway.apis.errors import render
+from services.gateway.apis.exchange import ClientGone
+from services.gateway.apis.front import create_app
+from services.gateway.config import Accounts, Http, Settings
+from services.gateway.edge.limits import Limits
+from services.gateway.edge.metrics import Metrics
+from services.gateway.edge.pipeline import Edge, Layers, Rules
+from services.gateway.edge.security import Security, SecuritySettings
+from services.gateway.identity.administrator import keep_trying
+from services.gateway.identity.cache import Invalidation, VerifiedCredentials
+from services.gateway.identity.operations import Identity, Ports, first_admin
+from services.gateway.identity.passwords import open_passwords
+from services.gateway.identity.store import ApiKeyStore, ChangeStore, SessionStore, UserStore
+from services.gateway.identity.tables import SCHEMA
+from services.gateway.identity.tokens import JwtSignatures
+from services.gateway.listener import Listener
+from services.gateway.live.feed import open_feed
+from services.gateway.live.hub import Hub
+from services.gateway.peers import open_peers
+
+VERSION = "0.1.0"
+
+# A decision takes about a millisecond. Beyond this a request is better served than kept.
+_LIMITER_PATIENCE_SECONDS = 0.5
+# While the limiter is away, one request a second asks whether it is back; the others do not wait for it.
+_LIMITER_FAILURES = 5
+_LIMITER_RECOVERY_SECONDS = 1.0
+
+
+async def build(settings: Settings, host: Host) -> None:
+    """Opens everything, in the order in which it is needed; the listener last."""
+    listener = Listener(host, settings.http)
+    # Hooks run in reverse: the live feed, added below, lets go of its sockets before the listener waits for them.
+    host.on_drain("http", listener.drain)
+    database = await host.enter(open_database(settings.postgres, SCHEMA))
+    broker = await host.enter(open_broker(settings.rabbit, name=host.instance))
+    host.health.add("database", database.ping)
+    host.health.add("rabbitmq", broker.ping)
+    identity = _open_identity(settings.accounts, host, database)
+    peers = await open_peers(host, settings.discovery)
+    lane = await host.enter(open_lane(host, "ratelimit", settings.discovery, window=1))
+    ratelimit = ratelimit_pb2_grpc.RatelimitServiceStub(lane)
+    metrics = Metrics(REGISTRY)
+    watched = health.Watched(ratelimit=ratelimit, llm=peers.llm, tasks=peers.tasks)
+    observation = health.Observation(watched, host.health, metrics, host.clock)
+    host.spawn("observation", observation.watch())
+    hub = Hub(host.clock, _health_score(host))
+    await open_feed(host, broker, hub)
+    behind = Behind(
+        peers=peers,
+        identity=identity,
+        hub=hub,
+        clock=host.clock,
+        chat_timeout_seconds=settings.http.chat_timeout_seconds,
+        version=VERSION,
+    )
+    breaker = Breaker(
+        "ratelimit", host.clock, failure_threshold=_LIMITER_FAILURES, recovery_seconds=_LIMITER_RECOVERY_SECONDS
+    )
+    layers = Layers(
+        security=_security(settings.http),
+        identities=identity,
+        limits=Limits(partial(ratelimit.Decide, timeout=_LIMITER_PATIENCE_SECONDS), breaker, REGISTRY),
+        metrics=metrics,
+    )
+    app = create_app(behind, more=health.operations(observation))
+    edge = Edge(app, layers, _rules(), host.clock, body_limit_bytes=settings.http.body_limit_bytes)
+    await listener.start(edge)
+    where = settings.process.reachable_at, settings.http.port
+    await host.enter(register(host, settings.discovery, "gateway", *where))
+
+
+def _open_identity(accounts: Accounts, host: Host, database: Database) -> Identity:
+    cache = VerifiedCredentials(host.clock, capacity=accounts.verified_credentials)
+    host.spawn("revocations", Invalidation(ChangeStore(database), cache, host.clock).run())
+    signatures = JwtSignatures(
+        accounts.secret.get_secret_value(),
+        accounts.algorithm,
+        issuer=accounts.issuer,
+        audience=accounts.audience,
+        lifetime_seconds=accounts.access_seconds,
+    )
+    ports = Ports(
+        users=UserStore(database),
+        sessions=SessionStore(database),
+        api_keys=ApiKeyStore(database),
+        passwords=host.enter_sync(open_passwords()),
+        signatures=signatures,
+    )
+    identity = Identity(
+        ports, cache, host.clock, access_seconds=accounts.access_seconds, refresh_seconds=accounts.refresh_seconds
+    )
+    if accounts.admin_username:
+        password = accounts.admin_password.get_secret_value()
+        wish = first_admin(accounts.admin_username, accounts.admin_email, password)
+        host.spawn("first-admin", keep_trying(identity, wish))
+    return identity
+
+
+def _security(http: Http) -> Security:
+    return Security(SecuritySettings(origins=http.origins, hosts=http.hosts, proxies=http.proxies, tls=http.is_tls))
+
+
+def _rules() -> Rules:
+    return Rules(
+        classify=classify,
+        is_public=is_public,
+        render=render,
+        client_gone=ClientGone,
+        speaks_openai=lambda path: dialect_of(path) is Dialect.OPENAI,
+    )
+
+
+def _health_score(host: Host) -> Callable[[], float]:
+    def score() -> float:
+        checks = host.health.checks
+        return sum(check.ok for check in checks) / len(checks) if checks else 1.0
+
+    return score
