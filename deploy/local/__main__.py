@@ -39,7 +39,8 @@ def main() -> int:
         sys.stderr.write(f"{problem}\n")
         return 1
     except KeyboardInterrupt:
-        return 130
+        # Ctrl-C is how following logs ends; everything else was cut short.
+        return 0 if arguments.verb == "logs" else 130
     return 0
 
 
