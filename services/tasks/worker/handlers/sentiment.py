@@ -1,0 +1,56 @@
+"""Kind `sentiment_analysis`: how a text feels, by VADER's lexicon and rules (Hutto and Gilbert, 2014). English.
+
+It knows nothing of channels: what else the payload carries is for those who read the task.
+"""
+
+from typing import Any
+
+from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+from chassis.clock import Clock
+from worker.handler import INVALID_INPUT, Assignment, Reject
+
+_MAX_CHARACTERS = 100_000
+# The thresholds that VADER's authors give for its compound score, which lies between -1 and 1.
+_POSITIVE = 0.05
+_NEGATIVE = -0.05
+
+
+class Sentiment:
+    """Takes ``{"text"}``, returns ``{"sentiment", "confidence", "processing_time"}``.
+
+    `sentiment` is positive, neutral or negative. `confidence`, 0 to 1, is for positive and negative texts how far the
+    compound score is on its side of the scale, from 0.5 at its threshold to 1 at its end; for neutral ones it is the
+    share of the text that carries no feeling.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        # Reads its lexicon of 7,500 words once; scoring does not change it, so threads may share it.
+        self._analyzer = SentimentIntensityAnalyzer()
+
+    def handle(self, assignment: Assignment) -> dict[str, Any]:
+        """One attempt. Raises Reject for a text that is none."""
+        text = assignment.payload.get("text") if isinstance(assignment.payload, dict) else None
+        if not isinstance(text, str) or not text.strip():
+            raise Reject(INVALID_INPUT, "text must be a string that is not empty")
+        if len(text) > _MAX_CHARACTERS:
+            raise Reject(INVALID_INPUT, f"text must have at most {_MAX_CHARACTERS} characters")
+        began = self._clock.monotonic()
+        scores = self._analyzer.polarity_scores(text)
+        sentiment, confidence = judge(scores["compound"], scores["neu"])
+        seconds = self._clock.monotonic() - began
+        return {
+            "sentiment": sentiment,
+            "confidence": round(confidence, 4),
+            "processing_time": f"{max(seconds, 0.01):.2f}s",
+        }
+
+
+def judge(compound: float, neutral_share: float) -> tuple[str, float]:
+    """The sentiment of a compound score, and how sure that is."""
+    if compound >= _POSITIVE:
+        return "positive", 0.5 + 0.5 * (compound - _POSITIVE) / (1 - _POSITIVE)
+    if compound <= _NEGATIVE:
+        return "negative", 0.5 + 0.5 * (_NEGATIVE - compound) / (1 + _NEGATIVE)
+    return "neutral", neutral_share
