@@ -16,9 +16,9 @@ from chassis.rpc.peer import open_peer
 class Peers:
     """One stub a service. `llm` runs over a lane, because every chat goes through it; the others over plain calls."""
 
-    agents: agents_pb2_grpc.AgentServiceAsyncStub
-    tasks: tasks_pb2_grpc.TaskServiceAsyncStub
-    llm: llm_pb2_grpc.LlmServiceAsyncStub
+    agents: "agents_pb2_grpc.AgentServiceAsyncStub"
+    tasks: "tasks_pb2_grpc.TaskServiceAsyncStub"
+    llm: "llm_pb2_grpc.LlmServiceAsyncStub"
 
 
 async def open_peers(host: Host, discovery: Discovery) -> Peers:

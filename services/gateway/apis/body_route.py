@@ -4,8 +4,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Request, Response
-from fastapi.exceptions import HTTPException
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 
 from chassis.errors import MeshError
 from services.gateway.edge.body import parse_json

@@ -118,9 +118,9 @@ class ProbeDocument(TypedDict):
 class Watched:
     """The services whose word goes into the document."""
 
-    ratelimit: ratelimit_pb2_grpc.RatelimitServiceAsyncStub
-    llm: llm_pb2_grpc.LlmServiceAsyncStub
-    tasks: tasks_pb2_grpc.TaskServiceAsyncStub
+    ratelimit: "ratelimit_pb2_grpc.RatelimitServiceAsyncStub"
+    llm: "llm_pb2_grpc.LlmServiceAsyncStub"
+    tasks: "tasks_pb2_grpc.TaskServiceAsyncStub"
 
 
 @dataclass(slots=True, kw_only=True)

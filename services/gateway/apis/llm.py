@@ -9,7 +9,7 @@ from chassis.errors import Internal, Invalid
 
 
 def answers(
-    llm: llm_pb2_grpc.LlmServiceAsyncStub, request: llm_pb2.ChatRequest, timeout_seconds: float
+    llm: "llm_pb2_grpc.LlmServiceAsyncStub", request: llm_pb2.ChatRequest, timeout_seconds: float
 ) -> AsyncGenerator[llm_pb2.ChatStreamResponse]:
     """The stream of an answer; closing it stops the work behind it. Raises Invalid for a request with a key."""
     if request.idempotency_key:

@@ -64,7 +64,7 @@ class AgentView(BaseModel):
 class Agents:
     """The routes."""
 
-    def __init__(self, agents: agents_pb2_grpc.AgentServiceAsyncStub) -> None:
+    def __init__(self, agents: "agents_pb2_grpc.AgentServiceAsyncStub") -> None:
         self._agents = agents
 
     def router(self) -> APIRouter:

@@ -7,13 +7,13 @@ from pydantic import BaseModel, EmailStr, Field, StringConstraints
 
 from services.gateway import views
 from services.gateway.apis.body_route import StrictRoute
-from services.gateway.apis.shapes import Body
+from services.gateway.apis.shapes import Body, Plain
 from services.gateway.edge.context import require_user
 from services.gateway.identity.model import Tokens, User
 from services.gateway.identity.operations import Identity
 from services.gateway.views import Instant
 
-Credential = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+Credential = Annotated[Plain, StringConstraints(min_length=1, max_length=1024)]
 
 
 class NewAccount(Body):

@@ -79,7 +79,7 @@ class ExecutionView(BaseModel):
 class Executions:
     """The routes."""
 
-    def __init__(self, agents: agents_pb2_grpc.AgentServiceAsyncStub) -> None:
+    def __init__(self, agents: "agents_pb2_grpc.AgentServiceAsyncStub") -> None:
         self._agents = agents
 
     def router(self) -> APIRouter:
@@ -88,6 +88,14 @@ class Executions:
         add("/execute", self.execute, methods=["POST"], operation_id="aios_execute", summary="Run agents")
         add("/executions", self.list_runs, operation_id="aios_list_executions", summary="The log of runs, newest first")
         add("/executions/{execution_id}", self.get, operation_id="aios_get_execution", summary="Look at an execution")
+        add(
+            "/executions/{execution_id}",
+            self.cancel,
+            methods=["DELETE"],
+            status_code=204,
+            operation_id="aios_cancel_execution",
+            summary="Cancel an execution; runs under way are asked to stop",
+        )
         return router
 
     async def execute(self, request: Request, body: Execute | None = None) -> Started:
@@ -131,15 +139,26 @@ class Executions:
 
     async def get(self, request: Request, execution_id: str) -> ExecutionView:
         owner = _owner(require_scope(request.scope, "agents"))
-        if not is_uuid(execution_id):
-            raise NotFound("Execution not found", code="EXECUTION_NOT_FOUND")
-        answer = await self._agents.GetExecution(agents_pb2.GetExecutionRequest(id=execution_id, owner_id=owner))
+        query = agents_pb2.GetExecutionRequest(id=_known(execution_id), owner_id=owner)
+        answer = await self._agents.GetExecution(query)
         return _execution(answer.execution)
+
+    async def cancel(self, request: Request, execution_id: str) -> None:
+        owner = _owner(require_scope(request.scope, "agents"))
+        query = agents_pb2.CancelExecutionRequest(id=_known(execution_id), owner_id=owner)
+        await self._agents.CancelExecution(query)
 
 
 def _owner(principal: Principal) -> str:
     """Whose runs may be seen: an administrator sees everybody's."""
     return "" if principal.is_admin else principal.user_id
+
+
+def _known(execution_id: str) -> str:
+    """An id that could be an execution's; anything else is none, without asking."""
+    if not is_uuid(execution_id):
+        raise NotFound("Execution not found", code="EXECUTION_NOT_FOUND")
+    return execution_id
 
 
 def _all_known(agent_ids: list[str]) -> list[str]:

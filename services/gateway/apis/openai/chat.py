@@ -30,7 +30,7 @@ _DONE = b"data: [DONE]\n\n"
 class ChatCompletions:
     """The handler. `timeout_seconds` bounds a whole answer, streamed or not."""
 
-    def __init__(self, llm: llm_pb2_grpc.LlmServiceAsyncStub, clock: Clock, timeout_seconds: float) -> None:
+    def __init__(self, llm: "llm_pb2_grpc.LlmServiceAsyncStub", clock: Clock, timeout_seconds: float) -> None:
         self._llm = llm
         self._clock = clock
         self._timeout_seconds = timeout_seconds

@@ -12,7 +12,7 @@ from services.gateway.edge.context import require_scope
 class Models:
     """The routes."""
 
-    def __init__(self, llm: llm_pb2_grpc.LlmServiceAsyncStub) -> None:
+    def __init__(self, llm: "llm_pb2_grpc.LlmServiceAsyncStub") -> None:
         self._llm = llm
 
     def router(self) -> APIRouter:

@@ -49,7 +49,7 @@ class AgentHealth(BaseModel):
 class Agents:
     """The routes."""
 
-    def __init__(self, agents: agents_pb2_grpc.AgentServiceAsyncStub, clock: Clock) -> None:
+    def __init__(self, agents: "agents_pb2_grpc.AgentServiceAsyncStub", clock: Clock) -> None:
         self._agents = agents
         self._clock = clock
 

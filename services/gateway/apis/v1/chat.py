@@ -101,7 +101,7 @@ def to_request(body: ChatBody, principal: Principal, key: str) -> llm_pb2.ChatRe
 class Chat:
     """Both handlers. `timeout_seconds` bounds a whole answer, streamed or not."""
 
-    def __init__(self, llm: llm_pb2_grpc.LlmServiceAsyncStub, timeout_seconds: float) -> None:
+    def __init__(self, llm: "llm_pb2_grpc.LlmServiceAsyncStub", timeout_seconds: float) -> None:
         self._llm = llm
         self._timeout_seconds = timeout_seconds
 

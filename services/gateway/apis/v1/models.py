@@ -40,7 +40,7 @@ class ModelInfo(ModelView):
 class Models:
     """The routes."""
 
-    def __init__(self, llm: llm_pb2_grpc.LlmServiceAsyncStub) -> None:
+    def __init__(self, llm: "llm_pb2_grpc.LlmServiceAsyncStub") -> None:
         self._llm = llm
 
     def router(self) -> APIRouter:

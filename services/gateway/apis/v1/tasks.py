@@ -105,7 +105,7 @@ class TaskEvents(BaseModel):
 class Tasks:
     """The routes."""
 
-    def __init__(self, tasks: tasks_pb2_grpc.TaskServiceAsyncStub, clock: Clock) -> None:
+    def __init__(self, tasks: "tasks_pb2_grpc.TaskServiceAsyncStub", clock: Clock) -> None:
         self._tasks = tasks
         self._clock = clock
 
@@ -156,7 +156,7 @@ class Tasks:
         self,
         request: Request,
         status: Status | None = None,
-        task_type: Annotated[str | None, Query(max_length=100)] = None,
+        task_type: Kind | None = None,
         page: Page = 1,
         per_page: PerPage = 20,
     ) -> Paginated[TaskView]:

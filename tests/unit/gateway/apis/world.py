@@ -1,0 +1,129 @@
+"""The APIs over fakes of everything behind them, and a client that asks without a socket."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from chassis.errors import MeshError
+from services.gateway.apis.behind import Behind
+from services.gateway.apis.dialects import is_public
+from services.gateway.apis.errors import render
+from services.gateway.apis.front import create_app
+from services.gateway.edge.asgi import Message, Receive, Scope, Send
+from services.gateway.edge.context import KEY, RequestContext
+from services.gateway.identity.model import Principal
+from services.gateway.live.hub import Hub
+from services.gateway.peers import Peers
+from tests.support.clock import FakeClock
+from tests.unit.gateway.apis.fakes import FakeAgents, FakeIdentity, FakeLlm, FakeTasks
+
+USER = Principal(user_id="11111111-1111-7111-8111-111111111111", username="john_doe", role="user", session_id="s1")
+OTHER = Principal(user_id="22222222-2222-7222-8222-222222222222", username="jane_doe", role="user", session_id="s2")
+ADMIN = Principal(user_id="33333333-3333-7333-8333-333333333333", username="admin", role="admin", session_id="s3")
+WHO = {"user": USER, "other": OTHER, "admin": ADMIN}
+
+
+@dataclass
+class Answer:
+    """What came back."""
+
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    parts: list[bytes] = field(default_factory=list)
+
+    @property
+    def json(self) -> Any:
+        return orjson.loads(self.body)
+
+    @property
+    def events(self) -> list[Any]:
+        """The data of server-sent events, as JSON where it is."""
+        data = [line[6:] for line in self.body.decode().split("\n\n") if line.startswith("data: ")]
+        return [part if part == "[DONE]" else orjson.loads(part) for part in data]
+
+
+class World:
+    """Everything behind the APIs; `app` is them behind the least of an edge: a principal in, errors out."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.llm, self.tasks, self.agents = FakeLlm(), FakeTasks(self.clock), FakeAgents(self.clock)
+        self.identity = FakeIdentity(self.clock, WHO)
+        self.hub = Hub(self.clock, lambda: 1.0)
+        peers: Any = Peers(agents=self.agents, tasks=self.tasks, llm=self.llm)  # type: ignore[arg-type]  # fakes
+        identity: Any = self.identity
+        self.front = create_app(
+            Behind(
+                peers=peers,
+                identity=identity,
+                hub=self.hub,
+                clock=self.clock,
+                chat_timeout_seconds=60.0,
+                version="1.2.3",
+            )
+        )
+
+    async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return
+        headers = dict(scope["headers"])
+        token = headers.get(b"authorization", b"").decode().removeprefix("Bearer ")
+        scope[KEY] = RequestContext(request_id="req_1", traceparent="", principal=WHO.get(token))
+        try:
+            if WHO.get(token) is None and not is_public(scope.get("method", ""), scope["path"]):
+                await self.identity.authenticate(token)
+            await self.front(scope, receive, send)
+        except MeshError as error:
+            accept = headers.get(b"accept", b"").decode()
+            status, rendered, body = render(scope["path"], accept, error, "req_1", self.clock.now())
+            await send({"type": "http.response.start", "status": status, "headers": rendered})
+            await send({"type": "http.response.body", "body": body})
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        who: str = "user",
+        headers: dict[str, str] | None = None,
+        gone: asyncio.Event | None = None,
+    ) -> Answer:
+        """One request. `body` is sent as it is when it is bytes, else as JSON; the client leaves when `gone` is set."""
+        content = body if isinstance(body, bytes) else (b"" if body is None else orjson.dumps(body))
+        given = {"content-type": "application/json", "authorization": f"Bearer {who}"} | (headers or {})
+        bare, _, query = path.partition("?")
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": bare,
+            "raw_path": bare.encode(),
+            "query_string": query.encode(),
+            "root_path": "",
+            "scheme": "http",
+            "server": ("test", 80),
+            "client": ("127.0.0.1", 1),
+            "headers": [(name.lower().encode(), value.encode()) for name, value in given.items()],
+        }
+        inbox: list[Message] = [{"type": "http.request", "body": content, "more_body": False}]
+        answer = Answer()
+
+        async def receive() -> Message:
+            if inbox:
+                return inbox.pop()
+            await (gone or asyncio.Event()).wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                answer.status = message["status"]
+                answer.headers = {name.decode().lower(): value.decode() for name, value in message["headers"]}
+            else:
+                answer.body += message.get("body", b"")
+                answer.parts.append(message.get("body", b""))
+
+        await self.app(scope, receive, send)
+        return answer
