@@ -16,8 +16,11 @@ class Environment:
     values: Mapping[str, str]
 
     def get(self, name: str) -> str:
-        """The value of a variable; empty when it is unset or empty."""
-        return self.values.get(name, "")
+        """The value of NAME, or the content of the file that NAME_FILE names; empty when neither is given."""
+        if given := self.values.get(name):
+            return given
+        file = self.values.get(f"{name}_FILE")
+        return Path(file).read_text(encoding="utf-8").strip() if file else ""
 
     @property
     def state_path(self) -> Path:

@@ -52,6 +52,17 @@ def is_store_warning(line: str) -> bool:
     return _STORE_WARNING.search(line) is not None
 
 
+def says_ready(line: str) -> bool:
+    """Whether a service's line is the one by which the chassis says that the process is ready."""
+    if '"Ready"' not in line:
+        return False
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(record, dict) and record.get("event") == "Ready" and record.get("logger") == "chassis.lifecycle"
+
+
 def readable(line: str) -> tuple[str, str]:
     """A log line as (level, text): JSON lines become `sentence key=value`, others stay what they are."""
     try:

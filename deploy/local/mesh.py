@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.local.child import Child, Command
+from deploy.local.child import Child, Command, OnLine
 from deploy.local.console import Console
 from deploy.local.consul_program import fetch_consul, find_consul
 from deploy.local.environment import Environment
 from deploy.local.jaeger_program import find_jaeger
+from deploy.local.logs import says_ready
 from deploy.local.plan import LOOPBACK, SERVICES, Service, addresses, choose_places, service_command
 from deploy.local.probe import grpc_ready, http_ready
 from deploy.local.problems import Problem
@@ -20,16 +21,19 @@ from deploy.local.stores.rabbitmq import RabbitMQ
 from deploy.local.stores.redis import Redis
 from deploy.local.stores.store import Store
 
+_LEVELS_WITHOUT_READY = ("warning", "error")
+
 
 class Process:
     """One service's process."""
 
-    def __init__(self, service: Service, command: Command, child: Child, address: str) -> None:
+    def __init__(self, service: Service, command: Command, state: StateDir, on_line: OnLine) -> None:
         self.name = service.name
-        self.child = child
+        self.child = Child(service.name, state, self._hear)
         self._service = service
         self._command = command
-        self._address = address
+        self._on_line = on_line
+        self._said_ready = False
 
     @property
     def children(self) -> tuple[Child, ...]:
@@ -37,13 +41,22 @@ class Process:
 
     def start(self) -> None:
         """Starts the process and returns at once; `ready` says when it serves."""
+        self._said_ready = False
         self.child.start(self._command)
 
+    def _hear(self, name: str, line: str) -> None:
+        self._said_ready = self._said_ready or says_ready(line)
+        self._on_line(name, line)
+
     async def ready(self) -> bool:
-        """Whether it serves now."""
+        """Whether it serves now, asked in its own protocol; a worker serves nobody and is believed what it logs."""
         if self._service.name == "gateway":
-            return await http_ready(f"http://{self._address}/readyz")
-        return await grpc_ready(self._address)
+            return await http_ready(f"http://{LOOPBACK}:{self._command.env['MESH_HTTP_PORT']}/readyz")
+        if self._service.address:
+            return await grpc_ready(f"{LOOPBACK}:{self._command.env['MESH_GRPC_PORT']}")
+        if self._command.env.get("MESH_LOG_LEVEL") in _LEVELS_WITHOUT_READY:
+            return await http_ready(f"http://{LOOPBACK}:{self._command.env['MESH_METRICS_PORT']}/metrics")
+        return self._said_ready
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,11 +93,8 @@ def assemble(environment: Environment, state: StateDir, console: Console) -> Mes
     secrets = gateway_secrets(environment, state)
     processes = []
     for service in SERVICES:
-        place = places[service.name]
-        command = service_command(service, place, environment, given, secrets)
-        port = environment.http_port if service.name == "gateway" else place.grpc_port
-        child = Child(service.name, state, console.service_line)
-        processes.append(Process(service, command, child, f"{LOOPBACK}:{port}"))
+        command = service_command(service, places[service.name], environment, given, secrets)
+        processes.append(Process(service, command, state, console.service_line))
     return Mesh(
         stores=tuple(stores.private),
         processes=tuple(processes),
@@ -101,7 +111,7 @@ def gateway_secrets(environment: Environment, state: StateDir) -> dict[str, str]
     return {
         "ADMIN_USERNAME": environment.get("ADMIN_USERNAME") or "admin",
         "ADMIN_PASSWORD": environment.get("ADMIN_PASSWORD") or generated["ADMIN_PASSWORD"],
-        "JWT_SECRET": environment.get("JWT_SECRET") or generated["JWT_SECRET"],
+        "JWT_SECRET": environment.get("JWT_SECRET") or environment.get("SECRET_KEY") or generated["JWT_SECRET"],
     }
 
 

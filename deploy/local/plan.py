@@ -17,8 +17,9 @@ LOOPBACK = "127.0.0.1"
 _EVERYONE = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "PYTHONASYNCIODEBUG")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 _EVERYONE_PREFIXES = ("MESH_", "OTEL_")
-_PROVIDERS = ("OLLAMA_", "OPENAI_", "ANTHROPIC_", "GEMINI_", "GOOGLE_", "DEEPSEEK_", "LLM_", "QDRANT_", "CHROMA_")
-_EDGE = ("JWT_", "ADMIN_", "OAUTH_", "OAUTH2_", "OIDC_", "CORS_", "TRUSTED_", "ALLOWED_", "TLS_")
+_PROVIDERS = ("OLLAMA_", "OPENAI_", "ANTHROPIC_", "GEMINI_", "DEEPSEEK_", "LLM_")
+_PROVIDER_KEYS = ("_API_KEY", "_API_KEY_FILE")
+_EDGE = ("JWT_", "ADMIN_", "ACCESS_TOKEN_", "REFRESH_TOKEN_", "OAUTH_", "OAUTH2_", "OIDC_")
 # These say where one process is; a caller's own value would give every process the same place.
 _OURS = ("MESH_GRPC_PORT", "MESH_METRICS_PORT", "MESH_INSTANCE", "MESH_HTTP_PORT", "MESH_STATE_DIR", "MESH_LOCAL_STATE")
 
@@ -31,12 +32,8 @@ class Service:
     module: str
     stores: tuple[str, ...]
     prefixes: tuple[str, ...] = ()
+    suffixes: tuple[str, ...] = ()
     address: str = ""
-
-    @property
-    def folder(self) -> str:
-        """The folder of `services/` it comes from."""
-        return self.module.split(".")[1]
 
 
 SERVICES = (
@@ -44,14 +41,15 @@ SERVICES = (
     Service(
         name="llm",
         module="services.llm",
-        stores=("DATABASE", "REDIS", "AMQP"),
+        stores=("DATABASE",),
         prefixes=_PROVIDERS,
+        suffixes=_PROVIDER_KEYS,
         address="LLM_ADDRESS",
     ),
-    Service(name="tasks", module="services.tasks", stores=("DATABASE", "REDIS", "AMQP"), address="TASKS_ADDRESS"),
-    Service(name="tasks-worker-1", module="services.tasks.worker", stores=("DATABASE", "REDIS", "AMQP")),
-    Service(name="agents", module="services.agents", stores=("DATABASE", "REDIS", "AMQP"), address="AGENTS_ADDRESS"),
-    Service(name="gateway", module="services.gateway", stores=("DATABASE", "REDIS", "AMQP"), prefixes=_EDGE),
+    Service(name="tasks", module="services.tasks", stores=("DATABASE", "AMQP"), address="TASKS_ADDRESS"),
+    Service(name="tasks-worker-1", module="services.tasks.worker", stores=("AMQP",)),
+    Service(name="agents", module="services.agents", stores=("DATABASE", "AMQP"), address="AGENTS_ADDRESS"),
+    Service(name="gateway", module="services.gateway", stores=("DATABASE", "AMQP"), prefixes=_EDGE),
 )
 MIGRATED = ("gateway", "tasks", "agents", "llm")
 
@@ -74,14 +72,18 @@ def addresses(places: Mapping[str, Place]) -> dict[str, str]:
     return {s.address: f"{LOOPBACK}:{places[s.name].grpc_port}" for s in SERVICES if s.address}
 
 
-def base_environment(environment: Environment, prefixes: tuple[str, ...] = ()) -> dict[str, str]:
-    """The part of the caller's environment that a process gets: what everyone needs and what `prefixes` name."""
+def base_environment(
+    environment: Environment, prefixes: tuple[str, ...] = (), suffixes: tuple[str, ...] = ()
+) -> dict[str, str]:
+    """The part of the caller's environment that a process gets: what everyone needs and what the arguments name."""
     wanted = _EVERYONE_PREFIXES + prefixes
-    passed = {
-        name: value
-        for name, value in environment.values.items()
-        if name in _EVERYONE or name in _PROXIES or (name.startswith(wanted) and name not in _OURS)
-    }
+
+    def passes(name: str) -> bool:
+        named = name in _EVERYONE or name in _PROXIES or name.startswith(wanted)
+        # An empty tuple ends nothing.
+        return (named or name.endswith(suffixes)) and name not in _OURS
+
+    passed = {name: value for name, value in environment.values.items() if passes(name)}
     return {**passed, "PYTHONPATH": f"{ROOT}:{ROOT / 'proto'}", "PYTHONUNBUFFERED": "1"}
 
 
@@ -92,7 +94,7 @@ def service_command(
     prefixes = service.prefixes + tuple(f"{store}_" for store in service.stores)
     # DATABASE_URL goes to those who keep rows, and so on; peers' addresses and discovery go to everyone.
     withheld = {f"{store}_URL" for store in ("DATABASE", "REDIS", "AMQP") if store not in service.stores}
-    values = base_environment(environment, prefixes)
+    values = base_environment(environment, prefixes, service.suffixes)
     values |= {name: value for name, value in given.items() if name not in withheld}
     values |= {
         "MESH_GRPC_PORT": str(place.grpc_port),
