@@ -1,0 +1,66 @@
+"""Builds the process: stores, broker, relay, operations, loops, and last the server."""
+
+from functools import partial
+
+from mesh.tasks.v1.tasks_pb2_grpc import add_TaskServiceServicer_to_server, add_WorkerServiceServicer_to_server
+from ulid import ULID
+
+from chassis.database import open_database
+from chassis.lifecycle import Host
+from chassis.messaging.connection import open_broker
+from chassis.messaging.outbox import Relay
+from chassis.messaging.publisher import Publisher
+from chassis.rpc.server import open_server
+from services.tasks import wire
+from services.tasks.config import Settings
+from services.tasks.operations.desk import Desk
+from services.tasks.operations.figures import Figures
+from services.tasks.operations.intake import Intake
+from services.tasks.operations.queries import Queries
+from services.tasks.operations.upkeep import Upkeep
+from services.tasks.peers import BrokerQueues
+from services.tasks.rpc.tasks import TaskService
+from services.tasks.rpc.workers import WorkerService
+from services.tasks.store.store import Store
+from services.tasks.tables import outbox
+
+# A second writer begins when a full batch waits, so that one commit's wait is the other's work.
+_WRITERS = 2
+
+
+async def build(settings: Settings, host: Host) -> None:
+    """Opens everything this process is made of."""
+    database = await host.enter(open_database(settings.postgres, schema="tasks"))
+    host.health.add("postgres", database.ping)
+    broker = await host.enter(open_broker(settings.rabbit, name=host.instance))
+    host.health.add("rabbitmq", broker.ping)
+    relay = Relay(database, outbox, Publisher(broker), host.clock)
+    store = Store(database, wire.messages_of, relay.wake, keys_live_seconds=settings.tasks.idempotency_key_seconds)
+    figures = Figures(
+        store,
+        host.clock,
+        lambda: relay.backlog,
+        most_queued=settings.tasks.most_queued,
+        most_unpublished=settings.tasks.most_unpublished,
+    )
+    intake = Intake(store, figures, host.clock, lambda: f"task_{ULID()}")
+    queues = BrokerQueues(broker, settings.rabbit.queue_type)
+    desk = Desk(store, figures, queues, lambda: f"ses_{ULID()}")
+    upkeep = Upkeep(store, figures, backlog=lambda: relay.backlog, queues=queues, instance=host.instance)
+    host.spawn("outbox", relay.run())
+    for name, batcher in (("accepting", intake.batcher), ("claiming", desk.claims), ("finishing", desk.outcomes)):
+        for number in range(_WRITERS):
+            host.spawn(f"{name}-{number}", batcher.run())
+    for name, loop in upkeep.loops().items():
+        host.spawn(name, loop())
+    await host.enter(
+        open_server(
+            host,
+            settings.rpc,
+            settings.discovery,
+            register=[
+                partial(add_TaskServiceServicer_to_server, TaskService(intake, Queries(store, figures))),
+                partial(add_WorkerServiceServicer_to_server, WorkerService(desk)),
+            ],
+        )
+    )

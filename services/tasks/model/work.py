@@ -1,0 +1,99 @@
+"""The values of the worker's side: sessions, pointers, claims and outcomes."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from services.tasks.model.task import Kind, TaskError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opening:
+    """A worker process that wants a session."""
+
+    session_id: str
+    worker_name: str
+    host: str
+    kinds: tuple[Kind, ...]
+    slots: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pointer:
+    """A task at an attempt. In a claim `attempt` is the last one there was; everywhere else the one that is held."""
+
+    task_id: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimBatch:
+    """What one session asks for in one call."""
+
+    session_id: str
+    pointers: tuple[Pointer, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """An attempt that a session holds from now on; `attempt` is its fencing token."""
+
+    task_id: str
+    attempt: int
+    kind: str
+    payload: bytes
+    owner_id: str
+    timeout_seconds: int
+    max_attempts: int
+    traceparent: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why an attempt failed, whether another makes sense, and the least wait before it."""
+
+    error: TaskError
+    retryable: bool
+    retry_after_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How an attempt ended: a result (JSON), a failure, or neither when the worker stopped because it was asked to."""
+
+    task_id: str
+    attempt: int
+    result: bytes | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutcomeBatch:
+    """What one session reports in one call."""
+
+    session_id: str
+    outcomes: tuple[Outcome, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """An attempt that a session holds, and whether it was asked to stop."""
+
+    task_id: str
+    attempt: int
+    cancel_asked: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """An open session as operators see it."""
+
+    session_id: str
+    name: str
+    host: str
+    kinds: tuple[str, ...]
+    groups: tuple[str, ...]
+    slots: int
+    running: int
+    finished: int
+    opened_at: datetime
+    draining: bool

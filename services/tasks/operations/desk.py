@@ -1,0 +1,182 @@
+"""The worker protocol: sessions with leases; claims, outcomes, progress and hand-backs fenced by attempt and session.
+
+Owns the limits of what a worker may say; what an outcome makes of a task is the rules' business.
+"""
+
+import random
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import orjson
+
+from chassis.errors import Invalid, MeshError, NotFound
+from services.tasks.model import rules
+from services.tasks.model.task import Change, Live, TaskError
+from services.tasks.model.work import ClaimBatch, Claimed, Failure, Held, Opening, Outcome, OutcomeBatch, Pointer
+from services.tasks.operations import checks
+from services.tasks.operations.batches import Batcher
+from services.tasks.operations.figures import Figures
+from services.tasks.ports import WorkQueues, WorkStore
+
+LEASE_SECONDS = 10
+HEARTBEAT_SECONDS = 3
+# A worker ends an attempt at its timeout by itself; the service does it this much later if it did not.
+TIMEOUT_GRACE_SECONDS = 15.0
+MOST_PER_CALL = 1000
+_MOST_SLOTS = 10_000
+_MOST_KINDS = 200
+
+_SESSION_ID = re.compile(r"ses_[0-9A-HJKMNP-TV-Z]{26}\Z")
+
+Settled = Sequence[Change | None]
+
+
+class Desk:
+    """Where workers are served. Both batchers' `run` have to run for claims and outcomes to be written."""
+
+    def __init__(
+        self, store: WorkStore, figures: Figures, queues: WorkQueues, new_session_id: Callable[[], str]
+    ) -> None:
+        self._store = store
+        self._figures = figures
+        self._queues = queues
+        self._new_session_id = new_session_id
+        self.claims: Batcher[ClaimBatch, Sequence[Claimed]] = Batcher(
+            partial(store.claim, grace_seconds=TIMEOUT_GRACE_SECONDS), rows=lambda batch: max(len(batch.pointers), 1)
+        )
+        self.outcomes: Batcher[OutcomeBatch, Settled] = Batcher(
+            self._settle, rows=lambda batch: max(len(batch.outcomes), 1)
+        )
+
+    async def open_session(self, opening: Opening) -> str:
+        """Opens a session under a new id and makes its kinds known. Raises Invalid for what cannot be announced."""
+        checks.check_text("worker_name", opening.worker_name, required=True)
+        checks.check_text("host", opening.host)
+        if not 0 < opening.slots <= _MOST_SLOTS:
+            raise Invalid(f"slots: Between 1 and {_MOST_SLOTS}", details={"field": "slots"})
+        if not 0 < len(opening.kinds) <= _MOST_KINDS or len({k.kind for k in opening.kinds}) < len(opening.kinds):
+            raise Invalid(f"kinds: Between 1 and {_MOST_KINDS} different ones", details={"field": "kinds"})
+        for kind in opening.kinds:
+            checks.check_kind(kind)
+        session_id = self._new_session_id()
+        opened = Opening(
+            session_id=session_id,
+            worker_name=opening.worker_name,
+            host=opening.host,
+            kinds=opening.kinds,
+            slots=opening.slots,
+        )
+        await self._store.open_session(opened, LEASE_SECONDS)
+        await self._figures.read_kinds()
+        await self._queues.declare(self._figures.groups)
+        return session_id
+
+    async def beat(self, session_id: str) -> Sequence[Held]:
+        """Prolongs the lease and says what the session holds. Raises NotFound (``SESSION_LOST``)."""
+        held = await self._store.beat(_checked(session_id), LEASE_SECONDS)
+        if held is None:
+            raise _lost()
+        return held
+
+    async def claim(self, batch: ClaimBatch) -> Sequence[Claimed]:
+        """Claims what the pointers point at; what is missing in the answer is a duplicate or stale.
+
+        Raises NotFound (``SESSION_LOST``), and Conflict (``SESSION_DRAINING``): then the pointers are to be returned.
+        """
+        _checked(batch.session_id)
+        _check_count(batch.pointers)
+        return await self.claims.put(batch)
+
+    async def finish(self, batch: OutcomeBatch) -> list[Pointer]:
+        """Ends attempts; answers those that are not the session's any more and had no effect."""
+        _check_count(batch.outcomes)
+        clean = OutcomeBatch(session_id=batch.session_id, outcomes=tuple(map(_clean, batch.outcomes)))
+        if not clean.outcomes:
+            return []
+        changes = await self.outcomes.put(clean)
+        return _stale(clean.outcomes, changes)
+
+    async def progress(self, session_id: str, pointer: Pointer, progress: float, message: str) -> bool:
+        """Records progress between 0 and 1. False when the attempt is not the session's any more."""
+        if not 0.0 <= progress <= 1.0:
+            raise Invalid("progress: Between 0 and 1", details={"field": "progress"})
+        data: dict[str, object] = {"progress": progress}
+        if message:
+            data["message"] = checks.clean_text(message)
+        return await self._store.progress(session_id, pointer.task_id, pointer.attempt, progress, orjson.dumps(data))
+
+    async def hand_back(self, session_id: str, pointers: Sequence[Pointer]) -> None:
+        """Queues attempts again that the session holds and will not end; those that are stale are left alone."""
+        _check_count(pointers)
+        outcomes = tuple(Outcome(task_id=p.task_id, attempt=p.attempt) for p in pointers)
+        if outcomes:
+            batch = OutcomeBatch(session_id=session_id, outcomes=outcomes)
+            await self._store.settle([batch], lambda _batch, _index, live: rules.give_back(live))
+
+    async def close_session(self, session_id: str, *, drain: bool) -> None:
+        """Stops claims (drain), or ends the session and queues again what it holds. Safe to repeat."""
+        _checked(session_id)
+        if not drain:
+            self._figures.count_changes(await self._store.close_session(session_id, rules.give_back))
+        elif not await self._store.drain_session(session_id):
+            raise _lost()
+
+    async def _settle(self, batches: Sequence[OutcomeBatch]) -> Sequence[Settled | MeshError]:
+        def decide(number: int, index: int, live: Live) -> Change:
+            return _decide(batches[number].outcomes[index], live)
+
+        answers = await self._store.settle(batches, decide)
+        for changes in answers:
+            self._figures.count_changes([change for change in changes if change is not None])
+        return answers
+
+
+def _decide(outcome: Outcome, live: Live) -> Change:
+    if outcome.result is not None:
+        return rules.complete(live, outcome.result)
+    if outcome.failure is not None:
+        return rules.fail(live, outcome.failure, random.random())  # noqa: S311 - not a secret
+    # It says it was asked to stop; if nobody asked, the task is not done, so somebody else does it.
+    return rules.give_back(live)
+
+
+def _clean(outcome: Outcome) -> Outcome:
+    """An outcome that can be kept. A result that cannot is the handler's failure, and another attempt repeats it."""
+    if outcome.result is not None:
+        try:
+            checks.check_document("result", outcome.result, checks.MOST_RESULT_BYTES)
+        except Invalid as error:
+            failure = Failure(error=TaskError(code="INVALID_RESULT", message=error.message), retryable=False)
+            return Outcome(task_id=outcome.task_id, attempt=outcome.attempt, failure=failure)
+    elif outcome.failure is not None:
+        failure = Failure(
+            error=checks.clean_error(outcome.failure.error),
+            retryable=outcome.failure.retryable,
+            retry_after_seconds=outcome.failure.retry_after_seconds,
+        )
+        return Outcome(task_id=outcome.task_id, attempt=outcome.attempt, failure=failure)
+    return outcome
+
+
+def _stale(outcomes: Sequence[Outcome], changes: Settled) -> list[Pointer]:
+    return [
+        Pointer(task_id=outcome.task_id, attempt=outcome.attempt)
+        for outcome, change in zip(outcomes, changes, strict=True)
+        if change is None
+    ]
+
+
+def _check_count(items: Sequence[object]) -> None:
+    if len(items) > MOST_PER_CALL:
+        raise Invalid(f"At most {MOST_PER_CALL} in one call", code="TOO_MANY")
+
+
+def _checked(session_id: str) -> str:
+    if not _SESSION_ID.match(session_id):
+        raise _lost()
+    return session_id
+
+
+def _lost() -> NotFound:
+    return NotFound("The session is over", code="SESSION_LOST")

@@ -1,0 +1,61 @@
+"""WorkerService: decode, operate, encode."""
+
+# ruff: noqa: N802 - the contract's names
+
+from typing import Any
+
+from mesh.tasks.v1 import tasks_pb2, tasks_pb2_grpc
+
+from services.tasks import wire
+from services.tasks.operations.desk import HEARTBEAT_SECONDS, LEASE_SECONDS, Desk
+
+
+class WorkerService(tasks_pb2_grpc.WorkerServiceServicer):
+    """See the contract."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    async def OpenSession(self, request: tasks_pb2.OpenSessionRequest, context: Any) -> tasks_pb2.OpenSessionResponse:
+        del context
+        session_id = await self._desk.open_session(wire.opening_from(request))
+        return tasks_pb2.OpenSessionResponse(
+            session_id=session_id, lease_seconds=LEASE_SECONDS, heartbeat_seconds=HEARTBEAT_SECONDS
+        )
+
+    async def Heartbeat(self, request: tasks_pb2.HeartbeatRequest, context: Any) -> tasks_pb2.HeartbeatResponse:
+        del context
+        held = await self._desk.beat(request.session_id)
+        return tasks_pb2.HeartbeatResponse(
+            cancelled=[wire.to_pointer(one) for one in held if one.cancel_asked],
+            held=[wire.to_pointer(one) for one in held],
+        )
+
+    async def Claim(self, request: tasks_pb2.ClaimRequest, context: Any) -> tasks_pb2.ClaimResponse:
+        del context
+        claimed = await self._desk.claim(wire.claims_from(request))
+        return tasks_pb2.ClaimResponse(claimed=map(wire.to_claimed, claimed))
+
+    async def Finish(self, request: tasks_pb2.FinishRequest, context: Any) -> tasks_pb2.FinishResponse:
+        del context
+        stale = await self._desk.finish(wire.outcomes_from(request))
+        return tasks_pb2.FinishResponse(stale=map(wire.to_pointer, stale))
+
+    async def Progress(self, request: tasks_pb2.ProgressRequest, context: Any) -> tasks_pb2.ProgressResponse:
+        del context
+        held = await self._desk.progress(
+            request.session_id, wire.progress_pointer(request), request.progress, request.message
+        )
+        return tasks_pb2.ProgressResponse(stale=not held)
+
+    async def HandBack(self, request: tasks_pb2.HandBackRequest, context: Any) -> tasks_pb2.HandBackResponse:
+        del context
+        await self._desk.hand_back(request.session_id, [wire.pointer_from(one) for one in request.attempts])
+        return tasks_pb2.HandBackResponse()
+
+    async def CloseSession(
+        self, request: tasks_pb2.CloseSessionRequest, context: Any
+    ) -> tasks_pb2.CloseSessionResponse:
+        del context
+        await self._desk.close_session(request.session_id, drain=request.drain)
+        return tasks_pb2.CloseSessionResponse()

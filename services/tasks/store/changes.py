@@ -1,0 +1,136 @@
+"""Locked rows in, decided changes out: the one way a live task is changed after its claim.
+
+Each writer is one statement over column arrays, whatever the size of the batch. The rows are locked by the caller, so
+the writers need no guards of their own.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from chassis.database import DriverConnection
+from services.tasks.model.states import EventType, Priority, State
+from services.tasks.model.task import Change, Live, notice_of
+from services.tasks.ports import Decide
+from services.tasks.store.outgoing import Outgoing
+
+# Of a locked live row and its task; every statement that locks selects these.
+LIVE_COLUMNS = """l.task_id, t.owner_id, t.kind, l.work_group, l.priority, l.state, l.attempt, l.max_attempts, l.lost,
+  l.sequence, l.session_id, l.cancel_at IS NOT NULL AS cancel_asked, l.started_at, t.labels, t.traceparent,
+  clock_timestamp() AS now"""
+
+_END = """
+WITH i AS (
+  SELECT * FROM unnest($1::text[], $2::int[], $3::smallint[], $4::text[], $5::bytea[], $6::bytea[], $7::text[],
+                       $8::text[], $9::timestamptz[])
+  AS i(task_id, sequence, state, type, data, result, error_code, error_message, at)
+), d AS (
+  DELETE FROM tasks.task_live l USING i WHERE l.task_id = i.task_id
+  RETURNING l.task_id, l.attempt, l.max_attempts, l.progress, l.started_at
+), r AS (
+  INSERT INTO tasks.task_result (task_id, state, attempt, max_attempts, progress, result, error_code, error_message,
+                                 started_at, finished_at)
+  SELECT i.task_id, i.state, d.attempt, d.max_attempts, CASE i.state WHEN 4 THEN 1 ELSE d.progress END, i.result,
+         i.error_code, i.error_message, d.started_at, i.at
+  FROM i JOIN d USING (task_id)
+), b AS (
+  INSERT INTO tasks.dead_letter (task_id, attempt, error_code, error_message, at)
+  SELECT i.task_id, d.attempt, i.error_code, i.error_message, i.at FROM i JOIN d USING (task_id) WHERE i.state = 5
+)
+INSERT INTO tasks.task_event (task_id, sequence, type, attempt, at, data)
+SELECT i.task_id, i.sequence, i.type, d.attempt, i.at, i.data FROM i JOIN d USING (task_id)
+""".replace("i.state = 5", f"i.state = {State.DEAD:d}").replace(
+    "CASE i.state WHEN 4", f"CASE i.state WHEN {State.SUCCEEDED:d}"
+)
+
+_MOVE = """
+WITH i AS (
+  SELECT * FROM unnest($1::text[], $2::int[], $3::smallint[], $4::text[], $5::bytea[], $6::smallint[], $7::int[],
+                       $8::float8[], $9::timestamptz[])
+  AS i(task_id, sequence, state, type, data, lost, max_attempts, delay_seconds, at)
+), u AS (
+  UPDATE tasks.task_live l
+  SET state = i.state, sequence = i.sequence, lost = i.lost, max_attempts = i.max_attempts, session_id = NULL,
+      timeout_at = NULL, progress = 0, progress_at = NULL,
+      enqueued_at = CASE i.state WHEN $10 THEN i.at END
+  FROM i WHERE l.task_id = i.task_id
+  RETURNING l.task_id, l.attempt
+), s AS (
+  INSERT INTO tasks.schedule (due_at, task_id, purpose, attempt)
+  SELECT i.at + make_interval(secs => i.delay_seconds), i.task_id, 1, u.attempt
+  FROM i JOIN u USING (task_id) WHERE i.state <> $10
+)
+INSERT INTO tasks.task_event (task_id, sequence, type, attempt, at, data)
+SELECT i.task_id, i.sequence, i.type, u.attempt, i.at, i.data FROM i JOIN u USING (task_id)
+"""
+
+_ASK = """
+UPDATE tasks.task_live SET cancel_at = coalesce(cancel_at, clock_timestamp()) WHERE task_id = ANY($1::text[])
+"""
+
+
+def to_live(row: Any) -> Live:
+    """A locked row as the rules see it."""
+    values = dict(row)
+    return Live(
+        state=State(values.pop("state")),
+        priority=Priority(values.pop("priority")),
+        group=values.pop("work_group"),
+        **{name: values[name] for name in _LIVE_FIELDS},
+    )
+
+
+_LIVE_FIELDS = tuple(name for name in Live.__slots__ if name not in {"state", "priority", "group"})
+
+
+async def apply(outgoing: Outgoing, pg: DriverConnection, rows: Sequence[Any], decide: Decide) -> list[Change | None]:
+    """Lets `decide` look at each locked row, writes what it decided, and answers in the order of the rows."""
+    decided = [decide(to_live(row)) for row in rows]
+    await write(outgoing, pg, [change for change in decided if change is not None])
+    return decided
+
+
+async def write(outgoing: Outgoing, pg: DriverConnection, changes: Sequence[Change]) -> None:
+    """Writes changes of rows that this transaction has locked."""
+    ends = [change for change in changes if change.to.is_end]
+    moves = [change for change in changes if change.to in {State.QUEUED, State.SCHEDULED}]
+    asks = [change for change in changes if change.to is State.RUNNING]
+    if ends:
+        await pg.execute(_END, *_columns([_end_row(change) for change in ends]))
+    if moves:
+        await pg.execute(_MOVE, *_columns([_move_row(change) for change in moves]), State.QUEUED)
+    if asks:
+        await pg.execute(_ASK, [change.live.task_id for change in asks])
+    await outgoing.announce(pg, [notice_of(change) for change in (*ends, *moves)])
+
+
+def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _end_row(change: Change) -> tuple[Any, ...]:
+    error = change.error
+    return (
+        change.live.task_id,
+        change.sequence,
+        change.to,
+        change.event or EventType.FAILED,
+        change.data,
+        change.result,
+        error.code if error else None,
+        error.message if error else None,
+        change.live.now,
+    )
+
+
+def _move_row(change: Change) -> tuple[Any, ...]:
+    return (
+        change.live.task_id,
+        change.sequence,
+        change.to,
+        change.event or EventType.QUEUED,
+        change.data,
+        change.lost,
+        change.max_attempts,
+        change.delay_seconds,
+        change.live.now,
+    )

@@ -1,0 +1,93 @@
+"""What callers see: tasks joined from their three tables, pages of them, and their feeds."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from chassis.database import Database, DriverConnection
+from services.tasks.model.states import Priority, State
+from services.tasks.model.task import Event, Task, TaskError
+
+_FACTS = """
+  t.task_id, t.kind, t.owner_id, t.priority, t.created_at, t.run_at, t.traceparent, t.labels,
+  coalesce(l.state, r.state) AS state, coalesce(l.attempt, r.attempt) AS attempt,
+  coalesce(l.max_attempts, r.max_attempts) AS max_attempts, coalesce(l.progress, r.progress) AS progress,
+  coalesce(l.started_at, r.started_at) AS started_at, r.finished_at, r.error_code, r.error_message"""
+
+_JOINED = """
+FROM tasks.task t
+LEFT JOIN tasks.task_live l USING (task_id)
+LEFT JOIN tasks.task_result r USING (task_id)"""
+
+_WHOLE = f"SELECT {_FACTS}, t.payload, coalesce(r.result, '') AS result {_JOINED}"
+
+_FIND = f"{_WHOLE} WHERE t.task_id = $1 AND ($2 = '' OR t.owner_id = $2)"
+_FIND_MANY = f"{_WHOLE} WHERE t.task_id = ANY($1::text[])"
+
+# A task ends between two statements of one call, so the page and the count come from one snapshot each; the state is
+# in one of two tables, and a task is always in exactly one of them.
+_FILTER = """
+WHERE ($1 = '' OR t.owner_id = $1)
+  AND (cardinality($2::smallint[]) = 0 OR coalesce(l.state, r.state) = ANY($2))
+  AND (cardinality($3::text[]) = 0 OR t.kind = ANY($3))"""
+_PAGE = f"SELECT {_FACTS} {_JOINED} {_FILTER} ORDER BY t.task_id DESC OFFSET $4 LIMIT $5"
+_COUNT = f"SELECT count(*) {_JOINED} {_FILTER}"
+_COUNT_ALL = """
+SELECT count(*) FROM tasks.task t
+WHERE ($1 = '' OR t.owner_id = $1) AND (cardinality($2::text[]) = 0 OR t.kind = ANY($2))"""
+
+_EVENTS = """
+SELECT sequence, type, attempt, at, data FROM tasks.task_event
+WHERE task_id = $1 AND sequence > $2 ORDER BY sequence LIMIT $3
+"""
+
+
+class Reading:
+    """Reads and locks nothing."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def find(self, task_id: str, owner_id: str) -> Task | None:
+        """See `ports.TaskStore`."""
+        async with self._database.driver() as pg:
+            row = await pg.fetchrow(_FIND, task_id, owner_id)
+        return None if row is None else _to_task(row)
+
+    async def list_tasks(
+        self, owner_id: str, states: Sequence[State], kinds: Sequence[str], *, offset: int, limit: int
+    ) -> tuple[list[Task], int]:
+        """See `ports.TaskStore`."""
+        chosen, named = list(states), list(kinds)
+        async with self._database.driver() as pg:
+            rows = await pg.fetch(_PAGE, owner_id, chosen, named, offset, limit)
+            # Without a filter on states no join is needed to count.
+            total = (
+                await pg.fetchval(_COUNT, owner_id, chosen, named)
+                if chosen
+                else await pg.fetchval(_COUNT_ALL, owner_id, named)
+            )
+        return [_to_task(row) for row in rows], total
+
+    async def list_events(self, task_id: str, since: int, limit: int) -> list[Event]:
+        """See `ports.TaskStore`."""
+        async with self._database.driver() as pg:
+            rows = await pg.fetch(_EVENTS, task_id, since, limit)
+        return [Event(**dict(row)) for row in rows]
+
+
+async def read_tasks(pg: DriverConnection, task_ids: Sequence[str]) -> list[Task]:
+    """Whole tasks by id."""
+    return [_to_task(row) for row in await pg.fetch(_FIND_MANY, list(task_ids))]
+
+
+def _to_task(row: Any) -> Task:
+    values = dict(row)
+    code, message = values.pop("error_code"), values.pop("error_message")
+    return Task(
+        state=State(values.pop("state")),
+        priority=Priority(values.pop("priority")),
+        error=None if code is None else TaskError(code=code, message=message),
+        payload=values.pop("payload", b""),
+        result=values.pop("result", b""),
+        **values,
+    )

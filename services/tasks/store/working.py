@@ -1,0 +1,183 @@
+"""Claims and outcomes: what is hot in a task's life after its acceptance, each in batches of many sessions' calls."""
+
+# ruff: noqa: S608 - what is put into these statements are numbers of the state table and fixed column lists
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from chassis.database import Database, DriverConnection
+from chassis.errors import Conflict, MeshError, NotFound
+from services.tasks.model.states import EventType, Priority, State
+from services.tasks.model.task import Change, Notice
+from services.tasks.model.work import ClaimBatch, Claimed, OutcomeBatch
+from services.tasks.ports import DecideOutcome
+from services.tasks.store.changes import LIVE_COLUMNS, to_live, write
+from services.tasks.store.outgoing import Outgoing
+
+_SESSIONS = """
+SELECT session_id, draining FROM tasks.worker_session
+WHERE session_id = ANY($1::text[]) AND lease_until > clock_timestamp()
+"""
+
+# Two pointers to one attempt in a batch (a duplicate, or two sessions) update its row once, for one of them. The second
+# part of `a` answers a repeated call: it sees the rows as they were before this statement, so nothing is in both.
+_CLAIM = f"""
+WITH m AS (
+  SELECT * FROM unnest($1::text[], $2::int[], $3::text[]) AS m(task_id, attempt, session_id)
+), c AS (
+  SELECT l.task_id, m.session_id, t.timeout_seconds FROM m
+  JOIN tasks.task_live l USING (task_id) JOIN tasks.task t USING (task_id)
+  WHERE l.state = {State.QUEUED:d} AND l.attempt = m.attempt AND l.cancel_at IS NULL
+    AND (t.deadline_at IS NULL OR t.deadline_at > now())
+  ORDER BY l.task_id FOR UPDATE OF l
+), u AS (
+  UPDATE tasks.task_live l
+  SET state = {State.RUNNING:d}, attempt = l.attempt + 1, sequence = l.sequence + 1, session_id = c.session_id,
+      enqueued_at = NULL, started_at = now(), progress = 0, progress_at = NULL,
+      timeout_at = now() + make_interval(secs => c.timeout_seconds + $4)
+  FROM c WHERE l.task_id = c.task_id
+  RETURNING l.task_id, l.session_id, l.attempt, l.sequence, l.max_attempts, l.work_group, l.priority
+), e AS (
+  INSERT INTO tasks.task_event (task_id, sequence, type, attempt, at, data)
+  SELECT task_id, sequence, '{EventType.STARTED}', attempt, now(), '{{}}' FROM u
+), a AS (
+  SELECT u.*, true AS fresh FROM u
+  UNION ALL
+  SELECT l.task_id, l.session_id, l.attempt, l.sequence, l.max_attempts, l.work_group, l.priority, false
+  FROM m JOIN tasks.task_live l USING (task_id)
+  WHERE l.state = {State.RUNNING:d} AND l.session_id = m.session_id AND l.attempt = m.attempt + 1
+)
+SELECT a.*, t.kind, t.payload, t.owner_id, t.timeout_seconds, t.traceparent, t.labels, now() AS at
+FROM a JOIN tasks.task t USING (task_id)
+"""
+
+_LOCK_OUTCOMES = f"""
+SELECT {LIVE_COLUMNS} FROM unnest($1::text[], $2::int[], $3::text[]) AS i(task_id, attempt, session_id)
+JOIN tasks.task_live l USING (task_id) JOIN tasks.task t USING (task_id)
+WHERE l.state = {State.RUNNING:d} AND l.attempt = i.attempt AND l.session_id = i.session_id
+ORDER BY l.task_id FOR UPDATE OF l
+"""
+
+# Progress is always kept; it makes an event when the last one is a second old. No index is touched.
+_PROGRESS = f"""
+UPDATE tasks.task_live l
+SET progress = $4,
+    sequence = l.sequence + (l.progress_at IS NULL OR l.progress_at <= now() - interval '1 second')::int,
+    progress_at = CASE WHEN l.progress_at IS NULL OR l.progress_at <= now() - interval '1 second' THEN now()
+                  ELSE l.progress_at END
+FROM tasks.task t
+WHERE l.task_id = $1 AND l.attempt = $2 AND l.session_id = $3 AND l.state = {State.RUNNING:d} AND t.task_id = l.task_id
+RETURNING l.task_id, l.sequence, l.attempt, l.work_group, l.priority, t.kind, t.owner_id, t.labels, t.traceparent,
+  now() AS at, l.progress_at = now() AS is_event
+"""
+
+_ADD_EVENT = """
+INSERT INTO tasks.task_event (task_id, sequence, type, attempt, at, data) VALUES ($1, $2, $3, $4, $5, $6)
+"""
+
+
+class Working:
+    """Claims, outcomes and progress."""
+
+    def __init__(self, database: Database, outgoing: Outgoing) -> None:
+        self._database = database
+        self._outgoing = outgoing
+
+    async def claim(
+        self, batches: Sequence[ClaimBatch], grace_seconds: float
+    ) -> Sequence[Sequence[Claimed] | MeshError]:
+        """See `ports.WorkStore`."""
+        async with self._outgoing.transaction() as pg:
+            asked = sorted({batch.session_id for batch in batches})
+            sessions = {row["session_id"]: row["draining"] for row in await pg.fetch(_SESSIONS, asked)}
+            wanted = [(p.task_id, p.attempt, b.session_id) for b in batches for p in b.pointers]
+            wanted = [row for row in wanted if sessions.get(row[2]) is False]
+            rows = await self._claim(pg, wanted, grace_seconds) if wanted else []
+        claimed: dict[tuple[str, str], Claimed] = {(row["session_id"], row["task_id"]): _claimed(row) for row in rows}
+        return [_answer(batch, sessions, claimed) for batch in batches]
+
+    async def _claim(
+        self, pg: DriverConnection, wanted: Sequence[tuple[str, int, str]], grace_seconds: float
+    ) -> Sequence[Any]:
+        columns = [list(column) for column in zip(*wanted, strict=True)]
+        rows = await pg.fetch(_CLAIM, *columns, grace_seconds)
+        await self._outgoing.announce(pg, [_notice(row, EventType.STARTED) for row in rows if row["fresh"]])
+        return rows
+
+    async def settle(self, batches: Sequence[OutcomeBatch], decide: DecideOutcome) -> Sequence[Sequence[Change | None]]:
+        """See `ports.WorkStore`."""
+        wanted = [(o.task_id, o.attempt, b.session_id) for b in batches for o in b.outcomes]
+        where = [(n, i) for n, batch in enumerate(batches) for i in range(len(batch.outcomes))]
+        places: dict[tuple[str, int, str], list[tuple[int, int]]] = defaultdict(list)
+        for key, place in zip(wanted, where, strict=True):
+            places[key].append(place)
+        answers: list[list[Change | None]] = [[None] * len(batch.outcomes) for batch in batches]
+        if not places:
+            return answers
+        async with self._outgoing.transaction() as pg:
+            columns = [list(column) for column in zip(*places, strict=True)]
+            changes = []
+            for row in await pg.fetch(_LOCK_OUTCOMES, *columns):
+                live = to_live(row)
+                # The same outcome twice in one batch takes effect once; the repetition is as good as the first.
+                same = places[live.task_id, live.attempt, row["session_id"]]
+                number, index = same[0]
+                change = decide(number, index, live)
+                changes.append(change)
+                for n, i in same:
+                    answers[n][i] = change
+            await write(self._outgoing, pg, changes)
+        return answers
+
+    async def progress(self, session_id: str, task_id: str, attempt: int, progress: float, data: bytes) -> bool:
+        """See `ports.WorkStore`."""
+        async with self._outgoing.transaction() as pg:
+            row = await pg.fetchrow(_PROGRESS, task_id, attempt, session_id, progress)
+            if row is not None and row["is_event"]:
+                await pg.execute(_ADD_EVENT, task_id, row["sequence"], EventType.PROGRESS, attempt, row["at"], data)
+                await self._outgoing.announce(pg, [_notice(row, EventType.PROGRESS, data)])
+        return row is not None
+
+
+def _answer(
+    batch: ClaimBatch, sessions: dict[str, bool], claimed: dict[tuple[str, str], Claimed]
+) -> Sequence[Claimed] | MeshError:
+    draining = sessions.get(batch.session_id)
+    if draining is None:
+        return NotFound("The session is over", code="SESSION_LOST")
+    if draining:
+        return Conflict("The session only ends what it holds", code="SESSION_DRAINING")
+    found = (claimed.get((batch.session_id, pointer.task_id)) for pointer in batch.pointers)
+    unique = {one.task_id: one for one in found if one is not None}
+    return tuple(unique.values())
+
+
+def _claimed(row: Any) -> Claimed:
+    return Claimed(
+        task_id=row["task_id"],
+        attempt=row["attempt"],
+        kind=row["kind"],
+        payload=row["payload"],
+        owner_id=row["owner_id"],
+        timeout_seconds=row["timeout_seconds"],
+        max_attempts=row["max_attempts"],
+        traceparent=row["traceparent"],
+    )
+
+
+def _notice(row: Any, event: EventType, data: bytes = b"{}") -> Notice:
+    return Notice(
+        task_id=row["task_id"],
+        kind=row["kind"],
+        owner_id=row["owner_id"],
+        group=row["work_group"],
+        priority=Priority(row["priority"]),
+        type=event,
+        sequence=row["sequence"],
+        attempt=row["attempt"],
+        at=row["at"],
+        data=data,
+        labels=row["labels"],
+        traceparent=row["traceparent"],
+    )

@@ -1,0 +1,184 @@
+"""The tables of the schema ``tasks``: columns, constraints, indexes, and why each index is or is not there.
+
+A task's life costs one insert into `task`, one insert, one update and one delete in `task_live`, and appends. What
+never changes is apart from what does, so that the hot table stays as small as what is alive.
+"""
+
+from sqlalchemy import (
+    TIMESTAMP,
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from chassis.messaging.outbox import outbox_table
+
+SCHEMA = "tasks"
+metadata = MetaData(schema=SCHEMA)
+
+# Ids begin with their time in a fixed width, so byte order is age; the C collation also makes comparing them cheap.
+_ID = String(40, collation="C")
+_TIME = TIMESTAMP(timezone=True)
+
+# Insert only. Ids carry time, so a day's range of ids is a partition whenever history is to be cut off by day.
+task = Table(
+    "task",
+    metadata,
+    Column("task_id", _ID, primary_key=True),
+    Column("owner_id", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("work_group", Text, nullable=False),
+    Column("priority", SmallInteger, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Column("labels", LargeBinary, nullable=False),
+    Column("max_attempts", Integer, nullable=False),
+    Column("timeout_seconds", Integer, nullable=False),
+    Column("run_at", _TIME),
+    Column("deadline_at", _TIME),
+    Column("traceparent", Text, nullable=False),
+    Column("created_at", _TIME, nullable=False),
+    # "My tasks, newest first" for every page of it.
+    Index("ix_task_owner", "owner_id", text("task_id DESC")),
+)
+
+# Live tasks only. No index on `state`: it changes with every transition, and whoever looks for work in a state comes by
+# another way (outbox, schedule, session). The fill factor leaves room for updates in place (progress, cancellation).
+task_live = Table(
+    "task_live",
+    metadata,
+    Column("task_id", _ID, primary_key=True),
+    Column("state", SmallInteger, nullable=False),
+    Column("work_group", Text, nullable=False),
+    Column("priority", SmallInteger, nullable=False),
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    Column("max_attempts", Integer, nullable=False),
+    Column("lost", SmallInteger, nullable=False, server_default="0"),
+    Column("sequence", Integer, nullable=False),
+    Column("session_id", _ID),
+    Column("progress", Double, nullable=False, server_default="0"),
+    Column("progress_at", _TIME),
+    Column("enqueued_at", _TIME),
+    Column("started_at", _TIME),
+    Column("timeout_at", _TIME),
+    Column("cancel_at", _TIME),
+    # What a session holds: as many rows as are running, however long the queues are.
+    Index("ix_task_live_session", "session_id", postgresql_where=text("session_id IS NOT NULL")),
+    postgresql_with={
+        "fillfactor": "60",
+        "autovacuum_vacuum_scale_factor": "0.05",
+        "autovacuum_vacuum_threshold": "500",
+        "autovacuum_vacuum_cost_delay": "0",
+    },
+)
+
+# At most one row a task: its end.
+task_result = Table(
+    "task_result",
+    metadata,
+    Column("task_id", _ID, primary_key=True),
+    Column("state", SmallInteger, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("max_attempts", Integer, nullable=False),
+    Column("progress", Double, nullable=False),
+    Column("result", LargeBinary, nullable=False),
+    Column("error_code", Text),
+    Column("error_message", Text),
+    Column("started_at", _TIME),
+    Column("finished_at", _TIME, nullable=False),
+)
+
+# The feed: per task ordered and without gaps, because a sequence number is taken under the lock of the live row.
+task_event = Table(
+    "task_event",
+    metadata,
+    Column("task_id", _ID, primary_key=True),
+    Column("sequence", Integer, primary_key=True),
+    Column("type", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("at", _TIME, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+)
+
+# Timers. A row may outlive what it was for; then it finds nothing when it is due.
+schedule = Table(
+    "schedule",
+    metadata,
+    Column("due_at", _TIME, primary_key=True),
+    Column("task_id", _ID, primary_key=True),
+    # 1: queue it if it still waits after `attempt`; 2: its deadline.
+    Column("purpose", SmallInteger, primary_key=True),
+    Column("attempt", Integer, nullable=False),
+)
+
+dead_letter = Table(
+    "dead_letter",
+    metadata,
+    Column("task_id", _ID, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("error_code", Text, nullable=False),
+    Column("error_message", Text, nullable=False),
+    Column("at", _TIME, nullable=False),
+)
+
+# A fresh row for every process start and every lost lease. It outlives its lease until nothing live points at it.
+worker_session = Table(
+    "worker_session",
+    metadata,
+    Column("session_id", _ID, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("kinds", ARRAY(Text), nullable=False),
+    Column("work_groups", ARRAY(Text), nullable=False),
+    Column("slots", Integer, nullable=False),
+    Column("finished", BigInteger, nullable=False, server_default="0"),
+    Column("opened_at", _TIME, nullable=False),
+    Column("lease_until", _TIME, nullable=False),
+    Column("draining", Boolean, nullable=False, server_default=text("false")),
+    postgresql_with={"fillfactor": "50"},
+)
+
+idem = Table(
+    "idem",
+    metadata,
+    Column("owner_id", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("task_id", _ID, nullable=False),
+    Column("expires_at", _TIME, nullable=False),
+    Index("ix_idem_expires", "expires_at"),
+)
+
+kind = Table(
+    "kind",
+    metadata,
+    Column("kind", Text, primary_key=True),
+    Column("work_group", Text, nullable=False),
+    Column("max_attempts", Integer, nullable=False),
+    Column("timeout_seconds", Integer, nullable=False),
+    Column("announced_at", _TIME, nullable=False),
+)
+
+# Figures, not promises: each process adds what it saw end in a second; old seconds are folded into the epoch's row.
+tally = Table(
+    "tally",
+    metadata,
+    Column("at", _TIME, primary_key=True),
+    Column("work_group", Text, primary_key=True),
+    Column("instance", Text, primary_key=True),
+    Column("ended", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=False),
+    Column("busy_seconds", Double, nullable=False),
+)
+
+outbox = outbox_table(metadata)
