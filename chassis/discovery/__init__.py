@@ -4,55 +4,59 @@ The last non-empty answer is kept for ever: what is really gone is noticed by th
 lookup that fails must never empty a set that works.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Protocol
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from chassis.config import Discovery
+from chassis.discovery.consul import ConsulLookup, Registration, open_client
+from chassis.discovery.directory import Address, Directory, WatchedDirectory
+from chassis.discovery.dns import DnsLookup
+from chassis.discovery.static import StaticDirectory
 from chassis.lifecycle import Host
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
-    """Where one instance listens."""
-
-    host: str
-    port: int
-
-
-class Directory(Protocol):
-    """What those who call a service are given."""
-
-    def instances(self, service: str) -> tuple[Address, ...]:
-        """The instances known now, from memory; the same object until something changes. Empty: none has been found
-        yet.
-        """
-
-
-class StaticDirectory:
-    """The addresses in the settings."""
-
-    def __init__(self, settings: Discovery) -> None:
-        self._settings = settings
-        self._known: dict[str, tuple[Address, ...]] = {}
-
-    def instances(self, service: str) -> tuple[Address, ...]:
-        if service not in self._known:
-            pairs = (text.rpartition(":") for text in self._settings.static_addresses(service))
-            self._known[service] = tuple(Address(host=host, port=int(port)) for host, _, port in pairs)
-        return self._known[service]
+__all__ = ("Address", "Directory", "StaticDirectory", "open_discovery", "register")
 
 
 @asynccontextmanager
 async def open_discovery(host: Host, settings: Discovery) -> AsyncIterator[Directory]:
     """Lookups for as long as it is open. Never fails because the backend is away."""
     del host
-    yield StaticDirectory(settings)
+    if settings.backend == "static":
+        yield StaticDirectory(settings)
+        return
+    async with AsyncExitStack() as stack:
+        if settings.backend == "consul":
+            follow = ConsulLookup(await stack.enter_async_context(open_client(settings))).follow
+        else:
+            follow = DnsLookup(settings).follow
+        directory = WatchedDirectory(settings, follow)
+        stack.push_async_callback(directory.close)
+        yield directory
 
 
 @asynccontextmanager
-async def register(host: Host, settings: Discovery, service: str, address: str, port: int) -> AsyncIterator[None]:
-    """Announces this process for as long as it is open; it disappears first of all when the host drains."""
-    del host, settings, service, address, port
-    yield
+async def register(
+    host: Host, settings: Discovery, service: str, address: str, port: int, *, http_check: str = ""
+) -> AsyncIterator[None]:
+    """Announces this process for as long as it is open; it disappears first of all when the host drains.
+
+    Only Consul is told: Kubernetes knows its pods, and static addresses are settings.
+
+    Args:
+        address: where others reach this process, and the agent its check.
+        http_check: URL that answers 200 when this process is ready; its gRPC health check when empty.
+    """
+    if settings.backend != "consul":
+        yield
+        return
+    async with open_client(settings) as client:
+        registration = Registration(client, service=service, address=address, port=port, http_check=http_check)
+        holding = asyncio.create_task(registration.hold(), name=f"registration:{service}")
+        host.on_drain("discovery", registration.leave)
+        try:
+            yield
+        finally:
+            holding.cancel()
+            await asyncio.wait([holding])
+            await registration.leave()

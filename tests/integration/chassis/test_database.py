@@ -28,6 +28,12 @@ async def _count(database):
         return await driver.fetchval("SELECT count(*) FROM thing")
 
 
+async def _insert_and_fail(door, statement):
+    async with door as connection:
+        await connection.execute(statement)
+        raise LookupError
+
+
 async def test_a_block_commits_and_an_error_rolls_back(database):
     """Both doors: what was inserted stays, what was inserted before an error does not."""
     async with database.transaction() as connection:
@@ -35,13 +41,9 @@ async def test_a_block_commits_and_an_error_rolls_back(database):
     async with database.driver() as driver:
         await driver.execute("INSERT INTO thing VALUES (2)")
     with pytest.raises(LookupError):
-        async with database.transaction() as connection:
-            await connection.execute(text("INSERT INTO thing VALUES (3)"))
-            raise LookupError
+        await _insert_and_fail(database.transaction(), text("INSERT INTO thing VALUES (3)"))
     with pytest.raises(LookupError):
-        async with database.driver() as driver:
-            await driver.execute("INSERT INTO thing VALUES (4)")
-            raise LookupError
+        await _insert_and_fail(database.driver(), "INSERT INTO thing VALUES (4)")
     assert await _count(database) == 2
 
 

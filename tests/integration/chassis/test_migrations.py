@@ -41,7 +41,8 @@ def folder(tmp_path, monkeypatch):
 async def _tables(url):
     connection = await asyncpg.connect(url)
     rows = await connection.fetch(
-        "SELECT schemaname || '.' || tablename FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"
+        "SELECT schemaname || '.' || tablename FROM pg_tables"
+        " WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"
     )
     await connection.close()
     return sorted(row[0] for row in rows)

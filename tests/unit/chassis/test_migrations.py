@@ -1,6 +1,5 @@
 """Where migrations are looked for, and what the command line says when they are not there."""
 
-import pytest
 
 from chassis import migrations
 

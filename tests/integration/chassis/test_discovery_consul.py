@@ -1,0 +1,116 @@
+"""Registration and lookups with a real Consul that forgets, dies and comes back."""
+
+import asyncio
+import socket
+import uuid
+from contextlib import AsyncExitStack
+from types import SimpleNamespace
+
+import pytest
+
+from chassis.config import Discovery
+from chassis.discovery import Address, open_discovery, register
+from chassis.discovery.consul import open_client
+
+pytestmark = pytest.mark.consul
+
+
+class DrainingHost:
+    """The part of a host that registration uses."""
+
+    def __init__(self):
+        self.hooks = {}
+
+    def on_drain(self, name, hook):
+        self.hooks[name] = hook
+
+
+@pytest.fixture
+async def ready_url():
+    """Answers every request with 200, as a ready process does."""
+
+    async def answer(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    server.close()
+
+
+@pytest.fixture
+def case(consul_url):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    settings = Discovery(backend="consul", consul_url=consul_url)
+    return SimpleNamespace(settings=settings, service=f"it-{uuid.uuid4().hex[:8]}", port=port)
+
+
+async def _registered(case):
+    async with open_client(case.settings) as client:
+        return f"{case.service}-127.0.0.1-{case.port}" in await client.agent.services()
+
+
+async def _until_registered(case, *, is_there=True):
+    async with asyncio.timeout(20):
+        while await _registered(case) is not is_there:
+            await asyncio.sleep(0.05)
+
+
+async def test_a_ready_process_is_found_and_leaves_first(case, ready_url):
+    """Registered, checked, found; gone from the agent as soon as the drain begins."""
+    host = DrainingHost()
+    async with AsyncExitStack() as stack:
+        directory = await stack.enter_async_context(open_discovery(host, case.settings))
+        entry = register(host, case.settings, case.service, "127.0.0.1", case.port, http_check=ready_url)
+        await stack.enter_async_context(entry)
+        async with asyncio.timeout(20):
+            known = await directory.changed(case.service, directory.instances(case.service))
+        assert known == (Address(host="127.0.0.1", port=case.port),)
+        await host.hooks["discovery"]()
+        assert not await _registered(case)
+    assert directory.instances(case.service) is known
+
+
+async def test_a_process_that_is_not_ready_is_not_found(case):
+    """It is in the agent's list, critical, and nobody is sent there."""
+    host = DrainingHost()
+    async with (
+        open_discovery(host, case.settings) as directory,
+        register(host, case.settings, case.service, "127.0.0.1", case.port),
+    ):
+        await _until_registered(case)
+        async with open_client(case.settings) as client:
+            _, passing = await client.health.service(case.service, passing=True)
+        assert passing == []
+        assert directory.instances(case.service) == ()
+
+
+async def test_an_agent_that_forgot_is_told_again(case, consul_server, ready_url):
+    """The agent dies and comes back empty; the entry returns and what was known stayed."""
+    host = DrainingHost()
+    async with (
+        open_discovery(host, case.settings) as directory,
+        register(host, case.settings, case.service, "127.0.0.1", case.port, http_check=ready_url),
+    ):
+        async with asyncio.timeout(20):
+            known = await directory.changed(case.service, directory.instances(case.service))
+        await asyncio.to_thread(consul_server.kill)
+        await asyncio.to_thread(consul_server.heal)
+        await _until_registered(case)
+        assert directory.instances(case.service) is known
+
+
+async def test_without_consul_the_process_starts_and_registers_later(case, consul_server):
+    """Opening does not fail while the agent is away, and the entry appears when it is there."""
+    host = DrainingHost()
+    await asyncio.to_thread(consul_server.kill)
+    async with (
+        open_discovery(host, case.settings) as directory,
+        register(host, case.settings, case.service, "127.0.0.1", case.port),
+    ):
+        assert directory.instances(case.service) == ()
+        await asyncio.to_thread(consul_server.heal)
+        await _until_registered(case)
+    await _until_registered(case, is_there=False)
