@@ -1,0 +1,84 @@
+"""What deciding needs of the world: the store that all instances share, the memory of this one, and time."""
+
+from asyncio import Future
+from collections.abc import Awaitable, Sequence
+from typing import NamedTuple, Protocol
+
+from chassis.errors import Unavailable
+from services.ratelimit.model.decisions import Verdict
+from services.ratelimit.model.limits import Ask, Limit, RuleBook
+
+
+class Answer(NamedTuple):
+    """Verdicts in the order of the asks, and the store's time when it decided, in µs since the epoch."""
+
+    verdicts: Sequence[Verdict]
+    now_us: int
+
+
+class InDoubt(Unavailable):
+    """The store did not answer in time, and may have counted. `late` ends with its answer, or with an error when there will
+    never be one."""
+
+    def __init__(self, late: "Future[Answer]") -> None:
+        super().__init__(private="the store did not answer in time")
+        self.late = late
+
+
+class Store(Protocol):
+    """The counters that all instances share."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether decisions are taken there now."""
+
+    def decide(self, asks: Sequence[Ask]) -> Awaitable[Answer]:
+        """Decides and counts. Raises InDoubt when it is too slow, and Unavailable when it was not asked at all."""
+
+
+class Debt(NamedTuple):
+    """What one counter admitted without the store: its state as the store keeps it."""
+
+    key: str
+    limit: Limit
+    state: tuple[int, ...]
+
+
+class Ledger(Protocol):
+    """What the store must be told when it is back."""
+
+    @property
+    def owes(self) -> bool:
+        """Whether there is anything."""
+
+    def take_debts(self, most: int) -> list[Debt]:
+        """Takes out up to that many, forgetting them."""
+
+    def put_back(self, debts: Sequence[Debt]) -> None:
+        """They could not be told after all."""
+
+    def owe_everything(self) -> None:
+        """The store has lost its counters: all that this instance remembers is owed."""
+
+
+class Shadow(Ledger, Protocol):
+    """This instance's own count, kept warm while the store decides."""
+
+    def follow(self, store_now_us: int) -> None:
+        """Takes over the store's time."""
+
+    def record(self, asks: Sequence[Ask], verdicts: Sequence[Verdict]) -> None:
+        """Counts what the store has admitted."""
+
+    def decide(self, asks: Sequence[Ask]) -> list[Verdict]:
+        """Decides by this instance's share of each limit, and counts."""
+
+    def owe(self, asks: Sequence[Ask]) -> None:
+        """These were admitted and the store does not know."""
+
+
+class Rules(Protocol):
+    """The rules in force; another book after every reload."""
+
+    @property
+    def book(self) -> RuleBook: ...

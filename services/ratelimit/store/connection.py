@@ -1,0 +1,111 @@
+"""One connection to Redis: commands go out as they come, replies are matched in order, nothing is ever sent twice.
+
+Not redis-py's own connection: one round trip costs it about three times the CPU of this protocol over the same parser
+(docs/benchmarks.md), and what deciding needs is only this much.
+"""
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Callable
+from typing import Any, cast
+
+import hiredis
+from redis.asyncio.connection import SSLConnection, parse_url
+
+Argument = bytes | str | int
+# Gets the reply, or an exception: hiredis.ReplyError for Redis's own, ConnectionError when there will be no reply.
+OnReply = Callable[[Any], None]
+
+_NOTHING = object()
+
+
+class Connection(asyncio.Protocol):
+    """A connection that is open from `connection_made` to `closed`."""
+
+    def __init__(self) -> None:
+        self._reader = hiredis.Reader(notEnoughData=_NOTHING)
+        self._transport: asyncio.Transport | None = None
+        self._waiting: deque[OnReply] = deque()
+        self.closed = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are no subclass of asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+        while (reply := self._reader.gets()) is not _NOTHING:
+            self._waiting.popleft()(reply)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        error = ConnectionError(f"Redis closed the connection: {exc}" if exc else "the connection to Redis is closed")
+        while self._waiting:
+            self._waiting.popleft()(error)
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+    @property
+    def in_flight(self) -> int:
+        """Commands without a reply yet."""
+        return len(self._waiting)
+
+    def send(self, on_reply: OnReply, *command: Argument) -> None:
+        """Sends a command; `on_reply` is called once, from the event loop, never from in here."""
+        if self._transport is None or self._transport.is_closing():
+            asyncio.get_running_loop().call_soon(on_reply, ConnectionError("the connection to Redis is closed"))
+            return
+        self._waiting.append(on_reply)
+        self._transport.write(hiredis.pack_command(command))  # type: ignore[arg-type]  # the stub names a tuple of one
+
+    def ask(self, *command: Argument) -> "asyncio.Future[Any]":
+        """Sends a command now; the future ends with its reply, or with hiredis.ReplyError or ConnectionError."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def settle(reply: Any) -> None:
+            if future.done():
+                return
+            if isinstance(reply, Exception):
+                future.set_exception(reply)
+            else:
+                future.set_result(reply)
+
+        self.send(settle, *command)
+        return future
+
+    async def call(self, *command: Argument, timeout_seconds: float) -> Any:
+        """Sends a command and waits. Raises hiredis.ReplyError, ConnectionError, TimeoutError."""
+        async with asyncio.timeout(timeout_seconds):
+            return await self.ask(*command)
+
+    def close(self) -> None:
+        """Ends the connection; commands in flight end with an error."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+async def connect(url: str, *, timeout_seconds: float) -> Connection:
+    """A connection that has logged in and selected its database.
+
+    Raises OSError, TimeoutError, and hiredis.ReplyError for a refused login.
+    """
+    parts = parse_url(url)
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(timeout_seconds):
+        if path := parts.get("path"):
+            _, connection = await loop.create_unix_connection(Connection, path)
+        else:
+            tls = ssl.create_default_context() if parts.get("connection_class") is SSLConnection else None
+            host, port = parts.get("host", "127.0.0.1"), int(parts.get("port", 6379))
+            _, connection = await loop.create_connection(Connection, host, port, ssl=tls)
+    try:
+        if password := parts.get("password"):
+            login = (parts["username"], password) if parts.get("username") else (password,)
+            await connection.call("AUTH", *login, timeout_seconds=timeout_seconds)
+        if database := parts.get("db"):
+            await connection.call("SELECT", database, timeout_seconds=timeout_seconds)
+    except BaseException:
+        connection.close()
+        raise
+    return connection

@@ -1,0 +1,134 @@
+"""A frame on its way: one script call for everybody who waited, its deadline, and who gets which part of the answer."""
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, NamedTuple
+
+import hiredis
+
+from services.ratelimit.model.limits import Ask
+from services.ratelimit.ports import Answer, InDoubt
+from services.ratelimit.store.connection import Argument, Connection
+from services.ratelimit.store.frame import decide_arguments, read_answer
+
+# An answer that arrived while this process was busy is no silence of Redis's: one look at the socket before giving up.
+_GRACE_SECONDS = 0.001
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """`store.lua` and the two ways to run it."""
+
+    source: bytes
+    digest: str
+
+    @classmethod
+    def load(cls) -> "Script":
+        source = resources.files("services.ratelimit.store").joinpath("store.lua").read_bytes()
+        return cls(source=source, digest=hashlib.sha1(source, usedforsecurity=False).hexdigest())
+
+    def by_digest(self, arguments: Sequence[Argument]) -> tuple[Argument, ...]:
+        return ("EVALSHA", self.digest, *arguments)
+
+    def by_source(self, arguments: Sequence[Argument]) -> tuple[Argument, ...]:
+        """Redis remembers it from then on."""
+        return ("EVAL", self.source, *arguments)
+
+
+class Waiter(NamedTuple):
+    """One call that waits for the verdicts of its asks."""
+
+    asks: Sequence[Ask]
+    future: "asyncio.Future[Answer]"
+
+
+class Frame:
+    """One script call.
+
+    Args:
+        ended: called once, with what went wrong or None, when nothing more will come.
+        overdue: called when the deadline has passed without an answer.
+    """
+
+    def __init__(
+        self,
+        waiters: Sequence[Waiter],
+        script: Script,
+        ended: "Callable[[Frame, Exception | None], None]",
+        overdue: Callable[[], None],
+    ) -> None:
+        self._waiters = waiters
+        self._asks = waiters[0].asks if len(waiters) == 1 else [ask for waiter in waiters for ask in waiter.asks]
+        self._script = script
+        self._ended = ended
+        self._overdue = overdue
+        self._arguments: Sequence[Argument] = ()
+        self._connection: Connection | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._in_doubt = False
+
+    def send(self, connection: Connection, deadline_seconds: float) -> None:
+        """Sends it, once."""
+        self._connection = connection
+        self._arguments = decide_arguments(self._asks)
+        connection.send(self._replied, *self._script.by_digest(self._arguments))
+        self._timer = asyncio.get_running_loop().call_later(deadline_seconds, self._look_again)
+
+    def _look_again(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(_GRACE_SECONDS, self._expire)
+
+    def _expire(self) -> None:
+        self._leave_in_doubt()
+        self._overdue()
+
+    def _leave_in_doubt(self) -> None:
+        """Lets everybody go on without an answer; whoever still waits is told when there is one."""
+        if self._in_doubt:
+            return
+        self._in_doubt = True
+        loop = asyncio.get_running_loop()
+        late = []
+        for asks, future in self._waiters:
+            answer = future
+            if not future.done():
+                answer = loop.create_future()
+                future.set_exception(InDoubt(answer))
+            late.append(Waiter(asks, answer))
+        self._waiters = late
+
+    def _replied(self, reply: Any) -> None:
+        if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT") and self._connection:
+            # It was not run, so this is no repetition.
+            self._connection.send(self._replied, *self._script.by_source(self._arguments))
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        if isinstance(reply, Exception):
+            self._fail(reply)
+            self._ended(self, reply)
+        else:
+            self._share_out(read_answer(self._asks, reply))
+            self._ended(self, None)
+
+    def _share_out(self, answer: Answer) -> None:
+        if len(self._waiters) == 1:
+            future = self._waiters[0].future
+            if not future.done():
+                future.set_result(answer)
+            return
+        first = 0
+        for asks, future in self._waiters:
+            end = first + len(asks)
+            if not future.done():
+                future.set_result(Answer(answer.verdicts[first:end], answer.now_us))
+            first = end
+
+    def _fail(self, error: Exception) -> None:
+        """There will be no answer, and Redis may have counted."""
+        self._leave_in_doubt()
+        for _, late in self._waiters:
+            if not late.done():
+                late.set_exception(error)
