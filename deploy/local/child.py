@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from deploy.local.logs import BoundedLog
+from deploy.local.logs import BoundedLog, readable
 from deploy.local.problems import Problem
 from deploy.local.state import StateDir
 
@@ -153,5 +153,6 @@ class Child:
             time.sleep(_POLL_SECONDS)
 
     def last_words(self) -> str:
-        """The end of the log, indented."""
-        return "\n".join(f"    {line}" for line in self.log.tail(_LINES_KEPT_ON_FAILURE))
+        """The end of the log, readable and indented."""
+        said = [part for line in self.log.tail(_LINES_KEPT_ON_FAILURE) for part in readable(line)[1].splitlines()]
+        return "\n".join(f"    {line}" for line in said[-_LINES_KEPT_ON_FAILURE:])

@@ -17,7 +17,7 @@ from deploy.local.jaeger_program import build_jaeger
 from deploy.local.leftovers import belongs, clear
 from deploy.local.mesh import assemble
 from deploy.local.packages import ensure_packages
-from deploy.local.plan import migrated_services, migration_command
+from deploy.local.plan import migration_command
 from deploy.local.ports import is_free
 from deploy.local.problems import Problem
 from deploy.local.state import StateDir, parse_env
@@ -174,7 +174,7 @@ def migrate(environment: Environment, console: Console) -> None:
         url = parse_env(state.env_file.read_text(encoding="utf-8")).get("DATABASE_URL", "")
     if not url:
         raise Problem("No database: set DATABASE_URL, or `make up` first.")
-    command = migration_command(environment, {"DATABASE_URL": url}, migrated_services())
+    command = migration_command(environment, url)
     done = subprocess.run([str(part) for part in command.argv], env=command.env, cwd=command.cwd, check=False)
     if done.returncode != 0:
         raise Problem("The migrations failed.")

@@ -107,12 +107,7 @@ def service_command(
     return Command(argv=[sys.executable, "-m", service.module], env=values, cwd=ROOT, grace_seconds=20)
 
 
-def migration_command(environment: Environment, given: Mapping[str, str], services: tuple[str, ...]) -> Command:
-    """How the schemas of `services` are brought up to date."""
-    values = base_environment(environment, ("DATABASE_",)) | {"DATABASE_URL": given["DATABASE_URL"]}
-    return Command(argv=[sys.executable, "-m", "chassis.migrations", *services], env=values, cwd=ROOT)
-
-
-def migrated_services() -> tuple[str, ...]:
-    """The services that keep rows of their own."""
-    return tuple(name for name in MIGRATED if (ROOT / "services" / name / "migrations").is_dir())
+def migration_command(environment: Environment, database_url: str) -> Command:
+    """How the schemas of all services that keep rows are brought up to date."""
+    values = base_environment(environment, ("DATABASE_",)) | {"DATABASE_URL": database_url}
+    return Command(argv=[sys.executable, "-m", "chassis.migrations", *MIGRATED], env=values, cwd=ROOT)

@@ -10,7 +10,7 @@ from deploy.local.console import Console
 from deploy.local.environment import Environment
 from deploy.local.leftovers import clear
 from deploy.local.mesh import Mesh, Process
-from deploy.local.plan import migrated_services, migration_command
+from deploy.local.plan import migration_command
 from deploy.local.problems import Problem
 from deploy.local.state import StateDir
 from deploy.local.stores.store import Store
@@ -87,12 +87,9 @@ class Supervisor:
     async def _migrate(self, postgres: "asyncio.Task[None] | None") -> None:
         if postgres is not None:
             await postgres
-        services = migrated_services()
-        if not services:
-            return
         began = time.monotonic()
         child = self._migrations
-        child.start(migration_command(self._environment, self._mesh.given, services))
+        child.start(migration_command(self._environment, self._mesh.given["DATABASE_URL"]))
         if not await asyncio.to_thread(child.wait, _MIGRATED_WITHIN_SECONDS) or child.exit_code != 0:
             child.kill()
             raise Problem(f"The migrations failed.\n{child.last_words()}")
