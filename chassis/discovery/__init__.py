@@ -10,16 +10,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from chassis.config import Discovery
 from chassis.discovery.consul import ConsulLookup, Registration, open_client
-from chassis.discovery.directory import Address, Directory, WatchedDirectory
+from chassis.discovery.directory import Address, Directory, LiveDirectory, WatchedDirectory
 from chassis.discovery.dns import DnsLookup
 from chassis.discovery.static import StaticDirectory
 from chassis.lifecycle import Host
 
-__all__ = ("Address", "Directory", "StaticDirectory", "open_discovery", "register")
+__all__ = ("Address", "Directory", "LiveDirectory", "StaticDirectory", "open_discovery", "register")
 
 
 @asynccontextmanager
-async def open_discovery(host: Host, settings: Discovery) -> AsyncIterator[Directory]:
+async def open_discovery(host: Host, settings: Discovery) -> AsyncIterator[LiveDirectory]:
     """Lookups for as long as it is open. Never fails because the backend is away."""
     del host
     if settings.backend == "static":

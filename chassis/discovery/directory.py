@@ -27,6 +27,10 @@ class Directory(Protocol):
         yet.
         """
 
+
+class LiveDirectory(Directory, Protocol):
+    """A directory that can be waited on."""
+
     async def changed(self, service: str, known: tuple[Address, ...]) -> tuple[Address, ...]:
         """Waits until `instances` is another object than `known`, and returns it."""
 
