@@ -1,5 +1,6 @@
 """What was measured, kept at hand: known kinds, queue depths, workers, rates, and what this process adds meanwhile."""
 
+import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -59,15 +60,20 @@ class Figures:
         self._most_unpublished = most_unpublished
         self._kinds: dict[str, Kind] = {}
         self._kinds_read_at = float("-inf")
+        self._reading = asyncio.Lock()
         self._pending = _Pending()
         self.summary = Summary()
 
     async def find_kind(self, name: str) -> Kind:
         """A kind somebody announced. Raises Invalid (``UNKNOWN_KIND``, details ``known``) for any other."""
         kind = self._kinds.get(name)
-        # A worker may have announced it to another process a moment ago; wrong names must not become a load, though.
-        if kind is None and self._clock.monotonic() - self._kinds_read_at > 0.1:  # noqa: PLR2004 - ten times a second
-            await self.read_kinds()
+        if kind is None:
+            asked_at = self._clock.monotonic()
+            # A worker may have announced it to another process a moment ago. However many ask, one read serves all who
+            # came before it began, so wrong names are no load.
+            async with self._reading:
+                if self._kinds_read_at <= asked_at:
+                    await self.read_kinds()
             kind = self._kinds.get(name)
         if kind is None:
             known = ", ".join(self.known_kinds)
@@ -86,8 +92,9 @@ class Figures:
 
     async def read_kinds(self) -> None:
         """Reads the kinds again."""
-        self._kinds_read_at = self._clock.monotonic()
+        began_at = self._clock.monotonic()
         self._kinds = {kind.kind: kind for kind in await self._store.read_kinds()}
+        self._kinds_read_at = began_at
 
     def admit(self, group: str) -> None:
         """Raises Exhausted (``QUEUE_FULL``) when no more may wait. Asked before anything is written."""

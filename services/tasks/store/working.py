@@ -94,7 +94,7 @@ class Working:
             wanted = [(p.task_id, p.attempt, b.session_id) for b in batches for p in b.pointers]
             wanted = [row for row in wanted if sessions.get(row[2]) is False]
             rows = await self._claim(pg, wanted, grace_seconds) if wanted else []
-        claimed: dict[tuple[str, str], Claimed] = {(row["session_id"], row["task_id"]): _claimed(row) for row in rows}
+        claimed = {(row["session_id"], row["task_id"], row["attempt"]): _claimed(row) for row in rows}
         return [_answer(batch, sessions, claimed) for batch in batches]
 
     async def _claim(
@@ -141,14 +141,14 @@ class Working:
 
 
 def _answer(
-    batch: ClaimBatch, sessions: dict[str, bool], claimed: dict[tuple[str, str], Claimed]
+    batch: ClaimBatch, sessions: dict[str, bool], claimed: dict[tuple[str, str, int], Claimed]
 ) -> Sequence[Claimed] | MeshError:
     draining = sessions.get(batch.session_id)
     if draining is None:
         return NotFound("The session is over", code="SESSION_LOST")
     if draining:
         return Conflict("The session only ends what it holds", code="SESSION_DRAINING")
-    found = (claimed.get((batch.session_id, pointer.task_id)) for pointer in batch.pointers)
+    found = (claimed.get((batch.session_id, pointer.task_id, pointer.attempt + 1)) for pointer in batch.pointers)
     unique = {one.task_id: one for one in found if one is not None}
     return tuple(unique.values())
 

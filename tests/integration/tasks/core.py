@@ -1,0 +1,146 @@
+"""The operations of one tasks process over a real database, and short words for what tests do with them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from ulid import ULID
+
+from chassis.clock import SystemClock
+from chassis.config import Postgres
+from chassis.database import Database, open_database
+from services.tasks import wire
+from services.tasks.model.states import Priority
+from services.tasks.model.task import Draft, Kind, Receipt, TaskError
+from services.tasks.model.work import ClaimBatch, Claimed, Failure, Opening, Outcome, OutcomeBatch, Pointer
+from services.tasks.operations.desk import Desk
+from services.tasks.operations.figures import Figures
+from services.tasks.operations.intake import Intake
+from services.tasks.operations.queries import Queries
+from services.tasks.operations.upkeep import Upkeep
+from services.tasks.store.store import Store
+
+KIND = Kind(kind="automation", group="builtin", max_attempts=3, timeout_seconds=60)
+
+
+@dataclass
+class Queues:
+    """The broker's queues as a test wants them."""
+
+    empty: list[tuple[str, Priority]] = field(default_factory=list)
+    declared: list[str] = field(default_factory=list)
+
+    async def declare(self, groups: Sequence[str]) -> None:
+        self.declared = list(groups)
+
+    async def find_empty(self, queues: Sequence[tuple[str, Priority]]) -> list[tuple[str, Priority]]:
+        return [queue for queue in queues if queue in self.empty]
+
+
+@dataclass
+class Core:
+    """One process's operations."""
+
+    database: Database
+    store: Store
+    figures: Figures
+    intake: Intake
+    desk: Desk
+    queries: Queries
+    upkeep: Upkeep
+    queues: Queues
+
+    async def submit(self, **changes: Any) -> Receipt:
+        return await self.intake.submit(draft(**changes))
+
+    async def submit_id(self, **changes: Any) -> str:
+        return (await self.submit(**changes)).accepted.task.task_id
+
+    async def open_session(self) -> str:
+        opening = Opening(session_id="", worker_name="worker", host="here", kinds=(KIND,), slots=10)
+        return await self.desk.open_session(opening)
+
+    async def claim(self, session_id: str, *task_ids: str, attempt: int = 0) -> Sequence[Claimed]:
+        pointers = tuple(Pointer(task_id=task_id, attempt=attempt) for task_id in task_ids)
+        return await self.desk.claim(ClaimBatch(session_id=session_id, pointers=pointers))
+
+    async def run(self, session_id: str, **changes: Any) -> str:
+        """Submits and claims."""
+        task_id = await self.submit_id(**changes)
+        assert await self.claim(session_id, task_id)
+        return task_id
+
+    async def finish(self, session_id: str, *outcomes: Outcome) -> list[Pointer]:
+        return await self.desk.finish(OutcomeBatch(session_id=session_id, outcomes=outcomes))
+
+    async def sql(self, statement: str, *values: Any) -> list[Any]:
+        async with self.database.driver() as pg:
+            return await pg.fetch(statement, *values)
+
+    async def event_types(self, task_id: str) -> list[str]:
+        """The feed's types, after a look at its sequence numbers."""
+        events = await self.queries.list_events(task_id, "", 0, 0)
+        assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+        return [event.type for event in events]
+
+    async def pointers(self) -> list[tuple[str, str]]:
+        """Subject and routing key of the pointers in the outbox, in order."""
+        rows = await self.sql("SELECT subject, routing_key FROM tasks.outbox WHERE exchange = 'mesh.work' ORDER BY seq")
+        return [(row["subject"], row["routing_key"]) for row in rows]
+
+    async def lose(self, session_id: str) -> None:
+        """The session's lease runs out."""
+        await self.sql("UPDATE tasks.worker_session SET lease_until = now() WHERE session_id = $1", session_id)
+
+
+def draft(**changes: Any) -> Draft:
+    """A submission of a no-op."""
+    values: dict[str, Any] = {
+        "owner_id": "ann",
+        "kind": "automation",
+        "priority": 0,
+        "payload": b'{"action":"test"}',
+        "labels": b"",
+        "max_attempts": 0,
+        "timeout_seconds": 0,
+        "run_at": None,
+        "deadline_at": None,
+        "traceparent": "",
+        "idempotency_key": "",
+    }
+    return Draft(**{**values, **changes})
+
+
+def success(task_id: str, attempt: int = 1, result: bytes = b'{"ok":true}') -> Outcome:
+    return Outcome(task_id=task_id, attempt=attempt, result=result)
+
+
+def failure(task_id: str, attempt: int = 1, *, retryable: bool = True) -> Outcome:
+    error = TaskError(code="HANDLER_ERROR", message="it broke")
+    return Outcome(task_id=task_id, attempt=attempt, failure=Failure(error=error, retryable=retryable))
+
+
+@asynccontextmanager
+async def open_core(url: str, *, most_queued: int = 100_000) -> AsyncIterator[Core]:
+    """Opens the operations with their batchers running."""
+    async with open_database(Postgres(url=url), schema="tasks") as database:
+        store = Store(database, wire.messages_of, lambda: None)
+        queues = Queues()
+        figures = Figures(store, SystemClock(), lambda: 0, most_queued=most_queued, most_unpublished=1_000_000)
+        intake = Intake(store, figures, SystemClock(), lambda: f"task_{ULID()}")
+        desk = Desk(store, figures, queues, lambda: f"ses_{ULID()}")
+        upkeep = Upkeep(store, figures, backlog=lambda: 0, queues=queues, instance="one")
+        running = [
+            asyncio.ensure_future(batcher.run())
+            for batcher in (intake.batcher, desk.claims, desk.outcomes)
+            for _ in range(2)
+        ]
+        core = Core(database, store, figures, intake, desk, Queries(store, figures), upkeep, queues)
+        try:
+            yield core
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.wait(running)
