@@ -1,4 +1,4 @@
-"""Fixtures for every test: private stores, each started when first asked for, and no network in unit tests."""
+"""Fixtures for every test: stores and the whole mesh, started when first asked for; no network in unit tests."""
 
 import socket
 from collections.abc import Iterator
@@ -12,6 +12,8 @@ from deploy.local.stores.postgres import Postgres
 from deploy.local.stores.rabbitmq import RabbitMQ
 from deploy.local.stores.redis import Redis
 from tests.support.databases import Databases
+from tests.support.mesh import Mesh, throw_away_mesh
+from tests.support.otlp import Receiver, receiving
 from tests.support.stores import Stores, open_stores
 
 _UNIT = Path(__file__).parent / "unit"
@@ -88,6 +90,20 @@ def amqp_url(rabbit_server: RabbitMQ, stores: Stores) -> Iterator[str]:
 def consul_url(consul_server: Consul) -> str:
     """The address of the Consul agent. Other tests register there as well: use names of your own."""
     return consul_server.url
+
+
+@pytest.fixture(scope="session")
+def receiver() -> Iterator[Receiver]:
+    """Where the session's mesh sends its traces."""
+    with receiving() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def mesh(receiver: Receiver) -> Iterator[Mesh]:
+    """The whole mesh, shared by the session."""
+    with throw_away_mesh(OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint) as running:
+        yield running
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ import psutil
 
 from deploy.local.console import Console
 from deploy.local.consul_program import fetch_consul, find_consul
+from deploy.local.ending import end_copy
 from deploy.local.environment import ROOT, Environment
 from deploy.local.jaeger_program import build_jaeger
 from deploy.local.leftovers import belongs, clear
@@ -24,7 +24,6 @@ from deploy.local.state import StateDir, parse_env
 from deploy.local.supervisor import Supervisor
 
 _UP_WITHIN_SECONDS = 300.0
-_DOWN_WITHIN_SECONDS = 60.0
 _LOOK_EVERY_SECONDS = 0.1
 
 
@@ -94,21 +93,10 @@ def _copy(text: str, console: Console) -> None:
 
 def down(environment: Environment, console: Console) -> None:
     """Ends a copy, and whatever a killed one left behind."""
-    state = StateDir(environment.state_path)
-    pid = state.read_pid("supervisor")
-    if state.supervised() and pid is not None:
-        os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + _DOWN_WITHIN_SECONDS
-        while state.supervised():
-            if time.monotonic() > deadline:
-                os.kill(pid, signal.SIGKILL)
-            time.sleep(_LOOK_EVERY_SECONDS)
-        console.say("The mesh is down.")
-    else:
-        console.say("No copy was running.")
-    if ended := clear(state):
-        console.say(f"Ended what it had left behind: {', '.join(ended)}")
-    state.env_file.unlink(missing_ok=True)
+    running, left = end_copy(StateDir(environment.state_path))
+    console.say("The mesh is down." if running else "No copy was running.")
+    if left:
+        console.say(f"Ended what it had left behind: {', '.join(left)}")
 
 
 def status(environment: Environment, console: Console) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from deploy.local.leftovers import clear
+from deploy.local.ending import end_copy
 from deploy.local.state import StateDir
 
 
@@ -26,7 +26,7 @@ def main() -> None:
     sys.stdin.buffer.read()
     path = Path(sys.argv[1])
     if path.exists():
-        clear(StateDir(path))
+        end_copy(StateDir(path))
 
 
 if __name__ == "__main__":

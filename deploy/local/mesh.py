@@ -39,6 +39,11 @@ class Process:
     def children(self) -> tuple[Child, ...]:
         return (self.child,)
 
+    @property
+    def ends(self) -> int:
+        """Its place in the order of the end, 1 first."""
+        return self._service.ends
+
     def start(self) -> None:
         """Starts the process and returns at once; `ready` says when it serves."""
         self._said_ready = False

@@ -26,10 +26,14 @@ _OURS = ("MESH_GRPC_PORT", "MESH_METRICS_PORT", "MESH_INSTANCE", "MESH_HTTP_PORT
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """A row of the table: a process's name, its module, and which stores and caller's variables it needs."""
+    """A row of the table: a process's name, its module, and which stores and caller's variables it needs.
+
+    `ends` orders the end: whoever calls others goes before them, so that its last calls are still answered.
+    """
 
     name: str
     module: str
+    ends: int
     stores: tuple[str, ...]
     prefixes: tuple[str, ...] = ()
     suffixes: tuple[str, ...] = ()
@@ -37,19 +41,20 @@ class Service:
 
 
 SERVICES = (
-    Service(name="ratelimit", module="services.ratelimit", stores=("REDIS",), address="RATELIMIT_ADDRESS"),
+    Service(name="ratelimit", module="services.ratelimit", ends=3, stores=("REDIS",), address="RATELIMIT_ADDRESS"),
     Service(
         name="llm",
         module="services.llm",
+        ends=3,
         stores=("DATABASE",),
         prefixes=_PROVIDERS,
         suffixes=_PROVIDER_KEYS,
         address="LLM_ADDRESS",
     ),
-    Service(name="tasks", module="services.tasks", stores=("DATABASE", "AMQP"), address="TASKS_ADDRESS"),
-    Service(name="tasks-worker-1", module="services.tasks.worker", stores=("AMQP",)),
-    Service(name="agents", module="services.agents", stores=("DATABASE", "AMQP"), address="AGENTS_ADDRESS"),
-    Service(name="gateway", module="services.gateway", stores=("DATABASE", "AMQP"), prefixes=_EDGE),
+    Service(name="tasks", module="services.tasks", ends=3, stores=("DATABASE", "AMQP"), address="TASKS_ADDRESS"),
+    Service(name="tasks-worker-1", module="services.tasks.worker", ends=2, stores=("AMQP",)),
+    Service(name="agents", module="services.agents", ends=2, stores=("DATABASE", "AMQP"), address="AGENTS_ADDRESS"),
+    Service(name="gateway", module="services.gateway", ends=1, stores=("DATABASE", "AMQP"), prefixes=_EDGE),
 )
 MIGRATED = ("gateway", "tasks", "agents", "llm")
 

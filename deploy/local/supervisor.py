@@ -123,7 +123,9 @@ class Supervisor:
 
     async def _stop_services(self) -> None:
         self._migrations.kill()
-        for process in self._mesh.processes:
-            process.child.ask_to_stop()
         deadline = time.monotonic() + _SERVICES_END_WITHIN_SECONDS
-        await asyncio.gather(*(asyncio.to_thread(p.child.finish, deadline) for p in self._mesh.processes))
+        for place in sorted({process.ends for process in self._mesh.processes}):
+            children = [process.child for process in self._mesh.processes if process.ends == place]
+            for child in children:
+                child.ask_to_stop()
+            await asyncio.gather(*(asyncio.to_thread(child.finish, deadline) for child in children))
