@@ -24,7 +24,7 @@ log = get_logger(__name__)
 # A peer that is silent for three of these and a bit is taken for dead.
 _HEARTBEAT_SECONDS = 5
 _CONNECT_TIMEOUT_SECONDS = 5.0
-_MOST_BACKOFF_SECONDS = 2.0
+_MOST_BACKOFF_SECONDS = 1.0
 CALL_TIMEOUT_SECONDS = 5.0
 
 # What a broker, a channel or a socket that is gone makes aio-pika raise.

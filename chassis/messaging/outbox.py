@@ -30,7 +30,7 @@ _POLL_SECONDS = 0.25
 _COUNT_EVERY_SECONDS = 1.0
 # Rows beyond this are not counted: a bound needs no more, and counting a long table costs.
 _COUNT_UP_TO = 1_000_000
-_MOST_BACKOFF_SECONDS = 5.0
+_MOST_BACKOFF_SECONDS = 1.0
 _FIRST_RETRY_SECONDS = 0.25
 _MOST_RETRY_SECONDS = 30.0
 # A replica that was woken while another relays looks again this soon.

@@ -32,6 +32,7 @@ class Publisher:
         self._timeout_seconds = confirm_timeout_seconds
         self._channel: Channel | None = None
         self._lock = asyncio.Lock()
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def publish_many(self, messages: Sequence[Message]) -> list[bool]:
         """Publishes in the order given and says of each whether the broker took it over.
@@ -46,10 +47,6 @@ class Publisher:
             part = messages[start : start + _IN_FLIGHT]
             envelopes = [(m.exchange, m.routing_key, m.body, to_properties(m)) for m in part]
             outcomes += await self._publish(envelopes)
-        if refused := outcomes.count(False):
-            log.warning("The broker did not take over all messages", refused=refused, of=len(outcomes))
-            # Somebody may have deleted a queue; when it is back the next attempt succeeds.
-            await self._restore()
         return outcomes
 
     async def publish_raw(self, exchange: str, routing_key: str, body: bytes, properties: Basic.Properties) -> bool:
@@ -69,11 +66,14 @@ class Publisher:
             for task in tasks:
                 task.cancel()
         if late:
-            # What the channel still holds would be sent at some later time; a new channel starts clean.
             log.warning("The broker did not confirm in time", messages=len(late))
             await asyncio.wait(late)
-            await self._drop(channel)
+            self._drop(channel)
         outcomes = [not task.cancelled() and task.result() for task in tasks]
+        if not late and (refused := outcomes.count(False)):
+            log.warning("The broker did not take over all messages", refused=refused, of=len(outcomes))
+            # Somebody may have deleted a queue; when it is back the next attempt succeeds.
+            await self._restore()
         for (exchange, *_), outcome in zip(envelopes, outcomes, strict=True):
             (telemetry.MESSAGES_PUBLISHED if outcome else telemetry.MESSAGES_REFUSED).labels(exchange).inc()
         return outcomes
@@ -86,10 +86,13 @@ class Publisher:
                 self._channel = await self._broker.channel(Use.PUBLISH)
             return self._channel
 
-    async def _drop(self, channel: Channel) -> None:
+    def _drop(self, channel: Channel) -> None:
+        """A new channel starts clean, where this one may still send what it holds. Nobody waits for its end."""
         if self._channel is channel:
             self._channel = None
-        await close_channel(channel)
+        closing = asyncio.get_running_loop().create_task(close_channel(channel))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     async def _restore(self) -> None:
         try:
