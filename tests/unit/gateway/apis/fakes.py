@@ -1,4 +1,5 @@
 """Plain classes that answer as the services behind the gateway do, from memory."""
+# ruff: noqa: N802 - the contracts name their methods so
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -35,7 +36,7 @@ KINDS = ("automation", "sentiment_analysis")
 
 
 class FakeLlm:
-    """Model ``echo`` says "Hello there" in two pieces. `failure` is raised instead, after `fail_after` pieces of a stream."""
+    """Model ``echo`` says "Hello there" in two pieces. `failure` is raised instead, in a stream after `fail_after`."""
 
     def __init__(self) -> None:
         self.requests: list[llm_pb2.ChatRequest] = []
@@ -44,7 +45,7 @@ class FakeLlm:
         self.hang = False
         self.stopped = asyncio.Event()
 
-    async def Chat(self, request: Any, *, timeout: float | None = None) -> Any:
+    async def Chat(self, request: Any, **_: Any) -> Any:
         await self._begin(request)
         choices = [
             llm_pb2.Choice(
@@ -55,7 +56,7 @@ class FakeLlm:
         usage = llm_pb2.Usage(input_tokens=3, output_tokens=2)
         return llm_pb2.ChatResponse(id="chatcmpl-1", model="echo", provider="echo", choices=choices, usage=usage)
 
-    async def ChatStream(self, request: Any, *, timeout: float | None = None) -> AsyncIterator[Any]:
+    async def ChatStream(self, request: Any, **_: Any) -> AsyncIterator[Any]:
         failure, self.failure = self.failure, None if self.fail_after else self.failure
         await self._begin(request)
         yield llm_pb2.ChatStreamResponse(id="chatcmpl-1", model="echo", provider="echo")
@@ -66,7 +67,7 @@ class FakeLlm:
         usage = llm_pb2.Usage(input_tokens=3, output_tokens=2)
         yield llm_pb2.ChatStreamResponse(deltas=[llm_pb2.Delta(finish_reason="stop")], usage=usage)
 
-    async def ListModels(self, request: Any, *, timeout: float | None = None) -> Any:
+    async def ListModels(self, request: Any, **_: Any) -> Any:
         models = [
             llm_pb2.Model(name="echo", provider="echo", status="loaded"),
             llm_pb2.Model(name="org/tinyllama", provider="ollama", size_bytes=637_000_000, status="available"),
@@ -94,7 +95,7 @@ class FakeTasks:
         self.tasks: dict[str, tasks_pb2.Task] = {}
         self.keys: dict[tuple[str, str], tuple[bytes, str]] = {}
 
-    async def Submit(self, request: Any, *, timeout: float | None = None) -> Any:
+    async def Submit(self, request: Any, **_: Any) -> Any:
         if request.kind not in KINDS:
             raise Invalid(
                 "Unknown kind", code="UNKNOWN_KIND", details={"field": "task_type", "known": ", ".join(KINDS)}
@@ -119,23 +120,23 @@ class FakeTasks:
         self.keys[key] = request.payload, task.id
         return tasks_pb2.SubmitResponse(task=task, queue_position=1, estimated_seconds=300)
 
-    async def GetTask(self, request: Any, *, timeout: float | None = None) -> Any:
+    async def GetTask(self, request: Any, **_: Any) -> Any:
         return tasks_pb2.GetTaskResponse(task=self._owned(request))
 
-    async def ListTasks(self, request: Any, *, timeout: float | None = None) -> Any:
+    async def ListTasks(self, request: Any, **_: Any) -> Any:
         found = [task for task in self.tasks.values() if request.owner_id in {"", task.owner_id}]
         found = [task for task in found if not request.states or task.state in request.states][::-1]
         page = found[request.offset : request.offset + request.limit]
         return tasks_pb2.ListTasksResponse(tasks=page, total=len(found))
 
-    async def CancelTask(self, request: Any, *, timeout: float | None = None) -> Any:
+    async def CancelTask(self, request: Any, **_: Any) -> Any:
         task = self._owned(request)
         if task.state != tasks_pb2.STATE_QUEUED:
             raise Conflict("The task has ended", code="TASK_ENDED")
         task.state = tasks_pb2.STATE_CANCELLED
         return tasks_pb2.CancelTaskResponse(task=task)
 
-    async def ListEvents(self, request: Any, *, timeout: float | None = None) -> Any:
+    async def ListEvents(self, request: Any, **_: Any) -> Any:
         self._owned(request)
         events = [tasks_pb2.Event(sequence=1, type="queued", at=stamp_of(self._clock.now()), data=b"{}")]
         return tasks_pb2.ListEventsResponse(events=[event for event in events if event.sequence > request.since])
@@ -167,7 +168,7 @@ class FakeAgents:
                 successful_runs=120,
             )
 
-    async def CreateAgent(self, request: Any, *, timeout: float | None = None) -> Any:
+    async def CreateAgent(self, request: Any, **_: Any) -> Any:
         if any(agent.name == request.name for agent in self.agents.values()):
             raise Conflict("An agent of that name exists", code="AGENT_EXISTS")
         agent = agents_pb2.Agent(
@@ -183,10 +184,10 @@ class FakeAgents:
         self.agents[agent.id] = agent
         return agents_pb2.CreateAgentResponse(agent=agent)
 
-    async def GetAgent(self, request: Any, *, timeout: float | None = None) -> Any:
+    async def GetAgent(self, request: Any, **_: Any) -> Any:
         return agents_pb2.GetAgentResponse(agent=self._agent(request.id))
 
-    async def UpdateAgent(self, request: Any, *, timeout: float | None = None) -> Any:
+    async def UpdateAgent(self, request: Any, **_: Any) -> Any:
         agent = self._agent(request.id)
         for name in ("name", "role", "description", "status", "model"):
             if request.HasField(name):
@@ -195,15 +196,15 @@ class FakeAgents:
             agent.capabilities[:] = request.capabilities.capabilities
         return agents_pb2.UpdateAgentResponse(agent=agent)
 
-    async def DeleteAgent(self, request: Any, *, timeout: float | None = None) -> Any:
+    async def DeleteAgent(self, request: Any, **_: Any) -> Any:
         del self.agents[self._agent(request.id).id]
         return agents_pb2.DeleteAgentResponse()
 
-    async def ListAgents(self, request: Any, *, timeout: float | None = None) -> Any:
+    async def ListAgents(self, request: Any, **_: Any) -> Any:
         found = [agent for agent in self.agents.values() if request.status in {"", agent.status}]
         return agents_pb2.ListAgentsResponse(agents=found[request.skip :][: request.limit], total=len(found))
 
-    async def Execute(self, request: Any, *, timeout: float | None = None) -> Any:
+    async def Execute(self, request: Any, **_: Any) -> Any:
         ids = request.agent_ids or [agent.id for agent in self.agents.values() if agent.status == "active"]
         if any(agent_id not in self.agents for agent_id in ids):
             raise Invalid("Unknown agent", code="AGENT_NOT_FOUND", details={"field": "agent_ids"})
@@ -235,17 +236,17 @@ class FakeAgents:
         self.executions[execution_id] = execution
         return agents_pb2.ExecuteResponse(execution=execution)
 
-    async def GetExecution(self, request: Any, *, timeout: float | None = None) -> Any:
+    async def GetExecution(self, request: Any, **_: Any) -> Any:
         return agents_pb2.GetExecutionResponse(execution=self._execution(request))
 
-    async def CancelExecution(self, request: Any, *, timeout: float | None = None) -> Any:
+    async def CancelExecution(self, request: Any, **_: Any) -> Any:
         execution = self._execution(request)
         if execution.status != "started":
             raise Conflict("The execution has ended", code="EXECUTION_ENDED")
         execution.status = "cancelled"
         return agents_pb2.CancelExecutionResponse(execution=execution)
 
-    async def ListRuns(self, request: Any, *, timeout: float | None = None) -> Any:
+    async def ListRuns(self, request: Any, **_: Any) -> Any:
         runs = [
             run
             for execution in self.executions.values()
