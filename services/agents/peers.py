@@ -7,7 +7,7 @@ from mesh.llm.v1 import llm_pb2, llm_pb2_grpc
 from mesh.tasks.v1 import tasks_pb2, tasks_pb2_grpc
 
 from chassis import telemetry
-from chassis.errors import Conflict
+from chassis.errors import Conflict, Invalid, Unavailable
 from services.agents.model.agent import Question
 from services.agents.model.execution import Answer, Execution, News, Run, RunStatus, answer_of, failed_as
 
@@ -47,7 +47,13 @@ class TasksPeer:
             request.deadline_at.FromDatetime(run.deadline_at)
         # The task belongs to the trace of the request that wanted the execution, also when it is submitted later.
         with telemetry.span("submit agent.run", telemetry.INTERNAL, execution.traceparent):
-            response = await self._stub.Submit(request)
+            try:
+                response = await self._stub.Submit(request)
+            except Invalid as error:
+                if error.code != "UNKNOWN_KIND":
+                    raise
+                # True only until the first runner of this service has announced itself.
+                raise Unavailable(private=str(error), retry_after_seconds=1.0) from error
         return response.task.id
 
     async def look(self, execution: Execution, run: Run) -> News:

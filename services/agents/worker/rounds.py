@@ -12,6 +12,7 @@ log = get_logger(__name__)
 
 _BEAT_SECONDS = 3.0
 _LEASE_SECONDS = 10.0
+_LOOK_SECONDS = 0.2
 
 
 async def repair_for_ever(engine: Engine, *, every_seconds: float, quiet_seconds: float) -> None:
@@ -32,7 +33,9 @@ async def be_present(runners: Runners, instance: str, port: int, serving: Callab
         while True:
             if serving():
                 await _try(runners.renew(instance, port=port, lease_seconds=_LEASE_SECONDS))
-            await asyncio.sleep(_BEAT_SECONDS)
+                await asyncio.sleep(_BEAT_SECONDS)
+            else:
+                await asyncio.sleep(_LOOK_SECONDS)
     finally:
         await _try(runners.remove(instance))
 
