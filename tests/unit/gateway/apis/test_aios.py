@@ -147,7 +147,7 @@ async def test_a_deleted_agent_is_gone(world: World):
     "body", [{}, {"name": "x"}, {"name": "", "role": ""}, {"name": 5, "role": ""}, b"{", [], b"\xff"]
 )
 async def test_bad_agents_are_refused_with_400(world: World, body):
-    """This dialect knows no 422."""
+    """422 is not in its vocabulary."""
     answer = await world.ask("POST", "/api/agents", body, who="admin")
     assert (answer.status, answer.json["type"]) == (400, "validation_error")
 

@@ -48,9 +48,8 @@ async def test_work_ends_when_the_client_leaves():
         finally:
             cancelled.set()
 
-    with pytest.raises(ClientGone):
-        with Attendance(inbox(then=gone)):
-            await work()
+    with pytest.raises(ClientGone), Attendance(inbox(then=gone)):
+        await work()
     assert cancelled.is_set()
     task = asyncio.current_task()
     assert task is not None
@@ -73,9 +72,8 @@ async def test_a_cancellation_from_elsewhere_stays_one():
 
 async def test_errors_of_the_work_pass():
     """Attendance is about the client alone."""
-    with pytest.raises(ValueError, match="broken"):
-        with Attendance(inbox()):
-            raise ValueError("broken")
+    with pytest.raises(ValueError, match="broken"), Attendance(inbox()):
+        raise ValueError("broken")
 
 
 async def test_a_quick_answer_starts_no_watcher():

@@ -103,6 +103,6 @@ async def test_the_route_is_left_for_the_metrics(world: World, method, path, rou
     async def send(message):
         return None
 
-    with pytest.raises(Exception):  # noqa: B017, PT011 - each fails in its own way, after it was routed
+    with pytest.raises(Exception):  # noqa: B017 - each fails in its own way, after it was routed
         await world.front(scope, receive, send)
     assert context.route == route
