@@ -83,8 +83,14 @@ async def build(settings: Settings, host: Host) -> None:
     app = create_app(behind, more=health.operations(observation))
     edge = Edge(app, layers, _rules(), host.clock, body_limit_bytes=settings.http.body_limit_bytes)
     await listener.start(edge)
-    where = settings.process.reachable_at, settings.http.port
-    await host.enter(register(host, settings.discovery, "gateway", *where))
+    await _announce(settings, host)
+
+
+async def _announce(settings: Settings, host: Host) -> None:
+    address, port = settings.process.reachable_at, settings.http.port
+    scheme = "https" if settings.http.tls_certificate else "http"
+    check = f"{scheme}://{address}:{port}/readyz"
+    await host.enter(register(host, settings.discovery, "gateway", address, port, http_check=check))
 
 
 def _open_identity(accounts: Accounts, host: Host, database: Database) -> Identity:

@@ -36,20 +36,21 @@ def _inspect(value: Any) -> None:
     """Walks level by level, so that the depth is known and the stack is not used."""
     level = [value]
     for _ in range(MOST_DEPTH + 1):
-        below: list[Any] = []
-        for item in level:
-            if isinstance(item, str):
-                if "\0" in item:
-                    raise Invalid("The body holds a NUL character", code="INVALID_JSON")
-            elif isinstance(item, dict):
-                below.extend(item)
-                below.extend(item.values())
-            elif isinstance(item, list):
-                below.extend(item)
-        if not below:
+        _refuse_nul(level)
+        containers = [item for item in level if isinstance(item, dict | list)]
+        if not containers:
             return
-        level = below
+        level = [inner for item in containers for inner in _contents(item)]
     raise Invalid(f"The body is nested deeper than {MOST_DEPTH} levels", code="INVALID_JSON")
+
+
+def _contents(container: dict[str, Any] | list[Any]) -> list[Any]:
+    return container if isinstance(container, list) else [*container, *container.values()]
+
+
+def _refuse_nul(items: list[Any]) -> None:
+    if any(isinstance(item, str) and "\0" in item for item in items):
+        raise Invalid("The body holds a NUL character", code="INVALID_JSON")
 
 
 def declared_length(headers: dict[bytes, bytes]) -> int | None:
