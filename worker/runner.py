@@ -30,7 +30,8 @@ _STUCK_SECONDS = 30.0
 _STUCK_CHECK_SECONDS = 1.0
 # Of the time the process has for its end; the rest is for handing back and for the session.
 _GRACE_SHARE = 0.7
-_FLUSH_SHARE = 0.15
+_STOP_SHARE = 0.1
+_FLUSH_SHARE = 0.1
 
 
 class Runner:
@@ -92,6 +93,8 @@ class Runner:
         await _within(seconds * _GRACE_SHARE, self._attempts.wait_idle())
         left = self._attempts.keys
         self._attempts.drop(left)
+        # Another worker starts what is handed back at once, so this one has to have stopped.
+        await _within(seconds * _STOP_SHARE, self._attempts.wait_idle())
         await self._hand_back(left)
         await _within(seconds * _FLUSH_SHARE, self._reporter.wait_empty())
         await self._sessions.close()

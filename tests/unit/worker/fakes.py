@@ -1,0 +1,150 @@
+"""The tasks service and the broker, as the worker sees them, in memory."""
+# ruff: noqa: N802, ASYNC109 - the contract's names and grpc's own keyword
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from mesh.tasks.v1 import tasks_pb2 as pb
+
+from chassis.errors import MeshError, NotFound
+from worker.feed import Take
+
+
+class FakeTasks:
+    """Grants whatever is claimed, remembers what it is told, and raises what it is given to raise."""
+
+    def __init__(self) -> None:
+        self.payloads: dict[str, bytes] = {}
+        self.kind = "work"
+        self.timeout_seconds = 60
+        self.failures: dict[str, list[MeshError]] = {}
+        self.calls: list[tuple[str, Any]] = []
+        self.held: dict[tuple[str, int], str] = {}
+        self.outcomes: dict[tuple[str, int], pb.Outcome] = {}
+        self.cancelled: list[tuple[str, int]] = []
+        self.sessions = 0
+        self.alive: set[str] = set()
+        self.changed = asyncio.Event()
+
+    def _note(self, method: str, request: Any) -> None:
+        self.calls.append((method, request))
+        self.changed.set()
+        if self.failures.get(method):
+            raise self.failures[method].pop(0)
+
+    def called(self, method: str) -> list[Any]:
+        """The requests of a method, in order."""
+        return [request for name, request in self.calls if name == method]
+
+    async def until(self, condition: Any) -> None:
+        """Waits until the condition holds; looked at after every call and every turn of the loop."""
+        async with asyncio.timeout(5):
+            while not condition():
+                await asyncio.sleep(0)
+
+    async def OpenSession(self, request: pb.OpenSessionRequest, timeout: float) -> pb.OpenSessionResponse:
+        self._note("OpenSession", request)
+        self.sessions += 1
+        self.alive.add(f"s{self.sessions}")
+        return pb.OpenSessionResponse(session_id=f"s{self.sessions}", lease_seconds=10, heartbeat_seconds=3600)
+
+    async def Heartbeat(self, request: pb.HeartbeatRequest, timeout: float) -> pb.HeartbeatResponse:
+        self._note("Heartbeat", request)
+        if request.session_id not in self.alive:
+            raise NotFound(code="SESSION_LOST")
+        held = [
+            pb.Pointer(task_id=key[0], attempt=key[1]) for key, one in self.held.items() if one == request.session_id
+        ]
+        cancelled = [pb.Pointer(task_id=key[0], attempt=key[1]) for key in self.cancelled]
+        return pb.HeartbeatResponse(held=held, cancelled=cancelled)
+
+    async def Claim(self, request: pb.ClaimRequest, timeout: float) -> pb.ClaimResponse:
+        self._note("Claim", request)
+        if request.session_id not in self.alive:
+            raise NotFound(code="SESSION_LOST")
+        claimed = []
+        for pointer in request.pointers:
+            self.held[pointer.task_id, pointer.attempt + 1] = request.session_id
+            claimed.append(
+                pb.Claimed(
+                    task_id=pointer.task_id,
+                    attempt=pointer.attempt + 1,
+                    pointer_attempt=pointer.attempt,
+                    kind=self.kind,
+                    payload=self.payloads.get(pointer.task_id, b"{}"),
+                    timeout_seconds=self.timeout_seconds,
+                )
+            )
+        return pb.ClaimResponse(claimed=claimed)
+
+    async def Finish(self, request: pb.FinishRequest, timeout: float) -> pb.FinishResponse:
+        self._note("Finish", request)
+        for outcome in request.outcomes:
+            key = (outcome.task_id, outcome.attempt)
+            if self.held.pop(key, None) is not None:
+                self.outcomes[key] = outcome
+        return pb.FinishResponse()
+
+    async def Progress(self, request: pb.ProgressRequest, timeout: float) -> pb.ProgressResponse:
+        self._note("Progress", request)
+        return pb.ProgressResponse(stale=(request.task_id, request.attempt) not in self.held)
+
+    async def HandBack(self, request: pb.HandBackRequest, timeout: float) -> pb.HandBackResponse:
+        self._note("HandBack", request)
+        for pointer in request.attempts:
+            self.held.pop((pointer.task_id, pointer.attempt), None)
+        return pb.HandBackResponse()
+
+    async def CloseSession(self, request: pb.CloseSessionRequest, timeout: float) -> pb.CloseSessionResponse:
+        self._note("CloseSession", request)
+        if not request.drain:
+            self.alive.discard(request.session_id)
+        return pb.CloseSessionResponse()
+
+
+class FakeMessage:
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+        self.id = "m"
+
+
+class FakeDelivery:
+    """A pointer from nowhere."""
+
+    def __init__(self, task_id: str, attempt: int = 0, body: bytes | None = None) -> None:
+        given = pb.Pointer(task_id=task_id, attempt=attempt).SerializeToString() if body is None else body
+        self.message = FakeMessage(given)
+        self.queue = "work.test.p2"
+        self.acked = False
+
+    async def ack(self) -> None:
+        self.acked = True
+
+
+class FakeFeed:
+    """Hands over what a test pushes, while it is open."""
+
+    group = "test"
+
+    def __init__(self) -> None:
+        self.opened = 0
+        self.take: Take | None = None
+
+    @asynccontextmanager
+    async def open(self, take: Take) -> AsyncIterator[None]:
+        self.opened += 1
+        self.take = take
+        try:
+            yield
+        finally:
+            self.take = None
+
+    async def push(self, *task_ids: str, priority_class: int = 2) -> list[FakeDelivery]:
+        deliveries = [FakeDelivery(task_id) for task_id in task_ids]
+        while self.take is None:
+            await asyncio.sleep(0)
+        for delivery in deliveries:
+            await self.take(delivery, priority_class)  # type: ignore[arg-type]  # as much of a delivery as is used
+        return deliveries

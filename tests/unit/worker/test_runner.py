@@ -1,0 +1,230 @@
+"""A whole runner against a tasks service and a feed in memory."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+from mesh.tasks.v1 import tasks_pb2 as pb
+
+from chassis.config import Process
+from chassis.errors import Invalid, Unavailable
+from chassis.lifecycle import Host
+from tests.support.clock import FakeClock
+from tests.unit.worker.fakes import FakeDelivery, FakeFeed, FakeTasks
+from worker.handler import Assignment, Kind, Reject
+from worker.runner import Runner
+
+
+class Work:
+    """A handler whose attempts end when the test says so."""
+
+    def __init__(self) -> None:
+        self.started: list[tuple[str, int]] = []
+        self.go = asyncio.Event()
+        self.cancelled: list[str] = []
+
+    async def handle(self, assignment: Assignment) -> Any:
+        self.started.append((assignment.task_id, assignment.attempt))
+        try:
+            await self.go.wait()
+        except asyncio.CancelledError:
+            self.cancelled.append(assignment.task_id)
+            raise
+        return {"task": assignment.task_id}
+
+
+class Rig:
+    """One runner with everything around it."""
+
+    def __init__(self, host: Host, tasks: FakeTasks, work: Work, slots: int) -> None:
+        self.tasks, self.work, self.feed = tasks, work, FakeFeed()
+        kinds = {"work": Kind(handler=work.handle), "strict": Kind(handler=_refuse)}
+        self.runner = Runner(host, tasks, self.feed, name="w", kinds=kinds, slots=slots)  # type: ignore[arg-type]  # a stub by its methods
+
+    async def push(self, *task_ids: str) -> list[FakeDelivery]:
+        return await self.feed.push(*task_ids)
+
+    async def until(self, condition: Any) -> None:
+        await self.tasks.until(condition)
+
+
+async def _refuse(assignment: Assignment) -> Any:
+    raise Reject("INVALID_INPUT", f"{assignment.kind} takes nothing")
+
+
+@asynccontextmanager
+async def rig(slots: int = 4, drain_seconds: float = 1.0) -> AsyncIterator[Rig]:
+    async with AsyncExitStack() as stack:
+        host = Host("test", Process(drain_seconds=drain_seconds), FakeClock(), stack)
+        made = Rig(host, FakeTasks(), Work(), slots)
+        await host.enter(made.runner.open())
+        yield made
+        assert host.failure is None
+
+
+async def test_a_pointer_becomes_a_result():
+    """Claimed, started, acknowledged, finished."""
+    async with rig() as it:
+        it.work.go.set()
+        (delivery,) = await it.push("t1")
+        await it.until(lambda: ("t1", 1) in it.tasks.outcomes)
+    assert delivery.acked
+    assert it.tasks.outcomes["t1", 1].result == b'{"task":"t1"}'
+
+
+async def test_no_more_than_the_slots_run():
+    """Two slots, five pointers: two are claimed, three wait unacknowledged until a slot is free."""
+    async with rig(slots=2) as it:
+        deliveries = await it.push("a", "b", "c", "d", "e")
+        await it.until(lambda: len(it.work.started) == 2)
+        assert [delivery.acked for delivery in deliveries] == [True, True, False, False, False]
+        it.work.go.set()
+        await it.until(lambda: len(it.tasks.outcomes) == 5)
+
+
+async def test_what_waits_during_a_claim_is_the_next_claim():
+    """Pointers that come together are claimed together."""
+    async with rig(slots=10) as it:
+        await it.push("a")
+        await it.until(lambda: it.work.started)
+        await it.push("b", "c", "d")
+        await it.until(lambda: len(it.work.started) == 4)
+    assert [len(request.pointers) for request in it.tasks.called("Claim")] == [1, 3]
+
+
+async def test_a_repeated_pointer_starts_nothing_twice():
+    """The same pointer again, while its attempt runs, is claimed again and acknowledged, and that is all."""
+    async with rig() as it:
+        await it.push("t1", "t1")
+        await it.until(lambda: it.work.started)
+        (again,) = await it.push("t1")
+        await it.until(lambda: again.acked)
+        assert it.work.started == [("t1", 1)]
+    assert len(it.tasks.called("Claim")[0].pointers) == 1
+
+
+async def test_a_claim_that_fails_is_repeated():
+    """An outage of the tasks service costs time and no pointer."""
+    async with rig() as it:
+        it.tasks.failures["Claim"] = [Unavailable()]
+        (delivery,) = await it.push("t1")
+        await it.until(lambda: it.work.started)
+        await it.until(lambda: delivery.acked)
+    assert len(it.tasks.called("Claim")) == 2
+
+
+async def test_a_nonsense_pointer_does_not_hold_up_the_others():
+    """A batch that is refused is claimed one by one; bytes that are no pointer are Invalid, which parks them."""
+    async with rig() as it:
+        it.tasks.failures["Claim"] = [Invalid("bad id"), Invalid("bad id")]
+        deliveries = await it.push("bad", "good")
+        await it.until(lambda: it.work.started == [("good", 1)])
+        await it.until(lambda: all(delivery.acked for delivery in deliveries))
+        with pytest.raises(Invalid):
+            await it.feed.take(FakeDelivery("", body=b"\xff\xff"), 0)  # type: ignore[misc,arg-type]
+
+
+async def test_outcomes_are_sent_until_they_are_acknowledged():
+    """The tasks service is away when the work is done: the outcome waits and is sent again."""
+    async with rig() as it:
+        it.tasks.failures["Finish"] = [Unavailable(), Unavailable()]
+        it.work.go.set()
+        await it.push("t1")
+        await it.until(lambda: ("t1", 1) in it.tasks.outcomes)
+    assert len(it.tasks.called("Finish")) == 3
+
+
+async def test_a_refused_outcome_ends_its_attempt_for_good():
+    """A result that the service does not take becomes a permanent failure with its reason."""
+    async with rig() as it:
+        it.tasks.failures["Finish"] = [Invalid("too large", code="RESULT_TOO_LARGE")]
+        it.work.go.set()
+        await it.push("t1")
+        await it.until(lambda: ("t1", 1) in it.tasks.outcomes)
+    failure = it.tasks.outcomes["t1", 1].failure
+    assert (failure.error.code, failure.retryable) == ("RESULT_TOO_LARGE", False)
+
+
+async def test_an_unknown_kind_fails_with_a_reason():
+    """A kind without a handler here is claimed and failed, never dropped."""
+    async with rig() as it:
+        it.tasks.kind = "other"
+        await it.push("t1")
+        await it.until(lambda: it.tasks.outcomes)
+    assert it.tasks.outcomes["t1", 1].failure.error.code == "UNKNOWN_KIND"
+
+
+async def test_a_cancelled_attempt_is_stopped_and_says_so():
+    """Cancellation comes with the heartbeat, interrupts the handler, and is reported as such."""
+    async with rig() as it:
+        await it.push("t1", "t2")
+        await it.until(lambda: len(it.work.started) == 2)
+        it.tasks.cancelled.append(("t1", 1))
+        await it.runner._sessions.beat("s1")
+        await it.until(lambda: ("t1", 1) in it.tasks.outcomes)
+        assert it.work.cancelled == ["t1"]
+    assert it.tasks.outcomes["t1", 1].cancelled
+
+
+async def test_a_fenced_attempt_is_stopped_without_a_word():
+    """What the service does not count as held any more is stopped, and nothing is reported for it."""
+    async with rig() as it:
+        await it.push("t1", "t2")
+        await it.until(lambda: len(it.work.started) == 2)
+        del it.tasks.held["t1", 1]
+        await it.runner._sessions.beat("s1")
+        await it.until(lambda: it.runner.running == 1)
+        assert it.work.cancelled == ["t1"]
+    assert ("t1", 1) not in {(one.task_id, one.attempt) for call in it.tasks.called("Finish") for one in call.outcomes}
+
+
+async def test_a_lost_session_stops_all_work_and_is_replaced():
+    """SESSION_LOST: everything stops, a new session is opened, and new work is claimed under it."""
+    async with rig() as it:
+        await it.push("t1")
+        await it.until(lambda: it.work.started)
+        it.tasks.alive.clear()
+        it.runner._sessions.suspect()
+        await it.until(lambda: it.work.cancelled == ["t1"] and it.tasks.sessions == 2)
+        await it.push("t2")
+        await it.until(lambda: ("t2", 1) in it.work.started)
+    assert it.tasks.called("Claim")[-1].session_id == "s2"
+
+
+async def test_a_claim_whose_answer_was_lost_is_handed_back():
+    """Held by the service's account for two heartbeats and unknown here: given back; once is no proof."""
+    async with rig() as it:
+        await it.until(lambda: it.tasks.called("Heartbeat"))
+        it.tasks.held["ghost", 3] = "s1"
+        await it.runner._sessions.beat("s1")
+        assert not it.tasks.called("HandBack")
+        await it.runner._sessions.beat("s1")
+    (request,) = it.tasks.called("HandBack")
+    assert list(request.attempts) == [pb.Pointer(task_id="ghost", attempt=3)]
+
+
+async def test_drain_finishes_hands_back_and_closes():
+    """What ends within the grace is reported, the rest handed back, and the session closed last."""
+    async with rig(drain_seconds=0.2) as it:
+        await it.push("t1")
+        await it.until(lambda: it.work.started)
+        await it.runner.drain()
+        assert it.work.cancelled == ["t1"]
+        assert not it.runner.serving
+        assert it.feed.take is None
+    assert [name for name, _ in it.tasks.calls][-3:] == ["CloseSession", "HandBack", "CloseSession"]
+    assert it.tasks.held == {}
+
+
+async def test_drain_waits_for_the_last_outcome():
+    """A handler that ends during the grace is reported before the session closes."""
+    async with rig(drain_seconds=10) as it:
+        await it.push("t1")
+        await it.until(lambda: it.work.started)
+        draining = asyncio.ensure_future(it.runner.drain())
+        await it.until(lambda: it.tasks.called("CloseSession"))
+        it.work.go.set()
+        await draining
+    assert [name for name, _ in it.tasks.calls][-2:] == ["Finish", "CloseSession"]
