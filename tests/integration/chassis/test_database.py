@@ -1,20 +1,22 @@
 """The pool against a real Postgres whose connections are ended under it."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
 
 import asyncpg
 import pytest
 from sqlalchemy import exc, text
 
 from chassis.config import Postgres
-from chassis.database import open_database
+from chassis.database import Database, open_database
 from chassis.errors import Unavailable
 
 pytestmark = pytest.mark.postgres
 
 
 @pytest.fixture
-async def database(database_url):
+async def database(database_url: str) -> AsyncIterator[Database]:
     settings = Postgres(url=database_url, pool_size=4, max_overflow=0, pool_timeout_seconds=0.2)
     async with open_database(settings, "sample") as opened:
         async with opened.transaction() as connection:
@@ -23,18 +25,19 @@ async def database(database_url):
         yield opened
 
 
-async def _count(database):
+async def _count(database: Database) -> int:
     async with database.driver() as driver:
-        return await driver.fetchval("SELECT count(*) FROM thing")
+        count: int = await driver.fetchval("SELECT count(*) FROM thing")
+        return count
 
 
-async def _insert_and_fail(door, statement):
+async def _insert_and_fail(door: Any, statement: Any) -> None:
     async with door as connection:
         await connection.execute(statement)
         raise LookupError
 
 
-async def test_a_block_commits_and_an_error_rolls_back(database):
+async def test_a_block_commits_and_an_error_rolls_back(database: Database) -> None:
     """Both doors: what was inserted stays, what was inserted before an error does not."""
     async with database.transaction() as connection:
         await connection.execute(text("INSERT INTO thing VALUES (1)"))
@@ -47,7 +50,7 @@ async def test_a_block_commits_and_an_error_rolls_back(database):
     assert await _count(database) == 2
 
 
-async def test_broken_constraints_reach_the_store_as_they_are(database):
+async def test_broken_constraints_reach_the_store_as_they_are(database: Database) -> None:
     """A duplicate is the store's to interpret, not an outage."""
     async with database.driver() as driver:
         await driver.execute("INSERT INTO thing VALUES (1)")
@@ -59,7 +62,7 @@ async def test_broken_constraints_reach_the_store_as_they_are(database):
             await driver.execute("INSERT INTO thing VALUES (1)")
 
 
-async def test_idle_connections_the_server_ended_are_replaced_unseen(database, database_url):
+async def test_idle_connections_the_server_ended_are_replaced_unseen(database: Database, database_url: str) -> None:
     """After the administrator ended every idle connection, the next calls succeed."""
     await asyncio.gather(*(database.ping() for _ in range(4)))
     admin = await asyncpg.connect(database_url)
@@ -73,7 +76,7 @@ async def test_idle_connections_the_server_ended_are_replaced_unseen(database, d
 
 
 @pytest.mark.parametrize("door", ["transaction", "driver"])
-async def test_a_connection_ended_in_the_middle_is_unavailable(database, door):
+async def test_a_connection_ended_in_the_middle_is_unavailable(database: Database, door: str) -> None:
     """The caller hears Unavailable with a time to come back, and the next call works."""
     statement = "SELECT pg_terminate_backend(pg_backend_pid())"
     with pytest.raises(Unavailable) as caught:
@@ -83,11 +86,11 @@ async def test_a_connection_ended_in_the_middle_is_unavailable(database, door):
     await database.ping()
 
 
-async def test_an_exhausted_pool_is_unavailable(database):
+async def test_an_exhausted_pool_is_unavailable(database: Database) -> None:
     """The fifth of four waits its turn and is then told to come back."""
     held = asyncio.Event()
 
-    async def hold():
+    async def hold() -> None:
         async with database.driver():
             await held.wait()
 
@@ -100,10 +103,20 @@ async def test_an_exhausted_pool_is_unavailable(database):
     await asyncio.gather(*holders)
 
 
-async def test_a_statement_that_takes_too_long_is_unavailable(database_url):
+async def test_a_statement_that_takes_too_long_is_unavailable(database_url: str) -> None:
     """The server ends it at the configured time."""
     settings = Postgres(url=database_url, statement_timeout_seconds=0.1)
     async with open_database(settings, "sample") as database:
         with pytest.raises(Unavailable, match="statement timeout"):
             async with database.driver() as driver:
                 await driver.execute("SELECT pg_sleep(5)")
+
+
+async def test_opening_does_not_connect() -> None:
+    """Nothing listens on port 1, and only the first use says so."""
+    async with open_database(Postgres(url="postgresql://nobody@127.0.0.1:1/none"), "tasks") as database:
+        with pytest.raises(Unavailable) as caught:
+            await database.ping()
+    assert caught.value.code == "DATABASE_ERROR"
+    assert caught.value.retry_after_seconds == 1
+    assert "127.0.0.1" not in caught.value.message

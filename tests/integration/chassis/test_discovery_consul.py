@@ -3,33 +3,39 @@
 import asyncio
 import socket
 import uuid
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from types import SimpleNamespace
+from dataclasses import dataclass
 
 import pytest
 
-from chassis.config import Discovery
+from chassis.clock import SystemClock
+from chassis.config import Discovery, Process
 from chassis.discovery import Address, open_discovery, register
 from chassis.discovery.consul import open_client
+from chassis.lifecycle import Host
+from deploy.local.stores.consul import Consul
 
 pytestmark = pytest.mark.consul
 
 
-class DrainingHost:
-    """The part of a host that registration uses."""
-
-    def __init__(self):
-        self.hooks = {}
-
-    def on_drain(self, name, hook):
-        self.hooks[name] = hook
+@dataclass
+class Case:
+    settings: Discovery
+    service: str
+    port: int
 
 
 @pytest.fixture
-async def ready_url():
+def host() -> Host:
+    return Host("test", Process(), SystemClock(), AsyncExitStack())
+
+
+@pytest.fixture
+async def ready_url() -> AsyncIterator[str]:
     """Answers every request with 200, as a ready process does."""
 
-    async def answer(reader, writer):
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
         writer.close()
@@ -40,27 +46,26 @@ async def ready_url():
 
 
 @pytest.fixture
-def case(consul_url):
+def case(consul_url: str) -> Case:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     settings = Discovery(backend="consul", consul_url=consul_url)
-    return SimpleNamespace(settings=settings, service=f"it-{uuid.uuid4().hex[:8]}", port=port)
+    return Case(settings=settings, service=f"it-{uuid.uuid4().hex[:8]}", port=port)
 
 
-async def _registered(case):
+async def _registered(case: Case) -> bool:
     async with open_client(case.settings) as client:
         return f"{case.service}-127.0.0.1-{case.port}" in await client.agent.services()
 
 
-async def _until_registered(case, *, is_there=True):
+async def _until_registered(case: Case, *, is_there: bool = True) -> None:
     async with asyncio.timeout(20):
         while await _registered(case) is not is_there:
             await asyncio.sleep(0.05)
 
 
-async def test_a_ready_process_is_found_and_leaves_first(case, ready_url):
+async def test_a_ready_process_is_found_and_leaves_first(case: Case, host: Host, ready_url: str) -> None:
     """Registered, checked, found; gone from the agent as soon as the drain begins."""
-    host = DrainingHost()
     async with AsyncExitStack() as stack:
         directory = await stack.enter_async_context(open_discovery(host, case.settings))
         entry = register(host, case.settings, case.service, "127.0.0.1", case.port, http_check=ready_url)
@@ -68,14 +73,13 @@ async def test_a_ready_process_is_found_and_leaves_first(case, ready_url):
         async with asyncio.timeout(20):
             known = await directory.changed(case.service, directory.instances(case.service))
         assert known == (Address(host="127.0.0.1", port=case.port),)
-        await host.hooks["discovery"]()
+        await host.drain()
         assert not await _registered(case)
     assert directory.instances(case.service) is known
 
 
-async def test_a_process_that_is_not_ready_is_not_found(case):
+async def test_a_process_that_is_not_ready_is_not_found(case: Case, host: Host) -> None:
     """It is in the agent's list, critical, and nobody is sent there."""
-    host = DrainingHost()
     async with (
         open_discovery(host, case.settings) as directory,
         register(host, case.settings, case.service, "127.0.0.1", case.port),
@@ -87,9 +91,10 @@ async def test_a_process_that_is_not_ready_is_not_found(case):
         assert directory.instances(case.service) == ()
 
 
-async def test_an_agent_that_forgot_is_told_again(case, consul_server, ready_url):
+async def test_an_agent_that_forgot_is_told_again(
+    case: Case, host: Host, consul_server: Consul, ready_url: str
+) -> None:
     """The agent dies and comes back empty; the entry returns and what was known stayed."""
-    host = DrainingHost()
     async with (
         open_discovery(host, case.settings) as directory,
         register(host, case.settings, case.service, "127.0.0.1", case.port, http_check=ready_url),
@@ -102,9 +107,10 @@ async def test_an_agent_that_forgot_is_told_again(case, consul_server, ready_url
         assert directory.instances(case.service) is known
 
 
-async def test_without_consul_the_process_starts_and_registers_later(case, consul_server):
+async def test_without_consul_the_process_starts_and_registers_later(
+    case: Case, host: Host, consul_server: Consul
+) -> None:
     """Opening does not fail while the agent is away, and the entry appears when it is there."""
-    host = DrainingHost()
     await asyncio.to_thread(consul_server.kill)
     async with (
         open_discovery(host, case.settings) as directory,

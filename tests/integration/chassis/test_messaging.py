@@ -276,7 +276,7 @@ async def test_what_cannot_be_understood_is_parked(broker: Broker) -> None:
         async with asyncio.timeout(20):
             while await broker.ready_count(PARKING) != 2:
                 await asyncio.sleep(0.02)
-        assert consumer.unsettled == 0
+        await until(lambda: consumer.unsettled == 0)
     parked = await (await broker.channel(Use.CONSUME)).basic_get(PARKING)
     headers = parked.header.properties.headers or {}
     assert headers["mesh-parked-queue"] == _QUEUE.name

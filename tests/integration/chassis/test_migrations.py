@@ -1,6 +1,7 @@
 """Migrations against a real Postgres."""
 
 import asyncio
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -30,7 +31,7 @@ def downgrade():
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "versions").mkdir()
     (tmp_path / "env.py").write_text(_ENV.format(extra=""))
     (tmp_path / "versions" / "0001_thing.py").write_text(_STEP)
@@ -38,7 +39,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-async def _tables(url):
+async def _tables(url: str) -> list[str]:
     connection = await asyncpg.connect(url)
     rows = await connection.fetch(
         "SELECT schemaname || '.' || tablename FROM pg_tables"
@@ -48,7 +49,7 @@ async def _tables(url):
     return sorted(row[0] for row in rows)
 
 
-async def test_the_schema_and_its_version_table_are_its_own(folder, database_url):
+async def test_the_schema_and_its_version_table_are_its_own(folder: Path, database_url: str) -> None:
     """Everything lands in the service's schema; a second run changes nothing."""
     settings = Postgres(url=database_url)
     for _ in range(2):
@@ -56,7 +57,7 @@ async def test_the_schema_and_its_version_table_are_its_own(folder, database_url
     assert await _tables(database_url) == ["sample.alembic_version", "sample.thing"]
 
 
-async def test_other_schemas_are_not_looked_at(folder, database_url):
+async def test_other_schemas_are_not_looked_at(folder: Path, database_url: str) -> None:
     """A neighbour's table is no drift of ours; a column that has no step is."""
     settings = Postgres(url=database_url)
     await asyncio.to_thread(migrations.upgrade, "sample", settings)
@@ -69,7 +70,7 @@ async def test_other_schemas_are_not_looked_at(folder, database_url):
         await asyncio.to_thread(migrations.check, "sample", settings)
 
 
-async def test_one_process_migrates_at_a_time(folder, database_url):
+async def test_one_process_migrates_at_a_time(folder: Path, database_url: str) -> None:
     """While another holds the lock nothing is made; when it lets go the steps run."""
     settings = Postgres(url=database_url)
     other = await asyncpg.connect(database_url)

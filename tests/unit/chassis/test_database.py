@@ -4,9 +4,7 @@ import asyncpg
 import pytest
 from sqlalchemy import exc
 
-from chassis.config import Postgres
-from chassis.database import database_url, is_trouble, open_database
-from chassis.errors import Unavailable
+from chassis.database import database_url, is_trouble
 
 
 def _wrapped(sqlstate: str, *, invalidated: bool = False) -> exc.DBAPIError:
@@ -31,7 +29,7 @@ def _wrapped(sqlstate: str, *, invalidated: bool = False) -> exc.DBAPIError:
     ],
     ids=repr,
 )
-def test_what_speaks_of_the_way_is_trouble(error):
+def test_what_speaks_of_the_way_is_trouble(error: Exception) -> None:
     """Refused, closed, timed out, shut down and exhausted all mean: come back later."""
     assert is_trouble(error)
 
@@ -49,29 +47,19 @@ def test_what_speaks_of_the_way_is_trouble(error):
     ],
     ids=repr,
 )
-def test_what_speaks_of_the_statement_is_not_trouble(error):
+def test_what_speaks_of_the_statement_is_not_trouble(error: Exception) -> None:
     """Mistakes and broken constraints pass through to the store."""
     assert not is_trouble(error)
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+asyncpg"])
-def test_every_scheme_of_postgres_is_accepted(scheme):
+def test_every_scheme_of_postgres_is_accepted(scheme: str) -> None:
     """The driver is ours to choose, whatever the URL names."""
     url = database_url(f"{scheme}://mesh:p%40ss@db:5432/mesh")
     assert url.drivername == "postgresql+asyncpg"
     assert (url.username, url.password, url.host, url.database) == ("mesh", "p@ss", "db", "mesh")
 
 
-def test_sslmode_is_understood():
+def test_sslmode_is_understood() -> None:
     """The libpq spelling reaches asyncpg under its own name."""
     assert dict(database_url("postgresql://db/mesh?sslmode=require").query) == {"ssl": "require"}
-
-
-async def test_opening_does_not_connect():
-    """Nothing listens on port 1, and only the first use says so."""
-    async with open_database(Postgres(url="postgresql://nobody@127.0.0.1:1/none"), "tasks") as database:
-        with pytest.raises(Unavailable) as caught:
-            await database.ping()
-    assert caught.value.code == "DATABASE_ERROR"
-    assert caught.value.retry_after_seconds == 1
-    assert "127.0.0.1" not in caught.value.message

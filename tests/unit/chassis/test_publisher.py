@@ -1,0 +1,149 @@
+"""What a publisher makes of the broker's answers, and how messages are written into properties."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from aiormq.exceptions import ChannelInvalidStateError, DeliveryError
+from pamqp.commands import Basic
+
+from chassis.errors import Invalid, Unavailable
+from chassis.messaging.connection import Broker
+from chassis.messaging.message import EVENTS, WORK, Message
+from chassis.messaging.publisher import Publisher
+from chassis.messaging.wire import from_properties, parked, to_properties
+
+
+def message(exchange: str = WORK, key: str = "ack", **fields: Any) -> Message:
+    given = {"type": "mesh.sample.v1.X", "body": b"b", "id": "m-1", "time": datetime(2026, 1, 1, tzinfo=UTC)}
+    return Message(**{"exchange": exchange, "routing_key": key, "source": "sample", **given, **fields})
+
+
+class Channel:
+    """Answers by routing key."""
+
+    is_closed = False
+
+    def __init__(self) -> None:
+        self.closed = asyncio.Event()
+
+    async def basic_publish(self, _body: bytes, *, routing_key: str, **options: Any) -> Any:
+        assert options["mandatory"]
+        if routing_key == "nack":
+            raise DeliveryError(None, Basic.Nack())
+        if routing_key == "gone":
+            raise ChannelInvalidStateError
+        if routing_key == "unfit":
+            raise ValueError("Routing key too long")
+        if routing_key == "silence":
+            await asyncio.Event().wait()
+        return Basic.Ack() if routing_key == "ack" else "the returned message"
+
+    async def close(self) -> None:
+        self.closed.set()
+
+
+class FakeBroker(Broker):
+    """Hands out fake channels."""
+
+    def __init__(self) -> None:
+        self.channels: list[Channel] = []
+        self.stopped = False
+        self.ensured = 0
+
+    @property
+    def blocked(self) -> bool:
+        return self.stopped
+
+    async def channel(self, _use: Any) -> Any:
+        self.channels.append(Channel())
+        return self.channels[-1]
+
+    async def ensure(self) -> None:
+        self.ensured += 1
+
+
+@pytest.mark.parametrize(
+    ("exchange", "key", "outcome"),
+    [
+        (WORK, "ack", True),
+        (WORK, "returned", False),
+        (EVENTS, "returned", True),
+        (WORK, "nack", False),
+        (EVENTS, "nack", False),
+        (WORK, "gone", False),
+        (WORK, "unfit", False),
+    ],
+)
+async def test_each_answer_has_its_outcome(exchange: str, key: str, outcome: bool) -> None:
+    """Only a confirmation counts, and an event that nobody listens to."""
+    assert await Publisher(FakeBroker()).publish_many([message(exchange, key)]) == [outcome]
+
+
+async def test_silence_is_no_confirmation_and_costs_the_channel() -> None:
+    """What is not confirmed in time is False; the next message goes over a new channel."""
+    broker = FakeBroker()
+    publisher = Publisher(broker, confirm_timeout_seconds=0)
+    assert await publisher.publish_many([message(key="silence")]) == [False]
+    await broker.channels[0].closed.wait()
+    publisher = Publisher(broker)
+    assert await publisher.publish_many([message()]) == [True]
+    assert len(broker.channels) == 2
+
+
+async def test_refusals_restore_the_topology() -> None:
+    """Somebody may have deleted the queue, and nobody else would bring it back."""
+    broker = FakeBroker()
+    await Publisher(broker).publish_many([message(key="returned"), message()])
+    assert broker.ensured == 1
+
+
+async def test_a_blocked_broker_is_not_tried() -> None:
+    """Nothing is sent that would wait in a socket."""
+    broker = FakeBroker()
+    broker.stopped = True
+    with pytest.raises(Unavailable) as caught:
+        await Publisher(broker).publish_many([message()])
+    assert caught.value.code == "BROKER_ERROR"
+    assert broker.channels == []
+
+
+def test_a_message_survives_its_properties() -> None:
+    """All fields, with and without the optional ones, to the microsecond."""
+    full = message(
+        subject="s", sequence=2**40, traceparent="00-x", headers={"a": "b"}, time=datetime(2026, 1, 1, 0, 0, 0, 7, UTC)
+    )
+    for each in (full, message()):
+        assert from_properties(WORK, "ack", to_properties(each), b"b") == each
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"message_id": None},
+        {"message_type": None},
+        {"timestamp": None, "headers": {}},
+        {"headers": {"cloudEvents:time": "noon"}},
+        {"headers": {"cloudEvents:sequence": "first"}},
+    ],
+    ids=str,
+)
+def test_what_is_no_message_of_the_mesh_is_refused(change: dict[str, Any]) -> None:
+    """Its receiver parks it."""
+    properties = to_properties(message())
+    for name, value in change.items():
+        setattr(properties, name, value)
+    with pytest.raises(Invalid):
+        from_properties(WORK, "ack", properties, b"b")
+
+
+def test_a_parked_message_tells_why_and_from_where() -> None:
+    """Everything it was sent with stays, so that an operator can send it again."""
+    why = parked(to_properties(message(subject="s")), reason="no kind", queue="q", routing_key="k")
+    assert why.message_id == "m-1"
+    assert why.delivery_mode == 2
+    assert {"mesh-parked-reason": "no kind", "mesh-parked-queue": "q", "mesh-parked-routing-key": "k"}.items() <= (
+        why.headers or {}
+    ).items()
+    assert (why.headers or {})["cloudEvents:subject"] == "s"
