@@ -5,8 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.local.problems import Problem
+
 ROOT = Path(__file__).resolve().parents[2]
 _DEFAULT_HTTP_PORT = 8000
+_LAST_PORT = 65_535
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +33,11 @@ class Environment:
 
     @property
     def http_port(self) -> int:
-        """MESH_HTTP_PORT, or 8000."""
-        return int(self.get("MESH_HTTP_PORT") or _DEFAULT_HTTP_PORT)
+        """MESH_HTTP_PORT, or 8000. Raises Problem when it is no port."""
+        given = self.get("MESH_HTTP_PORT") or str(_DEFAULT_HTTP_PORT)
+        if not given.isdecimal() or not 0 < int(given) <= _LAST_PORT:
+            raise Problem(f"MESH_HTTP_PORT is {given!r}, which is no port.")
+        return int(given)
 
     @property
     def cache(self) -> Path:
