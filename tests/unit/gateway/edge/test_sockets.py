@@ -1,12 +1,14 @@
 """WebSocket handshakes through the edge."""
 
+from typing import Any
+
 import pytest
 
 from services.gateway.edge.asgi import Receive, Scope, Send
 from services.gateway.edge.context import current
 from tests.unit.gateway.edge.world import World, decision
 
-DENIAL = {"extensions": {"websocket.http.response": {}}}
+DENIAL: dict[str, Any] = {"extensions": {"websocket.http.response": {}}}
 
 
 async def accepting(scope: Scope, receive: Receive, send: Send) -> None:
@@ -24,7 +26,7 @@ async def accepting(scope: Scope, receive: Receive, send: Send) -> None:
         {"headers": [(b"x-api-key", b"warm")]},
     ],
 )
-async def test_a_socket_takes_its_credential_four_ways(how: dict[str, object]):
+async def test_a_socket_takes_its_credential_four_ways(how: dict[str, Any]):
     """Browsers cannot set headers, so the query and the subprotocol count too."""
     answer = await World(accepting).connect(**how)
     assert answer.messages[0]["type"] == "websocket.accept"
@@ -39,7 +41,7 @@ async def test_the_offered_subprotocol_is_echoed():
 
 
 @pytest.mark.parametrize("how", [{}, {"query": b"token=wrong"}, {"subprotocols": ("bearer",)}, {"query": b"%ff=&&"}])
-async def test_a_refused_handshake_is_an_ordinary_answer(how: dict[str, object]):
+async def test_a_refused_handshake_is_an_ordinary_answer(how: dict[str, Any]):
     """Where the server can, it answers 401 in the dialect of the path."""
     answer = await World(accepting).connect(**how, **DENIAL)
     assert [message["type"] for message in answer.messages] == [

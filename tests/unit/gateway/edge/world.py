@@ -31,8 +31,15 @@ class ClientGone(Exception):
 
 def decision(**fields: Any) -> ratelimit_pb2.Decision:
     """An allowed decision under one rule, but for the fields given."""
-    rule = {"name": "v1_chat", "limit": 10, "remaining": 9, "window_seconds": 60, "reset_after_ms": 6001}
-    return ratelimit_pb2.Decision(**{"allowed": True, "rules": [rule], "tightest": 0} | fields)
+    rule: dict[str, Any] = {
+        "name": "v1_chat",
+        "limit": 10,
+        "remaining": 9,
+        "window_seconds": 60,
+        "reset_after_ms": 6001,
+    }
+    defaults: dict[str, Any] = {"allowed": True, "rules": [rule], "tightest": 0}
+    return ratelimit_pb2.Decision(**defaults | fields)
 
 
 class Identities:
@@ -112,7 +119,12 @@ class World:
         self.limiter = Limiter()
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry)
-        allowed = {"origins": [ORIGIN], "hosts": ["*"], "proxies": [ip_network("10.0.0.0/8")], "tls": False}
+        allowed: dict[str, Any] = {
+            "origins": [ORIGIN],
+            "hosts": ["*"],
+            "proxies": [ip_network("10.0.0.0/8")],
+            "tls": False,
+        }
         breaker = Breaker("ratelimit", self.clock, failure_threshold=2, recovery_seconds=1.0)
         layers = Layers(
             security=Security(SecuritySettings(**allowed | security)),

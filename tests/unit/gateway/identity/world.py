@@ -1,5 +1,7 @@
 """Identity on memory: everything a test of its operations touches."""
 
+from typing import Any
+
 from services.gateway.identity.cache import Invalidation, VerifiedCredentials
 from services.gateway.identity.operations import Identity, Ports
 from services.gateway.identity.tokens import JwtSignatures
@@ -50,7 +52,7 @@ class World:
         """A fresh access token of a registered user."""
         return (await self.identity.login(username=username, password=PASSWORD)).access_token
 
-    async def key(self, username: str = "john_doe", **options: object) -> str:
+    async def key(self, username: str = "john_doe", **options: Any) -> str:
         """A fresh API key of a registered user."""
         principal = await self.identity.authenticate(await self.token(username))
         return (await self.identity.create_key(principal, name="laptop", **options)).plaintext
