@@ -147,7 +147,10 @@ class Child:
         deadline = time.monotonic() + seconds
         while not ready():
             if not self.alive:
-                raise Problem(f"{self.name} ended with code {self.exit_code} while starting.\n{self.last_words()}")
+                code = self.exit_code
+                # Its last words may still be in the pipe; this waits for them.
+                self.kill()
+                raise Problem(f"{self.name} ended with code {code} while starting.\n{self.last_words()}")
             if time.monotonic() > deadline:
                 raise Problem(f"{self.name} was not ready after {seconds:g} s.\n{self.last_words()}")
             time.sleep(_POLL_SECONDS)

@@ -7,6 +7,7 @@ import os
 import pwd
 import signal
 import subprocess
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from deploy.local.stores.store import Store, store_environment
 USER = "mesh"
 DATABASE = "mesh"
 _UNPRIVILEGED = "nobody"
+_STILL_IN_USE = "is still in use"
+_SESSIONS_LINGER_SECONDS = 15.0
+_TRY_AGAIN_SECONDS = 0.2
 
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -120,6 +124,18 @@ class Postgres(Store):
             cwd=self.data,
             stop_signal=signal.SIGINT,  # "fast": ends sessions, writes a checkpoint; SIGTERM would wait for clients
         )
+
+    def start(self) -> None:
+        deadline = time.monotonic() + _SESSIONS_LINGER_SECONDS
+        while True:
+            try:
+                return super().start()
+            except Problem as problem:
+                # The sessions of a server that was killed notice it one by one; until the last one is gone no other
+                # server may use the data.
+                if _STILL_IN_USE not in str(problem) or time.monotonic() > deadline:
+                    raise
+                time.sleep(_TRY_AGAIN_SECONDS)
 
     def answers(self) -> bool:
         try:
