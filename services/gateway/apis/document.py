@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 from services.gateway.apis.aios.shapes import AiosError
 from services.gateway.apis.dialects import Dialect, dialect_of, is_public
+from services.gateway.apis.idempotency import IDEMPOTENCY_PARAMETER
 from services.gateway.apis.openai.shapes import OpenAIError
 from services.gateway.apis.operation import Operation
 from services.gateway.apis.v1.shapes import V1Error
@@ -23,14 +24,6 @@ _REFERENCE = "#/components/schemas/{model}"
 _ERROR_NAMES = {Dialect.V1: "V1Error", Dialect.OPENAI: "OpenAIError", Dialect.AIOS: "AiosError"}
 _ANYWHERE = (400, 401, 403, 413, 415, 429, 500, 503, 504)
 _VALIDATION = "HTTPValidationError"
-_IDEMPOTENCY_KEY = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "required": False,
-    "description": "A string of 1 to 255 visible ASCII characters, quoted or bare. The same key with the same body has "
-    "no second effect; with another body it is refused (422), and while the first is under way too (409).",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!#-\\[\\]-~]+$"},
-}
 _SECURITY = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "An access token, or an API key (amk_…)."},
     "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key (amk_…)."},
@@ -89,13 +82,15 @@ def _described(operation: Operation, schemas: Schema) -> Schema:
         body = _add(schemas, operation.request, "validation")
         described["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
     if operation.idempotent:
-        described["parameters"] = [_IDEMPOTENCY_KEY]
+        described["parameters"] = [IDEMPOTENCY_PARAMETER]
     content: Schema = {}
     if operation.answer is not None:
         content["application/json"] = {"schema": _add(schemas, operation.answer, "serialization")}
     if operation.frame is not None:
-        _add(schemas, operation.frame, "serialization")
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        frame = _add(schemas, operation.frame, "serialization")
+        data = {"type": "string", "contentMediaType": "application/json", "contentSchema": frame}
+        item = {"type": "object", "required": ["data"], "properties": {"data": data}}
+        content["text/event-stream"] = {"itemSchema": item}
     described["responses"] = {
         str(status): {"description": HTTPStatus(status).phrase, "content": content}
         for status in (200, *operation.failures)

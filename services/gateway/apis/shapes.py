@@ -1,8 +1,9 @@
 """Shapes that no dialect owns."""
 
-from typing import Annotated
+from datetime import UTC, datetime
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 def _without_nul(text: str) -> str:
@@ -13,6 +14,25 @@ def _without_nul(text: str) -> str:
 
 # What comes from a query or a form has not been through the edge's JSON reader, and no store takes a NUL.
 Plain = Annotated[str, AfterValidator(_without_nul), Field(json_schema_extra={"pattern": r"^[^\u0000]*$"})]
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
+# For integers, after their bounds: JSON Schema does not tell 5 from 5.0; everything else that is no integer is refused.
+WHOLE = BeforeValidator(_whole)
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except OverflowError:
+        raise ValueError("The year is out of range") from None
+
+
+# A moment that a client names: in UTC unless it says otherwise, and within the years that every store knows.
+Moment = Annotated[datetime, Field(strict=False), AfterValidator(_in_utc)]
 
 
 class Body(BaseModel):

@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Form, Request
-from pydantic import BaseModel, EmailStr, Field, StringConstraints
+from pydantic import BaseModel, Field, JsonValue, StringConstraints
 
 from services.gateway import views
 from services.gateway.apis.body_route import StrictRoute
@@ -15,13 +15,21 @@ from services.gateway.views import Instant
 
 Credential = Annotated[Plain, StringConstraints(min_length=1, max_length=1024)]
 
+# Documented here, judged by identity, whose sentences name the rule that is broken.
+USERNAME: dict[str, JsonValue] = {"pattern": "^[A-Za-z0-9][A-Za-z0-9_.@+-]{2,63}$"}
+PASSWORD: dict[str, JsonValue] = {"minLength": 8, "maxLength": 128}
+
+
+# Whether an address can be delivered to is learnt by sending; inside a company it may have no dot.
+Email = Annotated[str, StringConstraints(max_length=254, pattern=r"^[^@\s\x00-\x1f]+@[^@\s\x00-\x1f]+$")]
+
 
 class NewAccount(Body):
     """An account to open."""
 
-    username: Annotated[str, StringConstraints(max_length=64)] = Field(examples=["john_doe"])
-    email: EmailStr = Field(examples=["john@example.com"])
-    password: Annotated[str, StringConstraints(max_length=128)] = Field(examples=["secure_password123"])
+    username: str = Field(examples=["john_doe"], json_schema_extra=USERNAME)
+    email: Email = Field(examples=["john@example.com"])
+    password: str = Field(examples=["secure_password123"], json_schema_extra=PASSWORD)
 
 
 class Refreshing(Body):
@@ -34,7 +42,7 @@ class PasswordChange(Body):
     """Ends all sessions of the account."""
 
     current_password: Credential
-    new_password: Annotated[str, StringConstraints(max_length=128)]
+    new_password: str = Field(json_schema_extra=PASSWORD)
 
 
 class Account(BaseModel):

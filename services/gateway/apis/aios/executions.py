@@ -9,9 +9,9 @@ from pydantic import BaseModel, Field, StringConstraints
 from chassis.errors import Invalid, NotFound
 from services.gateway import views
 from services.gateway.apis.body_route import StrictRoute
-from services.gateway.apis.idempotency import IDEMPOTENCY_KEY, idempotency_key
+from services.gateway.apis.idempotency import IDEMPOTENCY_KEY, IDEMPOTENCY_PARAMETER, idempotency_key
 from services.gateway.apis.ids import is_agent_id, is_uuid
-from services.gateway.apis.shapes import Body
+from services.gateway.apis.shapes import WHOLE, Body
 from services.gateway.edge.context import require_scope
 from services.gateway.identity.model import Principal
 from services.gateway.views import Instant
@@ -25,7 +25,7 @@ class Execute(Body):
 
     agent_ids: Annotated[list[AgentId], Field(max_length=1000)] | None = None
     parallel: bool = Field(default=True, description="All at once, or one after the other.")
-    timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] = Field(default=300, description="For each agent.")
+    timeout_seconds: Annotated[int, Field(ge=1, le=86_400), WHOLE] = Field(default=300, description="For each agent.")
     input: Annotated[str, StringConstraints(max_length=100_000)] | None = Field(
         default=None, description="What they are asked to do; without it their role and description say it."
     )
@@ -85,7 +85,14 @@ class Executions:
     def router(self) -> APIRouter:
         router = APIRouter(prefix="/api", tags=["aios"], route_class=StrictRoute)
         add = router.add_api_route
-        add("/execute", self.execute, methods=["POST"], operation_id="aios_execute", summary="Run agents")
+        add(
+            "/execute",
+            self.execute,
+            methods=["POST"],
+            operation_id="aios_execute",
+            summary="Run agents",
+            openapi_extra={"parameters": [IDEMPOTENCY_PARAMETER]},
+        )
         add("/executions", self.list_runs, operation_id="aios_list_executions", summary="The log of runs, newest first")
         add("/executions/{execution_id}", self.get, operation_id="aios_get_execution", summary="Look at an execution")
         add(

@@ -7,10 +7,12 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import ConfigDict, Field, TypeAdapter
 from typing_extensions import TypedDict
 
+from services.gateway.apis.shapes import WHOLE
+
 _INT64 = 2**63
 Temperature = Annotated[float, Field(ge=0, le=2)]
 Share = Annotated[float, Field(ge=0, le=1)]
-TokenCount = Annotated[int, Field(ge=1, le=2**31 - 1)]
+TokenCount = Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
@@ -45,9 +47,9 @@ class ChatCompletionRequest(TypedDict):
     top_p: NotRequired[Share | None]
     max_tokens: NotRequired[TokenCount | None]
     max_completion_tokens: NotRequired[TokenCount | None]
-    n: NotRequired[Annotated[int, Field(ge=1, le=128)] | None]
+    n: NotRequired[Annotated[int, Field(ge=1, le=128), WHOLE] | None]
     stop: NotRequired[Stop | Annotated[list[Stop], Field(max_length=16)] | None]
-    seed: NotRequired[Annotated[int, Field(ge=-_INT64, le=_INT64 - 1)] | None]
+    seed: NotRequired[Annotated[int, Field(ge=-_INT64, le=_INT64 - 1), WHOLE] | None]
     stream: NotRequired[bool | None]
     stream_options: NotRequired[StreamOptions | None]
     user: NotRequired[str | None]

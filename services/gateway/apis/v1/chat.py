@@ -20,6 +20,7 @@ from services.gateway.apis.exchange import (
 from services.gateway.apis.idempotency import IDEMPOTENCY_KEY, idempotency_key
 from services.gateway.apis.llm import answers, first
 from services.gateway.apis.problems import refused
+from services.gateway.apis.shapes import WHOLE
 from services.gateway.edge.asgi import Receive, Scope, Send
 from services.gateway.edge.body import parse_json
 from services.gateway.edge.context import require_scope
@@ -43,7 +44,7 @@ class ChatBody(TypedDict):
         ]
     ]
     temperature: NotRequired[Annotated[float | None, Field(ge=0, le=1, description="Default 0.7.")]]
-    max_tokens: NotRequired[Annotated[int | None, Field(ge=1, le=1_000_000, description="Default 2048.")]]
+    max_tokens: NotRequired[Annotated[int | None, Field(ge=1, le=1_000_000, description="Default 2048."), WHOLE]]
 
 
 class ChatAnswer(TypedDict):

@@ -1,6 +1,5 @@
 """``/api/v1/keys``: API keys of the caller. A key is shown once, when it is made."""
 
-from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Request
@@ -9,7 +8,7 @@ from pydantic import BaseModel, Field, StringConstraints
 from services.gateway import views
 from services.gateway.apis.body_route import StrictRoute
 from services.gateway.apis.ids import is_key_id
-from services.gateway.apis.shapes import Body
+from services.gateway.apis.shapes import Body, Moment
 from services.gateway.edge.context import require_scope
 from services.gateway.identity.model import ACCESS_SCOPE, ApiKey, KeyNotFound
 from services.gateway.identity.operations import Identity
@@ -23,7 +22,7 @@ class NewKey(Body):
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=100)] = Field(examples=["ci"])
     scopes: list[Scope] = Field(default=[ACCESS_SCOPE], min_length=1, max_length=32)
-    expires_at: Annotated[datetime, Field(strict=False)] | None = Field(default=None, description="With a time zone.")
+    expires_at: Moment | None = Field(default=None, description="UTC unless it says otherwise.")
 
 
 class KeyView(BaseModel):

@@ -1,7 +1,7 @@
 """``/api/v1/tasks``: submit, look, list, cancel, and the events of a task."""
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -13,9 +13,9 @@ from chassis.clock import Clock
 from chassis.errors import NotFound
 from services.gateway import views
 from services.gateway.apis.body_route import StrictRoute
-from services.gateway.apis.idempotency import IDEMPOTENCY_KEY, idempotency_key
+from services.gateway.apis.idempotency import IDEMPOTENCY_KEY, IDEMPOTENCY_PARAMETER, idempotency_key
 from services.gateway.apis.ids import is_task_id
-from services.gateway.apis.shapes import Body
+from services.gateway.apis.shapes import WHOLE, Body, Moment
 from services.gateway.apis.v1.shapes import Page, Paginated, PerPage, paginated
 from services.gateway.edge.context import require_scope
 from services.gateway.identity.model import Principal
@@ -23,7 +23,6 @@ from services.gateway.views import Instant
 
 Status = Literal["scheduled", "queued", "running", "succeeded", "failed", "dead", "cancelled", "expired"]
 Kind = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$")]
-Moment = Annotated[datetime, Field(strict=False)]
 
 
 class Submission(Body):
@@ -31,9 +30,9 @@ class Submission(Body):
 
     task_type: Kind = Field(examples=["automation"])
     payload: dict[str, Any] = Field(default_factory=dict, examples=[{"action": "process_data"}])
-    priority: Annotated[int, Field(ge=1, le=10)] | Literal["low", "normal", "high", "critical"] = "normal"
-    max_attempts: Annotated[int, Field(ge=1, le=100)] | None = None
-    timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] | None = None
+    priority: Annotated[int, Field(ge=1, le=10), WHOLE] | Literal["low", "normal", "high", "critical"] = "normal"
+    max_attempts: Annotated[int, Field(ge=1, le=100), WHOLE] | None = None
+    timeout_seconds: Annotated[int, Field(ge=1, le=86_400), WHOLE] | None = None
     run_at: Moment | None = Field(default=None, description="Not before this; with a time zone, else UTC.")
     deadline_at: Moment | None = Field(default=None, description="Given up when it has not succeeded by then.")
 
@@ -112,7 +111,15 @@ class Tasks:
     def router(self) -> APIRouter:
         router = APIRouter(prefix="/api/v1/tasks", tags=["v1"], route_class=StrictRoute)
         add = router.add_api_route
-        add("", self.submit, methods=["POST"], status_code=201, operation_id="v1_submit_task", summary="Submit a task")
+        add(
+            "",
+            self.submit,
+            methods=["POST"],
+            status_code=201,
+            operation_id="v1_submit_task",
+            summary="Submit a task",
+            openapi_extra={"parameters": [IDEMPOTENCY_PARAMETER]},
+        )
         add("", self.list_tasks, operation_id="v1_list_tasks", summary="List tasks, newest first")
         add("/{task_id}", self.get, operation_id="v1_get_task", summary="Look at a task")
         add(
