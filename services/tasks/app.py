@@ -1,5 +1,6 @@
 """Builds the process: stores, broker, relay, operations, loops, and last the server."""
 
+from collections.abc import Sequence
 from functools import partial
 
 from mesh.tasks.v1.tasks_pb2_grpc import add_TaskServiceServicer_to_server, add_WorkerServiceServicer_to_server
@@ -22,7 +23,7 @@ from services.tasks.peers import BrokerQueues
 from services.tasks.rpc.tasks import TaskService
 from services.tasks.rpc.workers import WorkerService
 from services.tasks.store.store import Store
-from services.tasks.tables import outbox
+from services.tasks.tables import outbox, outbox_events
 
 # A second writer begins when a full batch waits, so that one commit's wait is the other's work.
 _WRITERS = 2
@@ -34,20 +35,23 @@ async def build(settings: Settings, host: Host) -> None:
     host.health.add("postgres", database.ping)
     broker = await host.enter(open_broker(settings.rabbit, name=host.instance))
     host.health.add("rabbitmq", broker.ping)
-    relay = Relay(database, outbox, Publisher(broker), host.clock)
-    store = Store(database, wire.messages_of, relay.wake, keys_live_seconds=settings.tasks.idempotency_key_seconds)
+    relays = [Relay(database, table, Publisher(broker), host.clock) for table in (outbox, outbox_events)]
+    store = Store(
+        database, wire.messages_of, partial(_wake, relays), keys_live_seconds=settings.tasks.idempotency_key_seconds
+    )
     figures = Figures(
         store,
         host.clock,
-        lambda: relay.backlog,
+        partial(_backlog, relays),
         most_queued=settings.tasks.most_queued,
         most_unpublished=settings.tasks.most_unpublished,
     )
     intake = Intake(store, figures, host.clock, lambda: f"task_{ULID()}")
     queues = BrokerQueues(broker, settings.rabbit.queue_type)
     desk = Desk(store, figures, queues, lambda: f"ses_{ULID()}")
-    upkeep = Upkeep(store, figures, backlog=lambda: relay.backlog, queues=queues, instance=host.instance)
-    host.spawn("outbox", relay.run())
+    upkeep = Upkeep(store, figures, backlog=partial(_backlog, relays), queues=queues, instance=host.instance)
+    for number, relay in enumerate(relays):
+        host.spawn(f"relay-{number}", relay.run())
     for name, batcher in (("accepting", intake.batcher), ("claiming", desk.claims), ("finishing", desk.outcomes)):
         for number in range(_WRITERS):
             host.spawn(f"{name}-{number}", batcher.run())
@@ -64,3 +68,12 @@ async def build(settings: Settings, host: Host) -> None:
             ],
         )
     )
+
+
+def _wake(relays: Sequence[Relay]) -> None:
+    for relay in relays:
+        relay.wake()
+
+
+def _backlog(relays: Sequence[Relay]) -> int:
+    return sum(relay.backlog for relay in relays)

@@ -181,4 +181,6 @@ tally = Table(
     Column("busy_seconds", Double, nullable=False),
 )
 
+# Two, each with its own relay: a pointer must not wait behind the news, of which there is three times as much.
 outbox = outbox_table(metadata)
+outbox_events = outbox_table(metadata, "outbox_events")

@@ -1,6 +1,7 @@
 """Micro-batches: calls that arrive while a batch is being written form the next one. Knows nothing of what is written.
 
-No timer is needed: an idle batcher writes a lone item at once, and the busier it is the larger its batches become.
+An idle batcher writes a lone item at once. A busy one begins at most one batch every few milliseconds, so that under
+load many calls share a commit and its round trips, and the busier it is the larger its batches become.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ class Batcher(Generic[T, R]):
     Args:
         rows: how many rows an item is, for a batch's bound.
         most_rows: a batch is closed when it holds so many.
+        pace_seconds: between the beginnings of two batches that are not full.
         most_waiting: rows that may wait; past it `put` raises Unavailable (code ``OVERLOADED``).
     """
 
@@ -33,11 +35,14 @@ class Batcher(Generic[T, R]):
         *,
         rows: Callable[[T], int] = lambda _: 1,
         most_rows: int = 200,
+        pace_seconds: float = 0.004,
         most_waiting: int = 20_000,
     ) -> None:
         self._write = write
         self._rows = rows
         self._most_rows = most_rows
+        self._pace_seconds = pace_seconds
+        self._began_at = float("-inf")
         self._most_waiting = most_waiting
         self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
         self._waiting_rows = 0
@@ -64,11 +69,20 @@ class Batcher(Generic[T, R]):
                     continue
                 self._writing += 1
                 try:
+                    await self._keep_pace()
                     await self._write_one(self._take())
                 finally:
                     self._writing -= 1
         finally:
             self._refuse([future for _, future in self._waiting])
+
+    async def _keep_pace(self) -> None:
+        """Waits a little when the last batch began a moment ago, unless a full one is ready."""
+        loop = asyncio.get_running_loop()
+        rest = self._began_at + self._pace_seconds - loop.time()
+        if rest > 0 and self._waiting_rows < self._most_rows:
+            await asyncio.sleep(rest)
+        self._began_at = loop.time()
 
     def _may_write(self) -> bool:
         return bool(self._waiting) and (self._writing == 0 or self._waiting_rows >= self._most_rows)

@@ -1,4 +1,4 @@
-"""What a transaction announces: messages into its outbox, and the relay woken after the commit.
+"""What a transaction announces: messages into its outboxes, and the relays woken after the commit.
 
 Knows no wording: notices are turned into messages by a function it is given.
 """
@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from chassis.database import Database, DriverConnection
-from chassis.messaging.message import Message
+from chassis.messaging.message import WORK, Message
 from chassis.messaging.outbox import enqueue
 from services.tasks.model.task import Notice
-from services.tasks.tables import outbox
+from services.tasks.tables import outbox, outbox_events
 
 Wording = Callable[[Notice], Sequence[Message]]
 
@@ -25,13 +25,13 @@ class Outgoing:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[DriverConnection]:
-        """One transaction; after its commit the relay looks at the outbox."""
+        """One transaction; after its commit the relays look at the outboxes."""
         async with self._database.driver() as pg:
             yield pg
         self._wake()
 
     async def announce(self, pg: DriverConnection, notices: Sequence[Notice]) -> None:
-        """Puts the messages of these notices into the outbox of this transaction."""
+        """Puts the messages of these notices into the outboxes of this transaction."""
         messages = [message for notice in notices for message in self._wording(notice)]
-        if messages:
-            await enqueue(pg, outbox, messages)
+        await enqueue(pg, outbox, [message for message in messages if message.exchange == WORK])
+        await enqueue(pg, outbox_events, [message for message in messages if message.exchange != WORK])

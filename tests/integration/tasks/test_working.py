@@ -70,8 +70,8 @@ async def test_a_result_is_kept_and_announced(core: Core) -> None:
     assert (task.state, task.result, task.progress) == (State.SUCCEEDED, b'{"ok":true}', 1.0)
     assert task.finished_at >= task.started_at >= task.created_at
     assert await core.event_types(task_id) == ["queued", "started", "succeeded"]
-    keys = [row[0] for row in await core.sql("SELECT routing_key FROM tasks.outbox ORDER BY seq")]
-    assert keys == ["work.builtin.p2", "tasks.task.queued", "tasks.task.started", "tasks.task.succeeded"]
+    keys = [row[0] for row in await core.sql("SELECT routing_key FROM tasks.outbox_events ORDER BY seq")]
+    assert keys == ["tasks.task.queued", "tasks.task.started", "tasks.task.succeeded"]
 
 
 async def test_a_repeated_result_is_stale_and_changes_nothing(core: Core) -> None:

@@ -55,6 +55,22 @@ def upgrade() -> None:
     sa.PrimaryKeyConstraint('seq'),
     schema='tasks'
     )
+    op.create_table('outbox_events',
+    sa.Column('seq', sa.BigInteger(), autoincrement=True, nullable=False),
+    sa.Column('id', sa.Text(), nullable=False),
+    sa.Column('exchange', sa.Text(), nullable=False),
+    sa.Column('routing_key', sa.Text(), nullable=False),
+    sa.Column('type', sa.Text(), nullable=False),
+    sa.Column('body', sa.LargeBinary(), nullable=False),
+    sa.Column('subject', sa.Text(), server_default='', nullable=False),
+    sa.Column('sequence', sa.BigInteger(), server_default='0', nullable=False),
+    sa.Column('time', sa.DateTime(timezone=True), server_default=sa.text('clock_timestamp()'), nullable=False),
+    sa.Column('source', sa.Text(), nullable=False),
+    sa.Column('traceparent', sa.Text(), server_default='', nullable=False),
+    sa.Column('headers', postgresql.JSONB(astext_type=sa.Text()), server_default='{}', nullable=False),
+    sa.PrimaryKeyConstraint('seq'),
+    schema='tasks'
+    )
     op.create_table('schedule',
     sa.Column('due_at', sa.TIMESTAMP(timezone=True), nullable=False),
     sa.Column('task_id', sa.String(length=40, collation='C'), nullable=False),
@@ -170,6 +186,7 @@ def downgrade() -> None:
     op.drop_table('task', schema='tasks')
     op.drop_table('tally', schema='tasks')
     op.drop_table('schedule', schema='tasks')
+    op.drop_table('outbox_events', schema='tasks')
     op.drop_table('outbox', schema='tasks')
     op.drop_table('kind', schema='tasks')
     op.drop_index('ix_idem_expires', table_name='idem', schema='tasks')

@@ -1,0 +1,135 @@
+"""Measured figures: kinds, admission, positions, estimates, and what is added up meanwhile."""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from chassis.errors import Exhausted, Invalid
+from services.tasks.model import rules
+from services.tasks.model.figures import Depth, Rate, Tally, estimate_seconds
+from services.tasks.model.states import Priority, State
+from services.tasks.model.task import Accepted, Kind
+from services.tasks.operations.figures import Figures
+from tests.support.clock import FakeClock
+from tests.unit.tasks.test_checks import KIND, check
+from tests.unit.tasks.test_rules import NOW, live
+
+
+class FakeFigures:
+    """The figures' part of the store, in memory."""
+
+    def __init__(self) -> None:
+        self.kinds = [KIND]
+        self.reads = 0
+        self.depths: list[Depth] = []
+        self.tallies: list[tuple[str, Sequence[Tally], dict[str, int]]] = []
+
+    async def read_kinds(self) -> Sequence[Kind]:
+        self.reads += 1
+        return self.kinds
+
+    async def read_depths(self) -> Sequence[Depth]:
+        return self.depths
+
+    async def read_workers(self) -> Sequence[Any]:
+        return []
+
+    async def read_rates(self) -> Sequence[Rate]:
+        return [Rate(group="builtin", ended_per_second=2.0, mean_run_seconds=0.5, ended=10, failed=1)]
+
+    async def add_tallies(self, instance: str, tallies: Sequence[Tally], sessions: Mapping[str, int]) -> None:
+        self.tallies.append((instance, tallies, dict(sessions)))
+
+
+def make(store: FakeFigures, *, most_queued: int = 10, backlog: int = 0) -> Figures:
+    return Figures(store, FakeClock(), lambda: backlog, most_queued=most_queued, most_unpublished=100)  # type: ignore[arg-type]  # the part that is asked
+
+
+def accepted(state: State = State.QUEUED, *, replayed: bool = False) -> Accepted:
+    class Seen:
+        def __init__(self) -> None:
+            self.state = state
+
+    return Accepted(task=Seen(), replayed=replayed)  # type: ignore[arg-type]  # only its state is looked at
+
+
+async def test_a_kind_that_was_just_announced_elsewhere_is_found() -> None:
+    """A miss reads again; an unknown one is refused with the known list."""
+    store = FakeFigures()
+    figures = make(store)
+    assert await figures.find_kind("automation") == KIND
+    store.kinds = [KIND, Kind(kind="new", group="g", max_attempts=1, timeout_seconds=1)]
+    assert (await figures.find_kind("new")).group == "g"
+    with pytest.raises(Invalid) as caught:
+        await figures.find_kind("other")
+    assert caught.value.details == {"known": "automation, new"}
+    assert figures.groups == ["builtin", "g"]
+
+
+async def test_admission_counts_what_was_accepted_since_the_last_look() -> None:
+    """The bound holds between two looks, and another group has its own."""
+    store = FakeFigures()
+    store.depths = [Depth(group="builtin", priority=Priority.LOW, queued=8, running=5)]
+    figures = make(store)
+    await figures.refresh("one")
+    for _ in range(2):
+        figures.admit("builtin")
+        figures.count_accepted(check(), accepted())
+    with pytest.raises(Exhausted):
+        figures.admit("builtin")
+    figures.admit("agents")
+
+
+async def test_messages_that_wait_for_the_broker_bound_acceptance_too() -> None:
+    """The outbox does not grow for ever while the broker is away."""
+    with pytest.raises(Exhausted) as caught:
+        make(FakeFigures(), backlog=100).admit("builtin")
+    assert caught.value.code == "QUEUE_FULL"
+
+
+async def test_a_position_counts_the_own_queue_and_an_estimate_what_is_more_urgent() -> None:
+    """Tasks of higher classes are no part of the position, but of the wait."""
+    store = FakeFigures()
+    store.depths = [
+        Depth(group="builtin", priority=Priority.NORMAL, queued=3, running=0),
+        Depth(group="builtin", priority=Priority.HIGH, queued=4, running=0),
+        Depth(group="builtin", priority=Priority.LOW, queued=100, running=0),
+        Depth(group="agents", priority=Priority.NORMAL, queued=50, running=0),
+    ]
+    figures = make(store)
+    await figures.refresh("one")
+    position, seconds = figures.count_accepted(check(), accepted())
+    assert (position, seconds) == (4, (3 + 4) / 2.0 + 0.5)
+    assert figures.count_accepted(check(), accepted())[0] == 5
+    assert figures.count_accepted(check(), accepted(replayed=True))[0] == 5
+
+
+def test_estimates_follow_from_throughput_or_from_run_time() -> None:
+    """Long queues move at the measured rate; short ones as the slots allow; without figures nothing is said."""
+    rate = Rate(group="g", ended_per_second=10.0, mean_run_seconds=2.0, ended=1, failed=0)
+    assert estimate_seconds(100, 4, rate) == 12.0
+    assert estimate_seconds(2, 4, rate) == 3.0
+    assert estimate_seconds(0, 0, rate) == 2.0
+    assert estimate_seconds(5, 4, None) == 0.0
+
+
+async def test_ends_are_added_up_by_group_and_session() -> None:
+    """Failures are apart, cancellations are none, and what goes on is not counted."""
+    store = FakeFigures()
+    figures = make(store)
+    began = live(started_at=NOW - timedelta(seconds=3))
+    figures.count_changes(
+        [
+            rules.complete(began, b"1"),
+            rules.lose(live(lost=2)),
+            rules.cancel(live(state=State.QUEUED, session_id=None, started_at=None)),
+            rules.lose(live()),
+        ]
+    )
+    await figures.refresh("one")
+    tally = Tally(group="builtin", ended=3, failed=1, busy_seconds=4.0)
+    assert store.tallies == [("one", [tally], {"ses_1": 2})]
+    await figures.refresh("one")
+    assert len(store.tallies) == 1

@@ -1,0 +1,116 @@
+"""Model and contract say the same, in both directions."""
+
+from datetime import UTC, datetime
+
+import pytest
+from mesh.tasks.v1 import events_pb2, tasks_pb2
+
+from chassis.errors import Invalid
+from services.tasks import wire
+from services.tasks.model import rules
+from services.tasks.model.states import Priority, State
+from services.tasks.model.task import Task, TaskError, notice_of
+from services.tasks.model.work import Outcome
+from tests.unit.tasks.test_rules import live
+
+AT = datetime(2026, 5, 4, 3, 2, 1, 123456, tzinfo=UTC)
+
+
+def test_states_and_priorities_have_the_contract_numbers() -> None:
+    """The model's numbers travel as they are."""
+    assert {f"STATE_{state.name}": state.value for state in State} | {"STATE_UNSPECIFIED": 0} == dict(
+        tasks_pb2.State.items()
+    )
+    assert {f"PRIORITY_{one.name}": one.value for one in Priority} | {"PRIORITY_UNSPECIFIED": 0} == dict(
+        tasks_pb2.Priority.items()
+    )
+
+
+def test_a_draft_takes_everything_over() -> None:
+    """Also times, to the microsecond; what is not set stays empty."""
+    request = tasks_pb2.SubmitRequest(
+        kind="k", payload=b"1", owner_id="o", priority=tasks_pb2.PRIORITY_HIGH, max_attempts=2, run_at=AT, labels=b"{}"
+    )
+    draft = wire.draft_from(request, "00-trace")
+    assert (draft.kind, draft.payload, draft.owner_id, draft.priority) == ("k", b"1", "o", 3)
+    assert (draft.max_attempts, draft.run_at, draft.deadline_at, draft.labels) == (2, AT, None, b"{}")
+    assert draft.traceparent == "00-trace"
+
+
+def test_times_that_are_none_are_refused() -> None:
+    """Out of the calendar, or with too many nanoseconds."""
+    for seconds, nanos in ((10**12, 0), (-1, 0), (0, 10**9)):
+        request = tasks_pb2.SubmitRequest(kind="k")
+        request.deadline_at.seconds, request.deadline_at.nanos = seconds, nanos
+        with pytest.raises(Invalid):
+            wire.draft_from(request, "")
+
+
+def test_a_task_is_shown_whole() -> None:
+    """Every field arrives; absent times stay absent."""
+    task = Task(
+        task_id="task_1",
+        kind="k",
+        owner_id="o",
+        priority=Priority.LOW,
+        state=State.DEAD,
+        attempt=3,
+        max_attempts=3,
+        payload=b"1",
+        result=b"",
+        error=TaskError(code="C", message="m"),
+        progress=0.5,
+        created_at=AT,
+        started_at=AT,
+        finished_at=None,
+        run_at=None,
+        traceparent="t",
+        labels=b"{}",
+    )
+    shown = wire.to_task(task)
+    assert (shown.state, shown.priority, shown.error.code, shown.progress) == (tasks_pb2.STATE_DEAD, 1, "C", 0.5)
+    assert shown.created_at.ToDatetime(UTC) == AT
+    assert shown.HasField("started_at")
+    assert not shown.HasField("finished_at")
+
+
+def test_outcomes_are_told_apart() -> None:
+    """A result may be empty text of JSON; neither result nor failure means stopped; nothing at all is an error."""
+    request = tasks_pb2.FinishRequest(session_id="s")
+    request.outcomes.add(task_id="a", attempt=1, result=b"null")
+    request.outcomes.add(task_id="b", attempt=2, cancelled=True)
+    failed = request.outcomes.add(task_id="c", attempt=3)
+    failed.failure.CopyFrom(tasks_pb2.Failure(retryable=True, retry_after_ms=1500))
+    first, second, third = wire.outcomes_from(request).outcomes
+    assert first == Outcome(task_id="a", attempt=1, result=b"null")
+    assert second == Outcome(task_id="b", attempt=2)
+    assert third.failure is not None
+    assert (third.failure.retryable, third.failure.retry_after_seconds) == (True, 1.5)
+    request.outcomes.add(task_id="d")
+    with pytest.raises(Invalid):
+        wire.outcomes_from(request)
+
+
+def test_unknown_states_in_a_filter_are_refused() -> None:
+    """An open enum brings any number."""
+    assert wire.states_from([2, 3]) == [State.QUEUED, State.RUNNING]
+    for number in (0, 9):
+        with pytest.raises(Invalid):
+            wire.states_from([number])
+
+
+def test_a_requeued_task_is_news_and_work() -> None:
+    """One pointer at its class's queue and one event, whose ids tell repetitions from news."""
+    pointer, event = wire.messages_of(notice_of(rules.lose(live(priority=Priority.CRITICAL))))
+    assert (pointer.exchange, pointer.routing_key) == ("mesh.work", "work.builtin.p0")
+    assert tasks_pb2.Pointer.FromString(pointer.body) == tasks_pb2.Pointer(task_id="task_1", attempt=1)
+    assert (event.exchange, event.routing_key, event.id) == ("mesh.events", "tasks.task.queued", "task_1#3")
+    changed = events_pb2.TaskChanged.FromString(event.body)
+    assert (changed.type, changed.sequence, changed.data) == ("queued", 3, b'{"reason":"WORKER_LOST"}')
+
+
+def test_a_result_travels_with_the_news_of_success() -> None:
+    """And there is no pointer any more."""
+    (event,) = wire.messages_of(notice_of(rules.complete(live(), b'{"a":1}')))
+    assert event.routing_key == "tasks.task.succeeded"
+    assert events_pb2.TaskChanged.FromString(event.body).result == b'{"a":1}'
