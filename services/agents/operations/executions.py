@@ -64,9 +64,11 @@ class Engine:
     async def _completed(self, execution: Execution, news: News) -> News:
         """News of an end can overtake that of the start; then the task itself knows both."""
         run = next((run for run in execution.runs if run.id == news.run_id), None)
-        if run is None or run.status.is_end or run.started_at is not None or not news.status.is_end:
+        is_known = run is None or run.status.is_end or run.started_at is not None or news.started_at is not None
+        if run is None or is_known or not news.status.is_end:
             return news
-        return await self._tasks.look(execution, replace(run, task_id=news.task_id))
+        seen = await self._tasks.look(execution, replace(run, task_id=news.task_id))
+        return seen if seen.status.is_end else news
 
     async def repair(self, *, quiet_seconds: float) -> Sequence[MeshError]:
         """Continues what was not submitted and asks after tasks of which nothing was heard; returns what went wrong."""
