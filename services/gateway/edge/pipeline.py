@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from chassis import telemetry
 from chassis.clock import Clock
-from chassis.errors import Internal, MeshError, Unauthenticated
+from chassis.errors import Internal, Invalid, MeshError, Unauthenticated
 from chassis.logging import get_logger
 from services.gateway.edge import body, credentials, trace
 from services.gateway.edge.asgi import App, Header, Receive, Scope, Send
@@ -131,7 +131,11 @@ class Edge:
             await self._app(scope, self._bounded(scope["method"], headers, receive), reply)
             reply.check_answered()
         except self._rules.client_gone:
-            return reply.status or _CLIENT_LEFT
+            if not reply.status:
+                # A server also says "gone" of a body that was cut off or is no HTTP, and that client may still read.
+                cut_off = Invalid("The request did not arrive whole")
+                await _answer(reply, *self._render(scope, headers, cut_off, started=False))
+            return _CLIENT_LEFT
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets its dialect's answer
             await _answer(reply, *self._render(scope, headers, error, started=bool(reply.status)))
         return reply.status

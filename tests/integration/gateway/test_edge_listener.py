@@ -1,0 +1,206 @@
+"""The HTTP server itself: what it promises the edge, over real sockets."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import aiohttp
+import pytest
+
+from chassis.clock import SystemClock
+from chassis.config import Process
+from chassis.lifecycle import Host
+from services.gateway.config import Http
+from services.gateway.edge.asgi import App, Receive, Scope, Send
+from services.gateway.listener import Listener
+
+HEAD = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]}
+
+
+@dataclass(slots=True, kw_only=True)
+class Served:
+    listener: Listener
+    port: int
+    client: aiohttp.ClientSession
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
+
+    async def raw(self, request: bytes) -> bytes:
+        """What the server answers to bytes, until it closes."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(request)
+        answer = await reader.read()
+        writer.close()
+        return answer
+
+
+Serve = Callable[[App], Awaitable[Served]]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Serve]:
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(aiohttp.ClientSession())
+
+        async def start(app: App) -> Served:
+            port = free_port()
+            host = Host("gateway", Process(), SystemClock(), stack)
+            listener = Listener(host, Http(port=port))
+            host.on_drain("http", listener.drain)
+            await listener.start(app)
+            stack.push_async_callback(host.drain)
+            return Served(listener=listener, port=port, client=client)
+
+        yield start
+
+
+async def hello(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers with what it read, and 400 to a body that never came whole."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            await send(HEAD | {"status": 400})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        body, more = body + message["body"], message["more_body"]
+    await send(dict(HEAD))
+    await send({"type": "http.response.body", "body": b"hello " + body})
+
+
+async def test_a_request_is_served(serve: Serve):
+    """Method, body and headers go in, status, headers and body come out."""
+    served = await serve(hello)
+    async with served.client.post(served.url, data=b"you") as answer:
+        assert (answer.status, await answer.read()) == (200, b"hello you")
+        assert answer.headers["content-type"] == "text/plain"
+
+
+async def test_what_is_under_way_ends_well_when_it_drains(serve: Serve):
+    """A draining listener takes no new connection and finishes the stream it is sending."""
+    told, more = asyncio.Event(), asyncio.Event()
+
+    async def stream(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(dict(HEAD))
+        await send({"type": "http.response.body", "body": b"first ", "more_body": True})
+        told.set()
+        await more.wait()
+        await send({"type": "http.response.body", "body": b"last"})
+
+    served = await serve(stream)
+    async with served.client.get(served.url) as answer:
+        assert await answer.content.readany() == b"first "
+        await told.wait()
+        draining = asyncio.ensure_future(served.listener.drain())
+        await _until_refused(served.port)
+        assert not draining.done()
+        more.set()
+        assert await answer.content.read() == b"last"
+        await draining
+
+
+async def _until_refused(port: int) -> None:
+    while True:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            return
+        writer.close()
+        await asyncio.sleep(0.01)
+
+
+async def test_a_taken_port_is_an_error(serve: Serve):
+    """Two gateways never share a port in silence."""
+    served = await serve(hello)
+    async with AsyncExitStack() as stack:
+        host = Host("gateway", Process(), SystemClock(), stack)
+        with pytest.raises(OSError, match="in use"):
+            await Listener(host, Http(port=served.port)).start(hello)
+
+
+async def test_an_answer_that_breaks_is_seen_to_be_broken(serve: Serve):
+    """A client of a half answer learns that it is half."""
+
+    async def breaking(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(dict(HEAD))
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        raise ValueError
+
+    served = await serve(breaking)
+    async with served.client.get(served.url) as answer:
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await answer.read()
+
+
+async def test_a_client_that_leaves_is_noticed(serve: Serve):
+    """The application hears of it and can stop what it does."""
+    gone = asyncio.Event()
+
+    async def waiting(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send(dict(HEAD))
+        await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        while (await receive())["type"] != "http.disconnect":
+            continue
+        gone.set()
+
+    served = await serve(waiting)
+    async with served.client.get(served.url) as answer:
+        await answer.content.readany()
+        answer.close()
+    async with asyncio.timeout(5):
+        await gone.wait()
+
+
+async def test_sockets_talk_and_are_refused_with_an_answer(serve: Serve):
+    """A socket echoes; a refusal is an HTTP answer with a body."""
+
+    async def sockets(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        if not scope["subprotocols"]:
+            headers = [(b"content-type", b"application/json")]
+            await send({"type": "websocket.http.response.start", "status": 401, "headers": headers})
+            await send({"type": "websocket.http.response.body", "body": b'{"no":1}'})
+            return
+        await send({"type": "websocket.accept", "subprotocol": "bearer"})
+        message = await receive()
+        await send({"type": "websocket.send", "text": message["text"]})
+        await send({"type": "websocket.close", "code": 1000})
+
+    served = await serve(sockets)
+    async with served.client.ws_connect(served.url, protocols=("bearer", "x")) as socket_:
+        await socket_.send_str("hi")
+        assert (await socket_.receive_str(), socket_.protocol) == ("hi", "bearer")
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        await served.client.ws_connect(served.url)
+    assert refused.value.status == 401
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"NONSENSE\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: many\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nBad Header\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 200_000 + b"\r\n\r\n",
+    ],
+)
+async def test_bad_http_harms_nobody(serve: Serve, request_: bytes):
+    """What is no HTTP gets a 4xx or a closed connection, and the next request is served."""
+    served = await serve(hello)
+    async with asyncio.timeout(20):
+        answer = await served.raw(request_)
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 4")
+    async with served.client.post(served.url, data=b"you") as next_:
+        assert next_.status == 200
