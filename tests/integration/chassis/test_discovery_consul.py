@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import pytest
 
 from chassis.clock import SystemClock
-from chassis.config import Discovery, Process
+from chassis.config import Discovery, Process, Rpc
 from chassis.discovery import Address, open_discovery, register
 from chassis.discovery.consul import open_client
 from chassis.lifecycle import Host
+from chassis.rpc.server import open_server
 from deploy.local.stores.consul import Consul
 
 pytestmark = pytest.mark.consul
@@ -89,6 +90,23 @@ async def test_a_process_that_is_not_ready_is_not_found(case: Case, host: Host) 
             _, passing = await client.health.service(case.service, passing=True)
         assert passing == []
         assert directory.instances(case.service) == ()
+
+
+async def test_a_grpc_service_is_found_once_it_is_ready(case: Case) -> None:
+    """The agent asks the service's own health service; not ready means not found."""
+    async with AsyncExitStack() as stack:
+        host = Host(case.service, Process(), SystemClock(), stack)
+        server = await host.enter(open_server(host, Rpc(), case.settings, register=[]))
+        case.port = server.port
+        directory = await host.enter(open_discovery(host, case.settings))
+        await _until_registered(case)
+        assert directory.instances(case.service) == ()
+        await host.health.set_ready(True)
+        async with asyncio.timeout(20):
+            known = await directory.changed(case.service, ())
+        assert known == (Address(host="127.0.0.1", port=server.port),)
+        await host.drain()
+        assert not await _registered(case)
 
 
 async def test_an_agent_that_forgot_is_told_again(

@@ -70,6 +70,8 @@ class Site:
 
     async def drained(self, queue: str = _QUEUE.name) -> list[str]:
         """Takes everything out of a queue and returns the ids in their order."""
+        async with asyncio.timeout(20):
+            await self.broker.wait_connected(Use.CONSUME)
         channel = await self.broker.channel(Use.CONSUME)
         ids: list[str] = []
         while (got := await channel.basic_get(queue, no_ack=True)).delivery_tag is not None:
