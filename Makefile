@@ -8,6 +8,8 @@ PYTHON_BIN := .venv/bin/python
 MESH := $(PYTHON_BIN) -m deploy.local
 export PYTHONPATH := .:proto
 
+BENCHMARKS := mesh_chat tasks_durable ratelimit_decisions llm_chat
+
 # What runs needs one lock file, what checks needs the other; both end at once when nothing changed.
 RUNTIME := deploy/local/venv.sh requirements.lock
 DEVELOPMENT := deploy/local/venv.sh requirements-dev.lock
@@ -75,6 +77,6 @@ test-long: ## the tests that take minutes each
 	@$(DEVELOPMENT) && $(MESH) packages
 	.venv/bin/pytest -m long $(ARGS)
 
-bench: ## the benchmarks; ARGS chooses
+bench: ## the benchmarks, one after the other; NAMES=mesh_chat runs only this, ARGS goes to each
 	@$(DEVELOPMENT) && $(MESH) packages
-	$(PYTHON_BIN) -m bench $(ARGS)
+	@set -e; for name in $(or $(NAMES),$(BENCHMARKS)); do $(PYTHON_BIN) -m bench.$$name $(ARGS); done
