@@ -78,5 +78,5 @@ test-long: ## the tests that take minutes each
 	.venv/bin/pytest -m long $(ARGS)
 
 bench: ## the benchmarks, one after the other; NAMES=mesh_chat runs only this, ARGS goes to each
-	@$(DEVELOPMENT) && $(MESH) packages
+	@$(DEVELOPMENT) && $(MESH) packages wrk
 	@set -e; for name in $(or $(NAMES),$(BENCHMARKS)); do $(PYTHON_BIN) -m bench.$$name $(ARGS); done

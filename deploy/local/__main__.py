@@ -15,7 +15,6 @@ _VERBS = {
     "status": commands.status,
     "reset": commands.reset,
     "jaeger": commands.jaeger,
-    "packages": commands.packages,
     "migrate": commands.migrate,
 }
 
@@ -23,8 +22,8 @@ _VERBS = {
 def main() -> int:
     """Runs one verb. Returns 0, or 1 after a sentence on standard error."""
     parser = argparse.ArgumentParser(prog="python -m deploy.local", description="The whole mesh on this machine.")
-    parser.add_argument("verb", choices=[*_VERBS, "logs"])
-    parser.add_argument("names", nargs="*", help="for logs: only these processes")
+    parser.add_argument("verb", choices=[*_VERBS, "logs", "packages"])
+    parser.add_argument("names", nargs="*", help="for logs: only these processes; for packages: more programs")
     parser.add_argument("--quiet", action="store_true", help="for run: leave the processes' lines to their log files")
     arguments = parser.parse_args()
     environment = current()
@@ -33,6 +32,8 @@ def main() -> int:
     try:
         if arguments.verb == "logs":
             follow.follow(environment, arguments.names, colour=colour)
+        elif arguments.verb == "packages":
+            commands.packages(environment, console, arguments.names)
         else:
             _VERBS[arguments.verb](environment, console)
     except Problem as problem:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -144,9 +145,9 @@ def jaeger(environment: Environment, console: Console) -> None:
     console.say(f"Built {build_jaeger(environment)}")
 
 
-def packages(environment: Environment, console: Console) -> None:
-    """Makes the stores' programs available, without starting any."""
-    ensure_packages(environment, console)
+def packages(environment: Environment, console: Console, programs: Sequence[str]) -> None:
+    """Makes the stores' programs, and the named ones, available without starting any."""
+    ensure_packages(environment, console, programs)
     if find_consul(environment.cache) is None:
         try:
             fetch_consul(environment.cache)

@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from shutil import which
@@ -33,9 +33,12 @@ def _has_rabbitmq() -> bool:
     return True
 
 
-def ensure_packages(environment: Environment, console: Console) -> None:
-    """Installs what is missing. Raises Problem, naming the command to run, when that takes more rights than we have."""
-    missing = missing_packages(environment)
+def ensure_packages(environment: Environment, console: Console, programs: Sequence[str] = ()) -> None:
+    """Installs what is missing, and the packages of `programs` that bear the program's name.
+
+    Raises Problem, naming the command to run, when that takes more rights than we have.
+    """
+    missing = missing_packages(environment) + [program for program in programs if which(program) is None]
     if not missing:
         return
     names = " ".join(missing)
