@@ -38,10 +38,10 @@ class Work:
 class Rig:
     """One runner with everything around it."""
 
-    def __init__(self, host: Host, tasks: FakeTasks, work: Work, slots: int) -> None:
-        self.tasks, self.work, self.feed = tasks, work, FakeFeed()
-        kinds = {"work": Kind(handler=work.handle), "strict": Kind(handler=_refuse)}
-        self.runner = Runner(host, tasks, self.feed, name="w", kinds=kinds, slots=slots)  # type: ignore[arg-type]  # a stub by its methods
+    def __init__(self, host: Host, clock: FakeClock, slots: int) -> None:
+        self.clock, self.tasks, self.work, self.feed = clock, FakeTasks(), Work(), FakeFeed()
+        kinds = {"work": Kind(handler=self.work.handle), "strict": Kind(handler=_refuse)}
+        self.runner = Runner(host, self.tasks, self.feed, name="w", kinds=kinds, slots=slots)  # type: ignore[arg-type]  # a stub by its methods
 
     async def push(self, *task_ids: str) -> list[FakeDelivery]:
         return await self.feed.push(*task_ids)
@@ -57,8 +57,9 @@ async def _refuse(assignment: Assignment) -> Any:
 @asynccontextmanager
 async def rig(slots: int = 4, drain_seconds: float = 1.0) -> AsyncIterator[Rig]:
     async with AsyncExitStack() as stack:
-        host = Host("test", Process(drain_seconds=drain_seconds), FakeClock(), stack)
-        made = Rig(host, FakeTasks(), Work(), slots)
+        clock = FakeClock()
+        host = Host("test", Process(drain_seconds=drain_seconds), clock, stack)
+        made = Rig(host, clock, slots)
         await host.enter(made.runner.open())
         yield made
         assert host.failure is None
@@ -228,3 +229,21 @@ async def test_drain_waits_for_the_last_outcome():
         it.work.go.set()
         await draining
     assert [name for name, _ in it.tasks.calls][-2:] == ["Finish", "CloseSession"]
+
+
+async def test_pointers_that_cannot_be_claimed_go_back(monkeypatch: pytest.MonkeyPatch):
+    """All slots are taken for more than 30 s: the queues are left, and taken again when a slot is free."""
+    monkeypatch.setattr("worker.runner._STUCK_CHECK_SECONDS", 0.001)
+    async with rig(slots=1) as it:
+        await it.push("t1")
+        await it.until(lambda: it.work.started)
+        (waiting,) = await it.push("t2")
+        it.clock.advance(29.0)
+        await it.push("t3")
+        assert it.feed.opened == 1
+        it.clock.advance(2.0)
+        await it.until(lambda: it.feed.take is None)
+        it.work.go.set()
+        await it.until(lambda: it.feed.opened == 2)
+        assert not waiting.acked
+    assert it.work.started == [("t1", 1)]

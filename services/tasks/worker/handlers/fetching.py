@@ -12,8 +12,9 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from pyreqwest.client import ClientBuilder
+from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import BuilderError, PyreqwestError
+from pyreqwest.request import RequestBuilder
 from pyreqwest.response import Response
 
 from worker.handler import INVALID_INPUT, Reject, Retry
@@ -48,14 +49,10 @@ class Fetcher:
             ClientBuilder().follow_redirects(enable=False).no_proxy().timeout(_TIMEOUT).resolve(host, address, port)
         )
         async with pinned.build() as client:
+            request = _request(client, method, url, wanted)
             try:
-                request = client.request(method, url).headers(_headers(wanted.get("headers", {})))
-                if (body := wanted.get("body")) is not None:
-                    request = request.body_text(body) if isinstance(body, str) else request.body_json(body)
                 async with request.build_streamed() as response:
                     return await _answer(response)
-            except BuilderError as error:
-                raise Reject(INVALID_INPUT, "The request cannot be made of this url and these headers") from error
             except PyreqwestError as error:
                 raise Retry(f"{host} did not answer") from error
 
@@ -92,6 +89,17 @@ class Fetcher:
 
 def _has_login(parts: SplitResult) -> bool:
     return parts.username is not None or parts.password is not None
+
+
+def _request(client: Client, method: str, url: str, wanted: Mapping[str, Any]) -> RequestBuilder:
+    headers, body = _headers(wanted.get("headers", {})), wanted.get("body")
+    try:
+        request = client.request(method, url).headers(headers)
+    except (BuilderError, ValueError) as error:
+        raise Reject(INVALID_INPUT, "The request cannot be made of this url and these headers") from error
+    if body is None:
+        return request
+    return request.body_text(body) if isinstance(body, str) else request.body_json(body)
 
 
 def _headers(given: Any) -> dict[str, str]:
