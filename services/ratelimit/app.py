@@ -1,11 +1,11 @@
 """The only place that builds things: rules, shadow, store, the servicer, and the metrics of what was decided."""
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, contextmanager
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from mesh.ratelimit.v1.ratelimit_pb2_grpc import add_RatelimitServiceServicer_to_server
 from prometheus_client import REGISTRY
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -13,7 +13,6 @@ from prometheus_client.registry import Collector
 from chassis.discovery import open_discovery
 from chassis.lifecycle import Host
 from chassis.rpc.server import open_server
-from mesh.ratelimit.v1.ratelimit_pb2_grpc import add_RatelimitServiceServicer_to_server
 from services.ratelimit.config import Settings
 from services.ratelimit.memory import MemoryShadow
 from services.ratelimit.operations import Limiter

@@ -1,7 +1,7 @@
 """Counters in this process: the shadow that decides while the store is away, and what is owed to the store then.
 
-Its time is the store's, kept running by the monotonic clock, so setting this machine's clock changes no decision. Memory
-is bounded: past the cap the counters that were not used for longest go, and with them what they had counted.
+Its time is the store's, kept running by the monotonic clock, so setting this machine's clock changes no decision.
+Memory is bounded: past the cap the counters unused for longest go, and with them what they had counted.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -64,7 +64,7 @@ class Counters:
 
 
 class MemoryShadow:
-    """This instance's count of everything it has admitted, and of what the store was not told.
+    """What one instance has admitted, and what of it the store was not told.
 
     Args:
         instances: how many instances share the limits now, this one included.

@@ -1,6 +1,6 @@
-"""Who decides: the store while it answers, this instance's shadow while it does not. A caller gets a decision either way."""
+"""Who decides: the store while it answers, this instance's shadow while it does not. Either way there is a decision."""
 
-from asyncio import Future
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -86,7 +86,7 @@ class Limiter:
         self._count(verdicts, degraded=degraded)
         return [Decision(ask, verdict, degraded) for ask, verdict in zip(asks, verdicts, strict=True)]
 
-    def _clear_doubt(self, asks: Sequence[Ask], verdicts: Sequence[Verdict], late: "Future[Answer]") -> None:
+    def _clear_doubt(self, asks: Sequence[Ask], verdicts: Sequence[Verdict], late: asyncio.Future[Answer]) -> None:
         """The store is owed what was admitted here and not there; all of it when nobody will ever know."""
         known = None if late.cancelled() or late.exception() else late.result().verdicts
         self._shadow.owe(

@@ -1,6 +1,6 @@
 """What deciding needs of the world: the store that all instances share, the memory of this one, and time."""
 
-from asyncio import Future
+import asyncio
 from collections.abc import Awaitable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -17,10 +17,13 @@ class Answer(NamedTuple):
 
 
 class InDoubt(Unavailable):
-    """The store did not answer in time, and may have counted. `late` ends with its answer, or with an error when there will
-    never be one."""
+    """The store did not answer in time, and may have counted.
 
-    def __init__(self, late: "Future[Answer]") -> None:
+    Args:
+        late: ends with the answer when it comes after all, or with an error when there will never be one.
+    """
+
+    def __init__(self, late: asyncio.Future[Answer]) -> None:
         super().__init__(private="the store did not answer in time")
         self.late = late
 
@@ -62,7 +65,7 @@ class Ledger(Protocol):
 
 
 class Shadow(Ledger, Protocol):
-    """This instance's own count, kept warm while the store decides."""
+    """One instance's own count, kept warm while the store decides."""
 
     def follow(self, store_now_us: int) -> None:
         """Takes over the store's time."""

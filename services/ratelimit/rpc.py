@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from chassis.errors import Invalid, MeshError
 from mesh.ratelimit.v1 import ratelimit_pb2 as pb
 from mesh.ratelimit.v1 import ratelimit_pb2_grpc as pb_grpc
+
+from chassis.errors import MeshError
 from services.ratelimit.operations import Limiter
 from services.ratelimit.wire import response_of, subjects_of
 

@@ -1,4 +1,4 @@
-"""One behaviour of counting, held by the counters in memory and by the script in a real Redis, and compared to an oracle."""
+"""One behaviour of counting, held by the counters in memory and by the script in a real Redis, against an oracle."""
 
 from collections.abc import Iterator
 

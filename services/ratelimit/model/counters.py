@@ -15,7 +15,7 @@ class Counter(Protocol):
     """What a decision needs of a counter. Times are µs since the epoch, amounts are units (see `Limit`)."""
 
     def level(self, limit: Limit, now_us: int) -> int:
-        """Units that are taken, after forgetting what is over. Call it before the other methods, at the same instant."""
+        """Units that are taken, after forgetting what is over. Comes first, at the same instant as the rest."""
 
     def add(self, limit: Limit, now_us: int, units: int) -> None:
         """Takes units, whether they fit or not."""
@@ -64,7 +64,7 @@ class FixedWindow:
 class SlidingWindow:
     """A log of hits as (instant, amount), oldest first; a hit counts until one window after its instant.
 
-    The instant is rounded up to the end of its `granularity_us`. With 1 µs that is the exact log; with more it is a ring of
+    The instant is rounded up to the end of its `granularity_us`. With 1 µs that is an exact log; with more, a ring of
     buckets that counts the oldest one in full until it has wholly left, so it never lets too much pass either.
     """
 
@@ -83,7 +83,7 @@ class SlidingWindow:
         if stamps[-1] <= horizon_us:
             self._keep([], [])
         elif stamps[-1] >= now_us + limit.granularity_us:
-            # Time stepped back. Whatever counts, counts from now: nothing extra passes, and one window later all is well.
+            # Time stepped back. Whatever counts, counts from now: nothing extra passes, and a window later all is well.
             self._keep([_stamp(limit, now_us)], [self.used])
         elif stamps[0] <= horizon_us:
             gone = next(index for index, stamp in enumerate(stamps) if stamp > horizon_us)

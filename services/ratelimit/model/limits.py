@@ -39,7 +39,7 @@ class Algorithm(StrEnum):
 
 
 class Subject(NamedTuple):
-    """Who asks for what; a named tuple because one is made for every decision. Empty fields match no rule keyed by them."""
+    """Who asks for what; empty fields match no rule keyed by them. A named tuple, as one is made for every decision."""
 
     route_class: str
     user: str = ""
@@ -90,7 +90,7 @@ class Limit:
         return -(-self.capacity // self.rate) if self.rate else self.window_us + self.granularity_us
 
     def share(self, instances: int) -> "Limit":
-        """This limit for one of so many instances that cannot see each other's counters: at least one passes."""
+        """What one of so many instances that cannot see each other's counters may let pass: at least one."""
         if self.algorithm is Algorithm.TOKEN_BUCKET:
             # The same bucket with dearer tokens: burst and rate shrink together.
             return replace(self, unit=min(self.unit * instances, self.capacity))
@@ -100,8 +100,7 @@ class Limit:
 
     @property
     def suffix(self) -> str:
-        """What tells this rule's counters from those of others for the same subject. The limit is no part of it: a limit
-        that changes keeps its counters."""
+        """What tells this rule's counters from others for the same subject; a limit that changes keeps them."""
         return f":{self.rule}:{'+'.join(self.per)}:{self.algorithm[0]}{self.window_us}"
 
 
@@ -144,8 +143,8 @@ KeyMaker = Callable[[Subject], str | None]
 def key_maker(limit: Limit) -> KeyMaker:
     """Makes the counter keys of a rule: None for a subject that the rule does not match.
 
-    Parts carry their length, so no two subjects share a key; the first part is the Redis Cluster hash tag. A brace inside
-    it only moves all keys of that subject together to another slot.
+    Parts carry their length, so no two subjects share a key; the first part is the Redis Cluster hash tag. A brace
+    inside it only moves all keys of that subject together to another slot.
     """
     if not limit.per:
         whole = "rl:{*}" + limit.suffix

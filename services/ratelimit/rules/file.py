@@ -74,7 +74,7 @@ class RuleFile:
             book = read_book(self._path)
         except Invalid as error:
             self.problem = error.message
-            log.error("The rules file is wrong; the rules stay as they were", reason=error.message)
+            log.warning("The rules file is wrong; the rules stay as they were", reason=error.message)
             return
         self.problem = ""
         if book.generation != self.book.generation:
@@ -83,8 +83,10 @@ class RuleFile:
 
 
 def _glances(folder: Path) -> AsyncIterator[object]:
-    """Whenever something in the folder changes, and every half second at least. The folder and not the file, because a
-    file is often replaced and not written to."""
+    """Whenever something in the folder changes, and every half second at least.
+
+    The folder and not the file, because a file is often replaced and not written to.
+    """
     return watchfiles.awatch(
         folder,
         debounce=_DEBOUNCE_MS,

@@ -27,13 +27,16 @@ class Connection(asyncio.Protocol):
         self._reader = hiredis.Reader(notEnoughData=_NOTHING)
         self._transport: asyncio.Transport | None = None
         self._waiting: deque[OnReply] = deque()
-        self.closed = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._unheard_since = 0.0
+        self.closed = self._loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are no subclass of asyncio's.
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
+        self._unheard_since = self._loop.time()
         self._reader.feed(data)
         while (reply := self._reader.gets()) is not _NOTHING:
             self._waiting.popleft()(reply)
@@ -47,21 +50,23 @@ class Connection(asyncio.Protocol):
             self.closed.set_result(None)
 
     @property
-    def in_flight(self) -> int:
-        """Commands without a reply yet."""
-        return len(self._waiting)
+    def silent_seconds(self) -> float:
+        """For how long commands have been waiting without a word from Redis; 0 when none waits."""
+        return self._loop.time() - self._unheard_since if self._waiting else 0.0
 
     def send(self, on_reply: OnReply, *command: Argument) -> None:
         """Sends a command; `on_reply` is called once, from the event loop, never from in here."""
         if self._transport is None or self._transport.is_closing():
-            asyncio.get_running_loop().call_soon(on_reply, ConnectionError("the connection to Redis is closed"))
+            self._loop.call_soon(on_reply, ConnectionError("the connection to Redis is closed"))
             return
+        if not self._waiting:
+            self._unheard_since = self._loop.time()
         self._waiting.append(on_reply)
         self._transport.write(hiredis.pack_command(command))  # type: ignore[arg-type]  # the stub names a tuple of one
 
     def ask(self, *command: Argument) -> "asyncio.Future[Any]":
         """Sends a command now; the future ends with its reply, or with hiredis.ReplyError or ConnectionError."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Any] = self._loop.create_future()
 
         def settle(reply: Any) -> None:
             if future.done():

@@ -1,7 +1,8 @@
-"""A frame on its way: one script call for everybody who waited, its deadline, and who gets which part of the answer."""
+"""A script call on its way: its deadline, and who gets which part of the answer."""
 
 import asyncio
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -10,9 +11,9 @@ from typing import Any, NamedTuple
 import hiredis
 
 from services.ratelimit.model.limits import Ask
-from services.ratelimit.ports import Answer, InDoubt
+from services.ratelimit.ports import Answer, Debt, InDoubt, Ledger
 from services.ratelimit.store.connection import Argument, Connection
-from services.ratelimit.store.frame import decide_arguments, read_answer
+from services.ratelimit.store.frame import decide_arguments, read_answer, settle_arguments
 
 # An answer that arrived while this process was busy is no silence of Redis's: one look at the socket before giving up.
 _GRACE_SECONDS = 0.001
@@ -38,15 +39,8 @@ class Script:
         return ("EVAL", self.source, *arguments)
 
 
-class Waiter(NamedTuple):
-    """One call that waits for the verdicts of its asks."""
-
-    asks: Sequence[Ask]
-    future: "asyncio.Future[Answer]"
-
-
-class Frame:
-    """One script call.
+class Flight(ABC):
+    """One script call on its way, sent once.
 
     Args:
         ended: called once, with what went wrong or None, when nothing more will come.
@@ -54,26 +48,35 @@ class Frame:
     """
 
     def __init__(
-        self,
-        waiters: Sequence[Waiter],
-        script: Script,
-        ended: "Callable[[Frame, Exception | None], None]",
-        overdue: Callable[[], None],
+        self, script: Script, ended: "Callable[[Flight, Exception | None], None]", overdue: Callable[[], None]
     ) -> None:
-        self._waiters = waiters
-        self._asks = waiters[0].asks if len(waiters) == 1 else [ask for waiter in waiters for ask in waiter.asks]
         self._script = script
         self._ended = ended
         self._overdue = overdue
         self._arguments: Sequence[Argument] = ()
         self._connection: Connection | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._in_doubt = False
+
+    @abstractmethod
+    def arguments(self) -> Sequence[Argument]:
+        """The script's arguments."""
+
+    @abstractmethod
+    def succeed(self, reply: bytes) -> None:
+        """It was answered, in time or not."""
+
+    @abstractmethod
+    def fail(self, error: Exception) -> None:
+        """There will be no answer, and Redis may have counted."""
+
+    @abstractmethod
+    def expire(self) -> None:
+        """The answer is late."""
 
     def send(self, connection: Connection, deadline_seconds: float) -> None:
-        """Sends it, once."""
+        """Sends it."""
         self._connection = connection
-        self._arguments = decide_arguments(self._asks)
+        self._arguments = self.arguments()
         connection.send(self._replied, *self._script.by_digest(self._arguments))
         self._timer = asyncio.get_running_loop().call_later(deadline_seconds, self._look_again)
 
@@ -81,10 +84,89 @@ class Frame:
         self._timer = asyncio.get_running_loop().call_later(_GRACE_SECONDS, self._expire)
 
     def _expire(self) -> None:
-        self._leave_in_doubt()
+        self.expire()
         self._overdue()
 
-    def _leave_in_doubt(self) -> None:
+    def _replied(self, reply: Any) -> None:
+        if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT") and self._connection:
+            # It was not run, so this is no repetition.
+            self._connection.send(self._replied, *self._script.by_source(self._arguments))
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        if isinstance(reply, Exception):
+            self.fail(reply)
+            self._ended(self, reply)
+        else:
+            self.succeed(reply)
+            self._ended(self, None)
+
+
+class Settlement(Flight):
+    """Tells Redis what was admitted without it."""
+
+    def __init__(
+        self,
+        debts: Sequence[Debt],
+        ledger: Ledger,
+        script: Script,
+        ended: Callable[[Flight, Exception | None], None],
+        overdue: Callable[[], None],
+    ) -> None:
+        super().__init__(script, ended, overdue)
+        self._debts = debts
+        self._ledger = ledger
+
+    def arguments(self) -> Sequence[Argument]:
+        return settle_arguments(self._debts)
+
+    def succeed(self, reply: bytes) -> None:
+        del reply
+
+    def fail(self, error: Exception) -> None:
+        # If Redis has heard it after all, it counts twice: too little may pass, never too much.
+        del error
+        self._ledger.put_back(self._debts)
+
+    def expire(self) -> None:
+        pass
+
+
+class Waiter(NamedTuple):
+    """One call that waits for the verdicts of its asks."""
+
+    asks: Sequence[Ask]
+    future: "asyncio.Future[Answer]"
+
+
+class Frame(Flight):
+    """The asks of everybody who waited."""
+
+    def __init__(
+        self,
+        waiters: Sequence[Waiter],
+        script: Script,
+        ended: Callable[[Flight, Exception | None], None],
+        overdue: Callable[[], None],
+    ) -> None:
+        super().__init__(script, ended, overdue)
+        self._waiters = waiters
+        self._asks = waiters[0].asks if len(waiters) == 1 else [ask for waiter in waiters for ask in waiter.asks]
+        self._in_doubt = False
+
+    def arguments(self) -> Sequence[Argument]:
+        return decide_arguments(self._asks)
+
+    def succeed(self, reply: bytes) -> None:
+        answer = read_answer(self._asks, reply)
+        first = 0
+        for asks, future in self._waiters:
+            end = first + len(asks)
+            if not future.done():
+                future.set_result(Answer(answer.verdicts[first:end], answer.now_us))
+            first = end
+
+    def expire(self) -> None:
         """Lets everybody go on without an answer; whoever still waits is told when there is one."""
         if self._in_doubt:
             return
@@ -99,36 +181,8 @@ class Frame:
             late.append(Waiter(asks, answer))
         self._waiters = late
 
-    def _replied(self, reply: Any) -> None:
-        if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT") and self._connection:
-            # It was not run, so this is no repetition.
-            self._connection.send(self._replied, *self._script.by_source(self._arguments))
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        if isinstance(reply, Exception):
-            self._fail(reply)
-            self._ended(self, reply)
-        else:
-            self._share_out(read_answer(self._asks, reply))
-            self._ended(self, None)
-
-    def _share_out(self, answer: Answer) -> None:
-        if len(self._waiters) == 1:
-            future = self._waiters[0].future
-            if not future.done():
-                future.set_result(answer)
-            return
-        first = 0
-        for asks, future in self._waiters:
-            end = first + len(asks)
-            if not future.done():
-                future.set_result(Answer(answer.verdicts[first:end], answer.now_us))
-            first = end
-
-    def _fail(self, error: Exception) -> None:
-        """There will be no answer, and Redis may have counted."""
-        self._leave_in_doubt()
+    def fail(self, error: Exception) -> None:
+        self.expire()
         for _, late in self._waiters:
             if not late.done():
                 late.set_exception(error)

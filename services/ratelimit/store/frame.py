@@ -1,4 +1,4 @@
-"""Frames as the script reads and writes them: distinct keys, distinct limits, and numbers packed in one string each way."""
+"""Frames as the script reads and writes them: distinct keys, distinct limits, and one string of numbers each way."""
 
 from collections.abc import Sequence
 from functools import lru_cache

@@ -1,8 +1,8 @@
 """The store over Redis: what waits becomes the next script call, and trouble is noticed within one deadline.
 
-Knows no rule. It is in one of three states: `ready`; stalled, while an answer is overdue; away, without a connection. Only
-one task leads back to `ready`, and its first script call settles debts, so nothing is decided there before it knows what was
-admitted without it. That call is also the single probe: no decision is spent on finding out whether Redis is back.
+Knows no rule. It is `ready`, or an answer is overdue, or there is no connection. One way leads back to `ready`: a
+script call that settles debts, so nothing is decided there before Redis knows what was admitted without it. That call is
+also the single probe: no decision is spent on finding out whether Redis is back.
 """
 
 import asyncio
@@ -18,17 +18,17 @@ from chassis.retry import backoff_seconds
 from services.ratelimit.model.limits import Ask
 from services.ratelimit.ports import Answer, Ledger
 from services.ratelimit.store.connection import Connection, connect
-from services.ratelimit.store.flight import Frame, Script, Waiter
-from services.ratelimit.store.frame import settle_arguments
+from services.ratelimit.store.flight import Flight, Frame, Script, Settlement, Waiter
 
 log = get_logger(__name__)
 
 # A frame stays below what one Lua stack takes, and below a millisecond of Redis's time.
-_FRAME_ASKS = 512
+_FRAME_ASKS = 128
 _FRAME_KEYS = 2000
 _DEBTS_A_CALL = 500
 # After this long without a word the connection is given up and another one tried.
 _SILENCE_SECONDS = 1.0
+_LISTEN_EVERY_SECONDS = 0.1
 _RETRY_FIRST_SECONDS = 0.05
 _RETRY_MOST_SECONDS = 0.5
 # Whoever finds another value here than before knows that Redis has lost its counters since.
@@ -54,9 +54,8 @@ class RedisStore:
         self._ready = False
         self._marker = b""
         self._queue: deque[Waiter] = deque()
-        self._frames: set[Frame] = set()
+        self._flights: set[Flight] = set()
         self._pumping = False
-        self._trouble = asyncio.Event()
 
     @property
     def ready(self) -> bool:
@@ -72,7 +71,7 @@ class RedisStore:
             future.set_exception(Unavailable(private="Redis is away"))
             return future
         self._queue.append(Waiter(asks, future))
-        if not self._pumping and len(self._frames) < self._most_in_flight:
+        if not self._pumping and len(self._flights) < self._most_in_flight:
             # At the end of this turn of the loop: what else it brings goes along.
             self._pumping = True
             loop.call_soon(self._pump)
@@ -80,7 +79,7 @@ class RedisStore:
 
     def _pump(self) -> None:
         self._pumping = False
-        while self._queue and len(self._frames) < self._most_in_flight and self._connection is not None:
+        while self._queue and len(self._flights) < self._most_in_flight and self._connection is not None:
             waiters: list[Waiter] = []
             asks = keys = 0
             while self._queue and (not waiters or (asks < _FRAME_ASKS and keys < _FRAME_KEYS)):
@@ -90,20 +89,24 @@ class RedisStore:
                     asks += len(waiter.asks)
                     keys += sum(len(ask.keys) for ask in waiter.asks)
             if waiters:
-                frame = Frame(waiters, self._script, self._frame_ended, self._overdue)
-                self._frames.add(frame)
+                frame = Frame(waiters, self._script, self._ended, self._overdue)
+                self._flights.add(frame)
                 frame.send(self._connection, self._deadline_seconds)
 
-    def _frame_ended(self, frame: Frame, failure: Exception | None) -> None:
-        """A frame was answered, or never will be."""
-        self._frames.discard(frame)
-        if failure is not None and self._connection is not None:
+    def _ended(self, flight: Flight, failure: Exception | None) -> None:
+        """A script call was answered, or never will be."""
+        self._flights.discard(flight)
+        if failure is not None:
             self._give_up(f"{type(failure).__name__}: {failure}")
+        elif not self._ready:
+            if not self._flights:
+                # Those who were in doubt go first: what they find out is part of what is owed.
+                asyncio.get_running_loop().call_soon(self._settle)
         elif self._queue and not self._pumping:
             self._pump()
 
     def _overdue(self) -> None:
-        """A frame is not answered in time: from now on, and until Redis has caught up, nothing is asked."""
+        """Redis is not asked again before it has answered what it was asked."""
         self._refuse("Redis does not answer in time")
 
     def _give_up(self, reason: str) -> None:
@@ -115,7 +118,6 @@ class RedisStore:
         if self._ready:
             log.warning("Deciding without Redis", reason=reason)
         self._ready = False
-        self._trouble.set()
         while self._queue:
             waiter = self._queue.popleft()
             if not waiter.future.done():
@@ -123,65 +125,80 @@ class RedisStore:
 
     # -- the way back --------------------------------------------------------------------------------------------
 
+    def _settle(self) -> None:
+        """Tells Redis a part of what it does not know; with the last part it decides again."""
+        connection = self._connection
+        if connection is None or connection.closed.done():
+            return
+        settlement = Settlement(
+            self._ledger.take_debts(_DEBTS_A_CALL), self._ledger, self._script, self._ended, self._overdue
+        )
+        self._flights.add(settlement)
+        settlement.send(connection, self._deadline_seconds)
+        # Whoever asks from now on waits for the settlement to be answered, as for any frame.
+        before, self._ready = self._ready, not self._ledger.owes
+        if self._ready and not before:
+            log.info("Deciding with Redis")
+
     async def run(self) -> None:
-        """Keeps a connection and settles with Redis whenever it has been away, for ever."""
+        """Keeps a connection, for ever."""
         attempt = 0
         while True:
+            reason = "the process ends"
             try:
                 self._connection = await connect(self._url, timeout_seconds=_SILENCE_SECONDS)
+                await self._greet(self._connection)
                 attempt = 0
-                await self._serve(self._connection)
+                self._settle()
+                await self._listen(self._connection)
                 reason = "the connection has ended"
             except (OSError, hiredis.ReplyError) as error:
                 # TimeoutError is an OSError.
                 reason = f"{type(error).__name__}: {error}"
             finally:
-                self._give_up("stopping")
-            log.debug("No connection to Redis", reason=reason, attempt=attempt)
+                self._give_up(reason)
+            level = log.debug if attempt else log.warning
+            level("No connection to Redis", reason=reason)
             await asyncio.sleep(backoff_seconds(attempt, first=_RETRY_FIRST_SECONDS, most=_RETRY_MOST_SECONDS))
             attempt += 1
 
-    async def _serve(self, connection: Connection) -> None:
+    async def _greet(self, connection: Connection) -> None:
         # A stopped Redis accepts connections; it is told nothing that counts before it has spoken.
         await connection.call("PING", timeout_seconds=_SILENCE_SECONDS)
         await connection.call("SCRIPT", "LOAD", self._script.source, timeout_seconds=_SILENCE_SECONDS)
-        while True:
-            self._trouble.clear()
-            if await self._has_forgotten(connection):
-                self._ledger.owe_everything()
-            await self._settle(connection)
-            log.info("Deciding with Redis")
-            await self._trouble.wait()
-            # Replies come in order: with this one, everything overdue has been answered.
-            await connection.call("PING", timeout_seconds=_SILENCE_SECONDS)
-
-    async def _has_forgotten(self, connection: Connection) -> bool:
         await connection.call(
             "SET", _MARKER, uuid4().hex, "NX", "EX", _MARKER_LIVES_SECONDS, timeout_seconds=_SILENCE_SECONDS
         )
-        before, self._marker = self._marker, await self._read_marker(connection)
-        return before not in {b"", self._marker}
+        await self._compare_marker(connection)
 
-    async def _read_marker(self, connection: Connection) -> bytes:
+    async def _compare_marker(self, connection: Connection) -> bool:
+        """Whether Redis still has what it had; if not, all that is known here is owed to it."""
         value = await connection.call("GETEX", _MARKER, "EX", _MARKER_LIVES_SECONDS, timeout_seconds=_SILENCE_SECONDS)
-        return bytes(value or b"")
+        if not value:
+            # Lost, and nobody has set another one yet: the next greeting does.
+            return False
+        before, self._marker = self._marker, bytes(value)
+        if before in {b"", self._marker}:
+            return True
+        log.warning("Redis has lost its counters")
+        self._ledger.owe_everything()
+        return False
 
-    async def _settle(self, connection: Connection) -> None:
-        while not self._ready:
-            debts = self._ledger.take_debts(_DEBTS_A_CALL)
-            done = connection.ask(*self._script.by_digest(settle_arguments(debts)))
-            # Decisions follow on the same connection, so they find the last debts settled.
-            self._ready = not self._ledger.owes
-            try:
-                async with asyncio.timeout(_SILENCE_SECONDS):
-                    await done
-            except BaseException:
-                self._ledger.put_back(debts)
-                raise
+    async def _listen(self, connection: Connection) -> None:
+        """Waits until the connection has ended, and ends it when Redis falls silent."""
+        while not connection.closed.done():
+            if connection.silent_seconds > _SILENCE_SECONDS:
+                self._give_up("Redis is silent")
+            elif self._ready and self._ledger.owes:
+                # A doubt that was cleared too late for the way back.
+                self._settle()
+            await asyncio.wait({connection.closed}, timeout=_LISTEN_EVERY_SECONDS)
 
     async def ping(self) -> None:
-        """Asks Redis for a sign of life. Raises Unavailable, or what the connection raised."""
-        if self._connection is None or not self._ready:
+        """Asks Redis for a sign of life, and whether it still has its counters. Raises when it does not answer."""
+        connection = self._connection
+        if connection is None or not self._ready:
             raise Unavailable(private="Redis is away")
-        if await self._read_marker(self._connection) != self._marker and self._ready:
-            self._refuse("Redis has lost its counters")
+        if not await self._compare_marker(connection):
+            # A new connection settles everything.
+            self._give_up("Redis has lost its counters")

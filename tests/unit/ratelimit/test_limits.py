@@ -1,0 +1,103 @@
+"""Which counters a subject falls under."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chassis.errors import Invalid
+from services.ratelimit.model.limits import MAX_COST, Algorithm, Limit, RuleBook, Subject, key_maker, limit_of
+
+
+def limit(per: tuple[str, ...], rule: str = "rule") -> Limit:
+    return limit_of(rule=rule, algorithm=Algorithm.FIXED_WINDOW, per=per, limit=1, window_us=1_000_000)
+
+
+def book(**classes: Limit) -> RuleBook:
+    found = {name.replace("_", "."): ({"default": one},) for name, one in classes.items()}
+    return RuleBook(classes=found, source="", generation=1)
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=80)
+
+
+@given(first=st.tuples(TEXTS, TEXTS), second=st.tuples(TEXTS, TEXTS))
+def test_no_two_subjects_share_a_key(first: tuple[str, str], second: tuple[str, str]) -> None:
+    """Whatever the parts contain, keys are equal only when all parts are."""
+    make = key_maker(limit(("user", "model")))
+    keys = [make(Subject("c", user=user, model=model)) for user, model in (first, second)]
+    assert (keys[0] == keys[1] and None not in keys) == (first == second and all(first))
+
+
+def test_a_key_cannot_be_forged_from_a_digest() -> None:
+    """A long name and another one that is its digest have keys of their own, and both are short."""
+    make = key_maker(limit(("user",)))
+    long = make(Subject("c", user="x" * 65_536)) or ""
+    digest = long.split(":")[2].rstrip("}")
+    assert make(Subject("c", user=digest)) != long
+    assert len(long) < 100
+
+
+def test_the_first_part_is_the_hash_tag() -> None:
+    """All rules of one user live in one slot."""
+    keys = [key_maker(limit(("user",), rule))(Subject("c", user="anna")) for rule in ("one", "two")]
+    assert [key.partition("}")[0] for key in keys if key] == ["rl:{4:anna", "rl:{4:anna"]
+
+
+def test_a_rule_for_all_has_one_key() -> None:
+    """Without a dimension everybody shares the counter."""
+    make = key_maker(limit(()))
+    assert make(Subject("c", user="anna")) == make(Subject("c"))
+
+
+def test_a_subject_without_the_dimension_does_not_match() -> None:
+    """No API key: no rule keyed by it."""
+    asked = book(v1_chat=limit(("api_key",))).ask(Subject("v1.chat", user="anna"))
+    assert asked.keys == ()
+
+
+@pytest.mark.parametrize(
+    ("route_class", "found"),
+    [
+        ("v1.chat", "v1.chat"),
+        ("v1.chat.stream", "v1.default"),
+        ("v1.files.read", "v1.files.default"),
+        ("v1.other", "v1.default"),
+        ("v1.default", "v1.default"),
+    ],
+)
+def test_classes_fall_back_to_the_nearest_default(route_class: str, found: str) -> None:
+    """Its own rules, else those of the nearest default above."""
+    rules = book(v1_chat=limit(("user",)), v1_default=limit(("user",)), v1_files_default=limit(("user",)))
+    assert rules.find(route_class) == found
+
+
+@pytest.mark.parametrize("route_class", ["v2.chat", "v1", "", "default", "v1.chat.default"])
+def test_an_unknown_class_is_named(route_class: str) -> None:
+    """No rules and no default above: an error that shows the class."""
+    with pytest.raises(Invalid, match="Unknown route class") as refused:
+        book(v1_chat=limit(("user",))).ask(Subject(route_class, user="anna"))
+    assert repr(route_class) in refused.value.message
+
+
+@pytest.mark.parametrize("cost", [-1, MAX_COST + 1, 4_294_967_295])
+def test_a_cost_out_of_range_is_named(cost: int) -> None:
+    """Huge costs are the caller's mistake and are shown to it."""
+    with pytest.raises(Invalid, match=str(cost)):
+        book(v1_chat=limit(("user",))).ask(Subject("v1.chat", user="anna", cost=cost))
+
+
+def test_what_callers_send_does_not_fill_the_memory() -> None:
+    """Plans are remembered for a bounded number of names."""
+    rules = book(v1_default=limit(("user",)))
+    for number in range(10_000):
+        rules.ask(Subject(f"v1.c{number}", user="anna"))
+    assert len(rules._plans) <= 4096
+
+
+def test_a_share_admits_at_least_one() -> None:
+    """A limit of one among three instances is one each, for windows and buckets alike."""
+    for algorithm in Algorithm:
+        one = limit_of(rule="r", algorithm=algorithm, per=(), limit=1, window_us=1_000_000)
+        assert one.share(3).capacity >= one.share(3).unit
+    ten = limit_of(rule="r", algorithm=Algorithm.SLIDING_WINDOW, per=(), limit=10, window_us=1_000_000)
+    assert ten.share(3).capacity == 3

@@ -1,0 +1,113 @@
+"""The shadow: bounded, on the store's time, by this instance's share, and with a ledger of what the store must be told."""
+
+from services.ratelimit.memory import Counters, MemoryShadow
+from services.ratelimit.model.decisions import ALLOWED, Verdict
+from services.ratelimit.model.limits import Algorithm, Ask, Limit, limit_of
+from tests.support.clock import FakeClock
+
+MINUTE = 60_000_000
+
+
+def limit(algorithm: Algorithm = Algorithm.SLIDING_WINDOW, count: int = 10) -> Limit:
+    return limit_of(rule="rule", algorithm=algorithm, per=("user",), limit=count, window_us=MINUTE)
+
+
+def ask(user: str = "anna", cost: int = 1, of: Limit | None = None) -> Ask:
+    return Ask((user,), (of or limit(),), cost)
+
+
+def shadow(clock: FakeClock | None = None, instances: int = 1, cap: int = 1000) -> MemoryShadow:
+    return MemoryShadow(clock or FakeClock(), lambda: instances, cap=cap)
+
+
+def admitted(found: MemoryShadow, tries: int = 20, of: Limit | None = None) -> int:
+    return sum(found.decide([ask(of=of)])[0].allowed for _ in range(tries))
+
+
+def test_memory_stays_bounded_and_keeps_what_is_used() -> None:
+    """A million keys leave at most the cap, and the one in use among them."""
+    counters, one = Counters(100), limit()
+    kept = counters.get("kept", one)
+    for number in range(1_000_000):
+        counters.get(str(number), one)
+        if number % 40 == 0:
+            assert counters.get("kept", one) is kept
+    assert len(counters) <= 100
+
+
+def test_each_instance_has_its_share() -> None:
+    """Three instances admit a third each; one more instance and the share shrinks."""
+    alone, third = shadow(), shadow(instances=3)
+    assert (admitted(alone), admitted(third)) == (10, 3)
+    bucket = limit(Algorithm.TOKEN_BUCKET, 9)
+    assert admitted(shadow(instances=3), of=bucket) == 3
+
+
+def test_a_warm_shadow_remembers_what_the_store_admitted() -> None:
+    """Eight admitted by the store leave two without it; denied ones count nothing."""
+    found = shadow()
+    found.record([ask()] * 8, [Verdict(ALLOWED, 0, (0, 0))] * 8)
+    found.record([ask()] * 5, [Verdict(1, 0, (0, 0))] * 5)
+    assert admitted(found) == 2
+
+
+def test_setting_the_machines_clock_changes_nothing() -> None:
+    """Wall-clock time is read once; the store's time runs on by the monotonic clock."""
+    clock = FakeClock()
+    found = shadow(clock)
+    found.follow(1_800_000_000_000_000)
+    clock.advance(1.5)
+    clock._now = clock._now.replace(year=2031)
+    assert found.now_us == 1_800_000_001_500_000
+
+
+def test_debts_are_what_was_admitted_and_not_told() -> None:
+    """One debt a key, in the store's own form, and told once."""
+    found = shadow()
+    found.owe([ask(), ask(cost=2), ask("bert"), ask("zero", cost=0)])
+    assert found.owes
+    debts = {debt.key: debt.state[-1] for debt in found.take_debts(10)}
+    assert debts == {"anna": 3, "bert": 1}
+    assert not found.owes
+
+
+def test_debts_that_could_not_be_told_come_again() -> None:
+    """What is put back is taken again, in portions."""
+    found = shadow()
+    found.owe([ask(str(number)) for number in range(5)])
+    debts = found.take_debts(3)
+    assert len(debts) == 3
+    found.put_back(debts)
+    assert len(found.take_debts(4)) == 4
+    assert len(found.take_debts(4)) == 1
+    assert not found.owes
+
+
+def test_debts_that_are_over_are_not_told() -> None:
+    """After its window a debt has nothing to say."""
+    clock = FakeClock()
+    found = shadow(clock)
+    found.owe([ask()])
+    clock.advance(70)
+    assert found.take_debts(10) == []
+
+
+def test_a_store_that_forgot_is_told_everything_once() -> None:
+    """The whole count of a key holds its debt; nothing is told twice."""
+    found = shadow()
+    found.record([ask(cost=3)], [Verdict(ALLOWED, 0, (0, 0))])
+    found.decide([ask(cost=2)])
+    found.owe([ask(cost=2)])
+    found.owe_everything()
+    assert [(debt.key, debt.state[-1]) for debt in found.take_debts(10)] == [("anna", 5)]
+    assert not found.owes
+    assert admitted(found) == 5
+
+
+def test_a_bucket_owes_tokens_and_not_shares() -> None:
+    """Among three instances a token weighs three in the shadow, and one in what the store is told."""
+    bucket = limit(Algorithm.TOKEN_BUCKET, 9)
+    found = shadow(instances=3)
+    found.record([ask(of=bucket)], [Verdict(ALLOWED, 0, (0, 0))])
+    found.owe_everything()
+    assert found.take_debts(10)[0].state[1] == bucket.unit
