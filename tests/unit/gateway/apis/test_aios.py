@@ -9,7 +9,7 @@ AGENT = {"name": "CustomBot", "role": "Custom Analysis", "description": "Perform
 
 
 async def created(world: World) -> str:
-    return (await world.ask("POST", "/api/agents", AGENT, who="admin")).json["id"]
+    return str((await world.ask("POST", "/api/agents", AGENT, who="admin")).json["id"])
 
 
 async def test_registration_is_as_the_document_prints_it(world: World):

@@ -65,7 +65,7 @@ async def test_what_it_does_not_know_travels_as_options(world: World):
 async def test_tool_calls_and_parts_of_a_conversation_travel_as_they_are(world: World):
     """As JSON, because each provider reads them in its own way."""
     calls = [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "user", "content": [{"type": "text", "text": "Look"}]},
         {"role": "assistant", "content": None, "tool_calls": calls},
         {"role": "tool", "content": "42", "tool_call_id": "c1", "name": "f"},

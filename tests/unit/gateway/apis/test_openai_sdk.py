@@ -3,11 +3,12 @@
 import httpx2
 import openai
 import pytest
+from openai.types.chat import ChatCompletionMessageParam
 
 from chassis.errors import Exhausted, Unavailable
 from tests.unit.gateway.apis.world import World
 
-MESSAGES = [{"role": "user", "content": "Hello"}]
+MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello"}]
 
 
 def client(world: World, key: str = "user", *, retries: int = 0) -> openai.AsyncOpenAI:

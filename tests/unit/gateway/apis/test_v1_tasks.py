@@ -10,7 +10,7 @@ EXAMPLE = {"task_type": "automation", "payload": {"action": "process_data"}, "pr
 
 
 async def submitted(world: World, who: str = "user") -> str:
-    return (await world.ask("POST", TASKS, EXAMPLE, who=who)).json["task_id"]
+    return str((await world.ask("POST", TASKS, EXAMPLE, who=who)).json["task_id"])
 
 
 async def test_the_example_of_the_document(world: World):
