@@ -1,40 +1,36 @@
-"""One HTTP server of a provider, over a long-lived pool of connections. Knows bytes, time limits and failures, and
+"""One HTTP server of a provider: requests from prepared heads, answers as JSON, failures as errors of the mesh. Knows
 nothing of what is said.
-
-The client library is aiohttp and not the faster pyreqwest, because a call that pyreqwest 0.15 gives up before the
-answer's head has arrived keeps its socket, and the provider's work, until its time limit ends; aiohttp closes it at
-once.
 """
 
 import asyncio
-import io
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlsplit
 
-import aiohttp
 import orjson
-from multidict import CIMultiDict
-from yarl import URL
 
 from chassis.clock import Clock
 from chassis.errors import DeadlineExceeded, Exhausted, Invalid, MeshError, Unavailable
 from services.llm.model import unknown_model
+from services.llm.providers.http1 import Incoming, Malformed
+from services.llm.providers.pool import Pool
 
-_CONNECT_SECONDS = 5.0
 # Lists of models are asked for in the background, often of a server that is not there.
 _LOOK_SECONDS = 3.0
-_MAX_ANSWER_BYTES = 64 * 1024 * 1024
 _MAX_LINE_BYTES = 4 * 1024 * 1024
-# aiohttp warns when it is given more than this as bytes.
-_MAX_PLAIN_BODY_BYTES = 1024 * 1024
+_MAX_REFUSAL_BYTES = 64 * 1024
 _MAX_QUOTED_CHARACTERS = 500
 _ERROR_STATUS = 400
 # The end of the body comes with the last event or right behind it. Waiting for it saves the connection; a server that
 # keeps it back loses no more than this.
 _ENDING_SECONDS = 0.05
+
+# What goes wrong on the way; timeouts and TLS failures are OSErrors, an impossible host name is a UnicodeError.
+_TROUBLE = (Malformed, OSError, UnicodeError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,69 +56,72 @@ class Site:
 class Client:
     """Calls one site. All methods raise the errors of `services.llm.ports.Provider`."""
 
-    def __init__(self, session: aiohttp.ClientSession, site: Site, clock: Clock) -> None:
-        self._session = session
+    def __init__(self, pool: Pool, site: Site, clock: Clock) -> None:
+        self._pool = pool
         self._site = site
         self._clock = clock
-        self._headers = CIMultiDict({"content-type": "application/json", **site.headers})
-        self._whole = aiohttp.ClientTimeout(total=site.timeout_seconds, sock_connect=_CONNECT_SECONDS)
-        self._streamed = aiohttp.ClientTimeout(sock_connect=_CONNECT_SECONDS, sock_read=site.idle_seconds)
-        self._look = aiohttp.ClientTimeout(total=_LOOK_SECONDS)
+        self._parts = urlsplit(site.url)
+        headers = {
+            "host": self._parts.netloc.rpartition("@")[2],
+            "user-agent": "agentmesh",
+            "accept-encoding": "identity",
+            "content-type": "application/json",
+            **site.headers,
+        }
+        self._headers = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        if self._headers.count("\n") != len(headers) or not self._headers.isascii():
+            raise ValueError(f"a header for {site.provider} is not one line of plain characters")
 
-    def locate(self, path: str) -> URL:
-        """The address of a path, to be made once."""
-        return URL(self._site.url.rstrip("/") + path)
+    def locate(self, method: str, path: str) -> bytes:
+        """The head of every request to a path, up to the length of its body; to be made once."""
+        query = f"?{self._parts.query}" if self._parts.query else ""
+        target = f"{self._parts.path.rstrip('/')}{path}{query}"
+        return f"{method} {target} HTTP/1.1\r\n{self._headers}content-length: ".encode()
 
-    async def get(self, url: URL) -> Any:
-        """The JSON document at `url`."""
-        try:
-            async with self._session.get(url, headers=self._headers, timeout=self._look) as response:
-                return await self._document(response, "")
-        except (aiohttp.ClientError, OSError) as error:
-            raise self.translate(error) from error
+    async def get(self, head: bytes) -> Any:
+        """The JSON document there."""
+        return await self._document(_request(head, b""), "", _LOOK_SECONDS)
 
-    async def post(self, url: URL, body: bytes, model: str) -> Any:
+    async def post(self, head: bytes, body: bytes, model: str) -> Any:
         """The JSON document that answers `body`."""
-        try:
-            async with self._session.post(
-                url, data=_payload(body), headers=self._headers, timeout=self._whole, allow_redirects=False
-            ) as response:
-                return await self._document(response, model)
-        except (aiohttp.ClientError, OSError) as error:
-            raise self.translate(error) from error
+        return await self._document(_request(head, body), model, self._site.timeout_seconds)
 
-    async def lines(self, url: URL, body: bytes, model: str) -> AsyncGenerator[bytes, None]:
-        """The lines that answer `body`, as they come; closing it closes the connection."""
+    async def _document(self, request: bytes, model: str, timeout_seconds: float) -> Any:
         try:
-            async with self._session.post(
-                url, data=_payload(body), headers=self._headers, timeout=self._streamed, allow_redirects=False
-            ) as response:
-                if response.status >= _ERROR_STATUS:
-                    raise self._refusal(response, await _read(response), model)
-                rest = b""
-                async for chunk in response.content.iter_any():
-                    *whole, rest = (rest + chunk).split(b"\n")
+            answer, body = await self._pool.exchange(request, timeout_seconds)
+        except _TROUBLE as error:
+            raise self._translate(error) from error
+        if answer.status >= _ERROR_STATUS:
+            raise self._refusal(answer, body, model)
+        try:
+            return orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise self.failure(f"no JSON in an answer with status {answer.status}") from error
+
+    async def lines(self, head: bytes, body: bytes, model: str) -> AsyncGenerator[bytes, None]:
+        """The lines that answer `body`, as they come; closing it closes the connection."""
+        rest = b""
+        try:
+            async with aclosing(self._pool.stream(_request(head, body), self._site.idle_seconds)) as parts:
+                async for answer, data in parts:
+                    if answer.status >= _ERROR_STATUS:
+                        rest += data
+                        if answer.done or len(rest) > _MAX_REFUSAL_BYTES:
+                            raise self._refusal(answer, rest, model)
+                        continue
+                    *whole, rest = (rest + data).split(b"\n")
                     for line in whole:
                         yield line
                     if len(rest) > _MAX_LINE_BYTES:
                         raise self.failure("a line without an end")
-                if rest:
-                    yield rest
-        except (aiohttp.ClientError, OSError) as error:
-            raise self.translate(error) from error
+        except _TROUBLE as error:
+            raise self._translate(error) from error
+        if rest:
+            yield rest
 
-    async def _document(self, response: aiohttp.ClientResponse, model: str) -> Any:
-        body = await _read(response)
-        if response.status >= _ERROR_STATUS:
-            raise self._refusal(response, body, model)
-        try:
-            return orjson.loads(body)
-        except orjson.JSONDecodeError as error:
-            raise self.failure(f"no JSON in an answer with status {response.status}") from error
-
-    def _refusal(self, response: aiohttp.ClientResponse, body: bytes, model: str) -> MeshError:
-        status, words = response.status, quote(body)
-        wait = _retry_after_seconds(response.headers, self._clock)
+    def _refusal(self, answer: Incoming, body: bytes, model: str) -> MeshError:
+        status, words = answer.status, quote(body)
+        wait = _retry_after_seconds(answer, self._clock)
         if status == 429:  # noqa: PLR2004 - as the statuses below: HTTP's own names for them say no more
             return Exhausted(
                 f"{self._site.provider} limits us: {words or 'too many requests'}",
@@ -147,7 +146,7 @@ class Client:
             retry_after_seconds=retry_after_seconds,
         )
 
-    def translate(self, error: aiohttp.ClientError | OSError) -> MeshError:
+    def _translate(self, error: Exception) -> MeshError:
         """The error for trouble on the way."""
         if isinstance(error, TimeoutError):
             return DeadlineExceeded(
@@ -158,22 +157,8 @@ class Client:
         return self.failure(repr(error))
 
 
-def _payload(body: bytes) -> bytes | io.BytesIO:
-    return body if len(body) <= _MAX_PLAIN_BODY_BYTES else io.BytesIO(body)
-
-
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    if response.content_length is not None:
-        if response.content_length > _MAX_ANSWER_BYTES:
-            raise aiohttp.ClientPayloadError(f"an answer of {response.content_length} bytes")
-        return await response.read()
-    parts, size = [], 0
-    async for chunk in response.content.iter_any():
-        parts.append(chunk)
-        size += len(chunk)
-        if size > _MAX_ANSWER_BYTES:
-            raise aiohttp.ClientPayloadError("an answer without an end")
-    return b"".join(parts)
+def _request(head: bytes, body: bytes) -> bytes:
+    return b"%b%d\r\n\r\n%b" % (head, len(body), body)
 
 
 async def reach_end(lines: AsyncIterator[bytes]) -> None:
@@ -202,12 +187,12 @@ def quote(body: bytes) -> str:
     return words[:_MAX_QUOTED_CHARACTERS]
 
 
-def _retry_after_seconds(headers: Mapping[str, str], clock: Clock) -> float | None:
+def _retry_after_seconds(answer: Incoming, clock: Clock) -> float | None:
     try:
-        if milliseconds := headers.get("retry-after-ms"):
+        if milliseconds := answer.header(b"retry-after-ms"):
             return max(0.0, float(milliseconds) / 1000)
-        value = headers.get("retry-after")
-        if value is None:
+        value = answer.header(b"retry-after")
+        if not value:
             return None
         if value.replace(".", "", 1).isdigit():
             return float(value)
@@ -216,18 +201,3 @@ def _retry_after_seconds(headers: Mapping[str, str], clock: Clock) -> float | No
     except ValueError:
         # A hint that cannot be read is no hint.
         return None
-
-
-def open_session(connections: int) -> aiohttp.ClientSession:
-    """The pool all sites share; use it as a context manager.
-
-    Args:
-        connections: how many may be open at once, over all sites; more requests wait for one.
-    """
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=connections, keepalive_timeout=30.0),
-        # Providers set cookies that mean nothing to us and would cost every request a search.
-        cookie_jar=aiohttp.DummyCookieJar(loop=asyncio.get_running_loop()),
-        headers={"user-agent": "agentmesh"},
-        skip_auto_headers=("accept",),
-    )

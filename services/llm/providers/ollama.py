@@ -33,14 +33,14 @@ class Ollama:
     def __init__(self, client: Client, default_model: str, clock: Clock) -> None:
         self._client = client
         self._clock = clock
-        self._chat_url = client.locate("/api/chat")
-        self._tags_url = client.locate("/api/tags")
-        self._loaded_url = client.locate("/api/ps")
+        self._chat = client.locate("POST", "/api/chat")
+        self._tags = client.locate("GET", "/api/tags")
+        self._loaded = client.locate("GET", "/api/ps")
         self.name = "ollama"
         self.default_model = default_model
 
     async def models(self) -> tuple[Model, ...]:
-        tags, loaded = await self._client.get(self._tags_url), await self._client.get(self._loaded_url)
+        tags, loaded = await self._client.get(self._tags), await self._client.get(self._loaded)
         try:
             in_memory = {entry["name"] for entry in loaded.get("models") or ()}
             return tuple(self._model(entry, in_memory) for entry in tags.get("models") or ())
@@ -85,7 +85,7 @@ class Ollama:
         opening = Piece(id=new_id(), model=model, provider=self.name)
         said: list[str] = []
         called = 0
-        async with aclosing(self._client.lines(self._chat_url, _body(chat, model), model)) as lines:
+        async with aclosing(self._client.lines(self._chat, _body(chat, model), model)) as lines:
             async for line in lines:
                 event = self._event(line)
                 content, calls = self._said(event, called)

@@ -52,15 +52,15 @@ class OpenAI:
         self._client = client
         self._dialect = dialect
         self._clock = clock
-        self._chat_url = client.locate("/chat/completions")
-        self._models_url = client.locate("/models")
+        self._chat = client.locate("POST", "/chat/completions")
+        self._list = client.locate("GET", "/models")
         self.name = dialect.name
         self.default_model = dialect.default_model
 
     async def models(self) -> tuple[Model, ...]:
         if self._dialect.models:
             return tuple(Model(name=name, provider=self.name) for name in self._dialect.models)
-        document = await self._client.get(self._models_url)
+        document = await self._client.get(self._list)
         entries = document.get("data") if isinstance(document, dict) else None
         if not isinstance(entries, list):
             raise self._client.failure("no list of models in the answer")
@@ -72,7 +72,7 @@ class OpenAI:
         return Model(name=str(entry["id"]).removeprefix("models/"), provider=self.name, created_at=created)
 
     async def chat(self, chat: Chat, model: str) -> Answer:
-        document = await self._client.post(self._chat_url, self._body(chat, model), model)
+        document = await self._client.post(self._chat, self._body(chat, model), model)
         try:
             choices = tuple(_choice(entry) for entry in document["choices"])
         except (KeyError, TypeError, AttributeError) as error:
@@ -93,7 +93,7 @@ class OpenAI:
         usage, open_choices, done = None, set(range(chat.choices)), False
         said: list[str] = []
         number, answering = new_id(), model
-        async with aclosing(self._client.lines(self._chat_url, self._body(chat, model, stream=True), model)) as lines:
+        async with aclosing(self._client.lines(self._chat, self._body(chat, model, stream=True), model)) as lines:
             async for line in lines:
                 if not line.startswith(b"data:"):
                     continue
