@@ -8,7 +8,8 @@ from contextlib import suppress
 from deploy.local.leftovers import clear
 from deploy.local.state import StateDir
 
-_DEADLINE_SECONDS = 60.0
+# Three rounds of services and then the stores, each up to its own deadline.
+_DEADLINE_SECONDS = 90.0
 _LOOK_EVERY_SECONDS = 0.1
 
 

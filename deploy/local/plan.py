@@ -108,8 +108,7 @@ def service_command(
     }
     if service.name == "gateway":
         values |= {**secrets, "MESH_HTTP_PORT": str(environment.http_port)}
-    # Longer than the services' own drain deadline, so that they are not cut short while they still end well.
-    return Command(argv=[sys.executable, "-m", service.module], env=values, cwd=ROOT, grace_seconds=20)
+    return Command(argv=[sys.executable, "-m", service.module], env=values, cwd=ROOT)
 
 
 def migration_command(environment: Environment, database_url: str) -> Command:

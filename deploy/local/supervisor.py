@@ -20,7 +20,8 @@ from deploy.local.watch import adopt_orphans, keep_alive, reap_orphans
 _READY_WITHIN_SECONDS = 60.0
 _MIGRATED_WITHIN_SECONDS = 300.0
 _ASK_EVERY_SECONDS = 0.1
-_SERVICES_END_WITHIN_SECONDS = 20.0
+# A little more than a service's own drain deadline, so that none is cut short while it still ends well.
+_SERVICES_END_WITHIN_SECONDS = 18.0
 _THREADS = 32
 
 
@@ -42,15 +43,14 @@ class Supervisor:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._end)
         adopt_orphans()
-        work = [asyncio.create_task(self._live())]
-        ended = asyncio.create_task(self._ending.wait())
-        try:
-            await asyncio.wait({*work, ended}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            await self._stop(work[0])
-            ended.cancel()
-        if not work[0].cancelled() and (error := work[0].exception()) is not None and not self._ending.is_set():
-            raise error
+        life = asyncio.create_task(self._live())
+        asked = asyncio.create_task(self._ending.wait())
+        await asyncio.wait({life, asked}, return_when=asyncio.FIRST_COMPLETED)
+        failure = life.exception() if life.done() else None
+        await self._stop(life)
+        asked.cancel()
+        if failure is not None:
+            raise failure
 
     def _end(self) -> None:
         if not self._ending.is_set():
@@ -108,12 +108,12 @@ class Supervisor:
             await asyncio.sleep(_ASK_EVERY_SECONDS)
         self._console.say(f"{process.name} ready in {time.monotonic() - began:.1f} s")
 
-    async def _stop(self, work: "asyncio.Task[None]") -> None:
-        work.cancel()
+    async def _stop(self, life: "asyncio.Task[None]") -> None:
+        life.cancel()
         self._state.env_file.unlink(missing_ok=True)
         await self._stop_services()
         await asyncio.gather(*(asyncio.to_thread(store.stop) for store in self._mesh.stores))
-        await asyncio.wait({work})
+        await asyncio.wait({life})
         # A start that was under way in a thread may have come between; when the threads are done, nobody starts more.
         await asyncio.get_running_loop().shutdown_default_executor()
         for child in self._mesh.children:
@@ -123,9 +123,9 @@ class Supervisor:
 
     async def _stop_services(self) -> None:
         self._migrations.kill()
-        deadline = time.monotonic() + _SERVICES_END_WITHIN_SECONDS
         for place in sorted({process.ends for process in self._mesh.processes}):
             children = [process.child for process in self._mesh.processes if process.ends == place]
             for child in children:
                 child.ask_to_stop()
+            deadline = time.monotonic() + _SERVICES_END_WITHIN_SECONDS
             await asyncio.gather(*(asyncio.to_thread(child.finish, deadline) for child in children))
