@@ -1,5 +1,6 @@
 """Builds the process: stores, broker, relay, operations, loops, and last the server."""
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 
@@ -27,6 +28,8 @@ from services.tasks.tables import outbox, outbox_events
 
 # A second writer begins when a full batch waits, so that one commit's wait is the other's work.
 _WRITERS = 2
+# News may be that late, so that many commits share one round to the broker and back.
+_NEWS_WAIT_SECONDS = 0.01
 
 
 async def build(settings: Settings, host: Host) -> None:
@@ -37,7 +40,7 @@ async def build(settings: Settings, host: Host) -> None:
     host.health.add("rabbitmq", broker.ping)
     relays = [Relay(database, table, Publisher(broker), host.clock) for table in (outbox, outbox_events)]
     store = Store(
-        database, wire.messages_of, partial(_wake, relays), keys_live_seconds=settings.tasks.idempotency_key_seconds
+        database, wire.messages_of, Waker(relays).wake, keys_live_seconds=settings.tasks.idempotency_key_seconds
     )
     figures = Figures(
         store,
@@ -70,9 +73,24 @@ async def build(settings: Settings, host: Host) -> None:
     )
 
 
-def _wake(relays: Sequence[Relay]) -> None:
-    for relay in relays:
-        relay.wake()
+class Waker:
+    """Wakes the relay of the pointers at once, and that of the news a little later, for many commits together."""
+
+    def __init__(self, relays: Sequence[Relay]) -> None:
+        self._work, self._news = relays
+        self._waiting = False
+
+    def wake(self, has_work: bool, has_news: bool) -> None:  # noqa: FBT001 - the store says just this
+        """Something of these was committed."""
+        if has_work:
+            self._work.wake()
+        if has_news and not self._waiting:
+            self._waiting = True
+            asyncio.get_running_loop().call_later(_NEWS_WAIT_SECONDS, self._wake_news)
+
+    def _wake_news(self) -> None:
+        self._waiting = False
+        self._news.wake()
 
 
 def _backlog(relays: Sequence[Relay]) -> int:

@@ -8,7 +8,7 @@ from chassis.database import DriverConnection
 from chassis.errors import Conflict, MeshError
 from services.tasks.model.states import EventType, State
 from services.tasks.model.task import Accepted, Notice, Submission, Task
-from services.tasks.store.outgoing import Outgoing
+from services.tasks.store.outgoing import Outgoing, Transaction
 from services.tasks.store.reading import read_tasks
 
 # Sorted, so that two batches with the same keys wait for each other and do not deadlock. An expired key is taken over.
@@ -69,12 +69,12 @@ class Accepting:
 
     async def accept(self, submissions: Sequence[Submission]) -> list[Accepted | MeshError]:
         """See `ports.TaskStore`."""
-        async with self._outgoing.transaction() as pg:
-            owners = await self._take_keys(pg, submissions)
+        async with self._outgoing.transaction() as transaction:
+            owners = await self._take_keys(transaction.pg, submissions)
             fresh = [s for s in submissions if not s.idempotency_key or _owner_of(owners, s).task_id == s.task_id]
-            tasks = await self._insert(pg, fresh) if fresh else {}
+            tasks = await self._insert(transaction, fresh) if fresh else {}
             known = [o.task_id for o in owners.values() if o.task_id not in tasks]
-            tasks |= {task.task_id: task for task in await read_tasks(pg, known)} if known else {}
+            tasks |= {task.task_id: task for task in await read_tasks(transaction.pg, known)} if known else {}
         return [_answer(submission, owners, tasks) for submission in submissions]
 
     async def _take_keys(
@@ -99,11 +99,11 @@ class Accepting:
                 wanted[row["owner_id"], row["key"]] = _Key(row["task_id"], row["fingerprint"])
         return wanted
 
-    async def _insert(self, pg: DriverConnection, fresh: Sequence[Submission]) -> dict[str, Task]:
+    async def _insert(self, transaction: Transaction, fresh: Sequence[Submission]) -> dict[str, Task]:
         columns = [list(column) for column in zip(*map(_row, fresh), strict=True)]
-        rows = await pg.fetch(_INSERT, *columns, State.SCHEDULED, State.QUEUED)
+        rows = await transaction.pg.fetch(_INSERT, *columns, State.SCHEDULED, State.QUEUED)
         written = {row["task_id"]: (State(row["state"]), row["at"]) for row in rows}
-        await self._outgoing.announce(pg, [_notice(s, *written[s.task_id]) for s in fresh])
+        await transaction.announce([_notice(s, *written[s.task_id]) for s in fresh])
         return {s.task_id: _task(s, *written[s.task_id]) for s in fresh}
 
 

@@ -7,11 +7,10 @@ the writers need no guards of their own.
 from collections.abc import Sequence
 from typing import Any
 
-from chassis.database import DriverConnection
 from services.tasks.model.states import EventType, Priority, State
 from services.tasks.model.task import Change, Live, notice_of
 from services.tasks.ports import Decide
-from services.tasks.store.outgoing import Outgoing
+from services.tasks.store.outgoing import Transaction
 
 # Of a locked live row and its task; every statement that locks selects these.
 LIVE_COLUMNS = """l.task_id, t.owner_id, t.kind, l.work_group, l.priority, l.state, l.attempt, l.max_attempts, l.lost,
@@ -82,25 +81,25 @@ def to_live(row: Any) -> Live:
 _LIVE_FIELDS = tuple(name for name in Live.__slots__ if name not in {"state", "priority", "group"})
 
 
-async def apply(outgoing: Outgoing, pg: DriverConnection, rows: Sequence[Any], decide: Decide) -> list[Change | None]:
+async def apply(transaction: Transaction, rows: Sequence[Any], decide: Decide) -> list[Change | None]:
     """Lets `decide` look at each locked row, writes what it decided, and answers in the order of the rows."""
     decided = [decide(to_live(row)) for row in rows]
-    await write(outgoing, pg, [change for change in decided if change is not None])
+    await write(transaction, [change for change in decided if change is not None])
     return decided
 
 
-async def write(outgoing: Outgoing, pg: DriverConnection, changes: Sequence[Change]) -> None:
+async def write(transaction: Transaction, changes: Sequence[Change]) -> None:
     """Writes changes of rows that this transaction has locked."""
     ends = [change for change in changes if change.to.is_end]
     moves = [change for change in changes if change.to in {State.QUEUED, State.SCHEDULED}]
     asks = [change for change in changes if change.to is State.RUNNING]
     if ends:
-        await pg.execute(_END, *_columns([_end_row(change) for change in ends]))
+        await transaction.pg.execute(_END, *_columns([_end_row(change) for change in ends]))
     if moves:
-        await pg.execute(_MOVE, *_columns([_move_row(change) for change in moves]), State.QUEUED)
+        await transaction.pg.execute(_MOVE, *_columns([_move_row(change) for change in moves]), State.QUEUED)
     if asks:
-        await pg.execute(_ASK, [change.live.task_id for change in asks])
-    await outgoing.announce(pg, [notice_of(change) for change in (*ends, *moves)])
+        await transaction.pg.execute(_ASK, [change.live.task_id for change in asks])
+    await transaction.announce([notice_of(change) for change in (*ends, *moves)])
 
 
 def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:

@@ -100,8 +100,8 @@ class Sessions:
 
     async def close_session(self, session_id: str, decide: Decide) -> Sequence[Change]:
         """See `ports.WorkStore`."""
-        async with self._outgoing.transaction() as pg:
-            await pg.execute(_CLOSE, session_id)
-            rows = await pg.fetch(_LOCK_HELD, session_id)
-            decided = await apply(self._outgoing, pg, rows, decide)
+        async with self._outgoing.transaction() as transaction:
+            await transaction.pg.execute(_CLOSE, session_id)
+            rows = await transaction.pg.fetch(_LOCK_HELD, session_id)
+            decided = await apply(transaction, rows, decide)
         return [change for change in decided if change is not None]

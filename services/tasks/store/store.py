@@ -1,11 +1,9 @@
 """The whole store: every port in one object, because all of it stands on one pool and one outbox."""
 
-from collections.abc import Callable
-
 from chassis.database import Database
 from services.tasks.store.accepting import Accepting
 from services.tasks.store.figures import Figures
-from services.tasks.store.outgoing import Outgoing, Wording
+from services.tasks.store.outgoing import Outgoing, Wake, Wording
 from services.tasks.store.reading import Reading
 from services.tasks.store.sessions import Sessions
 from services.tasks.store.sweeping import Sweeping
@@ -21,9 +19,7 @@ class Store(Accepting, Reading, Sessions, Working, Sweeping, Figures):
         keys_live_seconds: how long an idempotency key is remembered.
     """
 
-    def __init__(
-        self, database: Database, wording: Wording, wake: Callable[[], None], *, keys_live_seconds: float = 86_400
-    ) -> None:
+    def __init__(self, database: Database, wording: Wording, wake: Wake, *, keys_live_seconds: float = 86_400) -> None:
         outgoing = Outgoing(database, wording, wake)
         Accepting.__init__(self, outgoing, keys_live_seconds)
         Reading.__init__(self, database)

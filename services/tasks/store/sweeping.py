@@ -83,16 +83,16 @@ class Sweeping:
 
     async def cancel(self, task_id: str, owner_id: str, decide: Decide) -> Change | None:
         """See `ports.TaskStore`."""
-        async with self._outgoing.transaction() as pg:
-            rows = await pg.fetch(_LOCK_ONE, task_id, owner_id)
-            changes = await apply(self._outgoing, pg, rows, decide)
+        async with self._outgoing.transaction() as transaction:
+            rows = await transaction.pg.fetch(_LOCK_ONE, task_id, owner_id)
+            changes = await apply(transaction, rows, decide)
         return changes[0] if changes else None
 
     async def sweep_lost(self, decide: Decide, limit: int) -> Sequence[Change]:
         """See `ports.UpkeepStore`."""
-        async with self._outgoing.transaction() as pg:
-            rows = await pg.fetch(_LOCK_LOST, limit)
-            decided = await apply(self._outgoing, pg, rows, decide)
+        async with self._outgoing.transaction() as transaction:
+            rows = await transaction.pg.fetch(_LOCK_LOST, limit)
+            decided = await apply(transaction, rows, decide)
         return [change for change in decided if change is not None]
 
     async def sweep_overdue(
@@ -103,15 +103,15 @@ class Sweeping:
         def decide(live: Live) -> Change | None:
             return stop(live) if live.cancel_asked else time_out(live)
 
-        async with self._outgoing.transaction() as pg:
-            rows = await pg.fetch(_LOCK_OVERDUE, limit, grace_seconds)
-            decided = await apply(self._outgoing, pg, rows, decide)
+        async with self._outgoing.transaction() as transaction:
+            rows = await transaction.pg.fetch(_LOCK_OVERDUE, limit, grace_seconds)
+            decided = await apply(transaction, rows, decide)
         return [change for change in decided if change is not None]
 
     async def release_due(self, release: Decide, expire: Decide, limit: int) -> tuple[int, Sequence[Change]]:
         """See `ports.UpkeepStore`."""
-        async with self._outgoing.transaction() as pg:
-            timers = await pg.fetch(_TAKE_DUE, limit)
+        async with self._outgoing.transaction() as transaction:
+            timers = await transaction.pg.fetch(_TAKE_DUE, limit)
             deadlines = {row["task_id"] for row in timers if row["purpose"] == _DEADLINE}
             waits = {(row["task_id"], row["attempt"]) for row in timers if row["purpose"] != _DEADLINE}
 
@@ -122,16 +122,16 @@ class Sweeping:
                 waited = live.state is State.SCHEDULED and (live.task_id, live.attempt) in waits
                 return release(live) if waited else None
 
-            rows = await pg.fetch(_LOCK_DUE, sorted({row["task_id"] for row in timers})) if timers else []
-            decided = await apply(self._outgoing, pg, rows, decide)
+            rows = await transaction.pg.fetch(_LOCK_DUE, sorted({row["task_id"] for row in timers})) if timers else []
+            decided = await apply(transaction, rows, decide)
         return len(timers), [change for change in decided if change is not None]
 
     async def point_again(self, queues: Sequence[tuple[str, Priority]], older_seconds: float, limit: int) -> int:
         """See `ports.UpkeepStore`."""
         groups, priorities = [group for group, _ in queues], [priority for _, priority in queues]
-        async with self._outgoing.transaction() as pg:
-            rows = await pg.fetch(_POINT_AGAIN, groups, priorities, older_seconds, limit)
-            await self._outgoing.announce(pg, [_pointer(row) for row in rows])
+        async with self._outgoing.transaction() as transaction:
+            rows = await transaction.pg.fetch(_POINT_AGAIN, groups, priorities, older_seconds, limit)
+            await transaction.announce([_pointer(row) for row in rows])
         return len(rows)
 
     async def prune(self) -> int:

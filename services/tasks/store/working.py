@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from chassis.database import Database, DriverConnection
+from chassis.database import Database
 from chassis.errors import Conflict, MeshError, NotFound
 from services.tasks.model.states import EventType, Priority, State
 from services.tasks.model.task import Change, Notice
@@ -15,16 +15,16 @@ from services.tasks.ports import DecideOutcome
 from services.tasks.store.changes import LIVE_COLUMNS, to_live, write
 from services.tasks.store.outgoing import Outgoing
 
-_SESSIONS = """
-SELECT session_id, draining FROM tasks.worker_session
-WHERE session_id = ANY($1::text[]) AND lease_until > clock_timestamp()
-"""
-
-# Two pointers to one attempt in a batch (a duplicate, or two sessions) update its row once, for one of them. The second
-# part of `a` answers a repeated call: it sees the rows as they were before this statement, so nothing is in both.
+# Sessions that may not claim take no part, and are known by what comes back of them. Two pointers to one attempt in a
+# batch (a duplicate, or two sessions) update its row once, for one of them. The second part of `a` answers a repeated
+# call: it sees the rows as they were before this statement, so nothing is in both.
 _CLAIM = f"""
-WITH m AS (
-  SELECT * FROM unnest($1::text[], $2::int[], $3::text[]) AS m(task_id, attempt, session_id)
+WITH s AS (
+  SELECT session_id, draining FROM tasks.worker_session
+  WHERE session_id = ANY($5::text[]) AND lease_until > clock_timestamp()
+), m AS (
+  SELECT i.* FROM unnest($1::text[], $2::int[], $3::text[]) AS i(task_id, attempt, session_id)
+  JOIN s USING (session_id) WHERE NOT s.draining
 ), c AS (
   SELECT l.task_id, m.session_id, t.timeout_seconds FROM m
   JOIN tasks.task_live l USING (task_id) JOIN tasks.task t USING (task_id)
@@ -47,9 +47,11 @@ WITH m AS (
   SELECT l.task_id, l.session_id, l.attempt, l.sequence, l.max_attempts, l.work_group, l.priority, false
   FROM m JOIN tasks.task_live l USING (task_id)
   WHERE l.state = {State.RUNNING:d} AND l.session_id = m.session_id AND l.attempt = m.attempt + 1
+), q AS (
+  SELECT a.*, t.kind, t.payload, t.owner_id, t.timeout_seconds, t.traceparent, t.labels, now() AS at
+  FROM a JOIN tasks.task t USING (task_id)
 )
-SELECT a.*, t.kind, t.payload, t.owner_id, t.timeout_seconds, t.traceparent, t.labels, now() AS at
-FROM a JOIN tasks.task t USING (task_id)
+SELECT s.session_id AS live_session, s.draining, q.* FROM s LEFT JOIN q ON q.session_id = s.session_id
 """
 
 _LOCK_OUTCOMES = f"""
@@ -88,22 +90,15 @@ class Working:
         self, batches: Sequence[ClaimBatch], grace_seconds: float
     ) -> Sequence[Sequence[Claimed] | MeshError]:
         """See `ports.WorkStore`."""
-        async with self._outgoing.transaction() as pg:
-            asked = sorted({batch.session_id for batch in batches})
-            sessions = {row["session_id"]: row["draining"] for row in await pg.fetch(_SESSIONS, asked)}
-            wanted = [(p.task_id, p.attempt, b.session_id) for b in batches for p in b.pointers]
-            wanted = [row for row in wanted if sessions.get(row[2]) is False]
-            rows = await self._claim(pg, wanted, grace_seconds) if wanted else []
-        claimed = {(row["session_id"], row["task_id"], row["attempt"]): _claimed(row) for row in rows}
+        wanted = [(p.task_id, p.attempt, b.session_id) for b in batches for p in b.pointers]
+        columns = [list(column) for column in zip(*wanted, strict=True)] if wanted else [[], [], []]
+        asked = list({batch.session_id for batch in batches})
+        async with self._outgoing.transaction() as transaction:
+            rows = await transaction.pg.fetch(_CLAIM, *columns, grace_seconds, asked)
+            await transaction.announce([_notice(row, EventType.STARTED) for row in rows if row["fresh"]])
+        sessions = {row["live_session"]: row["draining"] for row in rows}
+        claimed = {(row["session_id"], row["task_id"], row["attempt"]): _claimed(row) for row in rows if row["task_id"]}
         return [_answer(batch, sessions, claimed) for batch in batches]
-
-    async def _claim(
-        self, pg: DriverConnection, wanted: Sequence[tuple[str, int, str]], grace_seconds: float
-    ) -> Sequence[Any]:
-        columns = [list(column) for column in zip(*wanted, strict=True)]
-        rows = await pg.fetch(_CLAIM, *columns, grace_seconds)
-        await self._outgoing.announce(pg, [_notice(row, EventType.STARTED) for row in rows if row["fresh"]])
-        return rows
 
     async def settle(self, batches: Sequence[OutcomeBatch], decide: DecideOutcome) -> Sequence[Sequence[Change | None]]:
         """See `ports.WorkStore`."""
@@ -115,10 +110,10 @@ class Working:
         answers: list[list[Change | None]] = [[None] * len(batch.outcomes) for batch in batches]
         if not places:
             return answers
-        async with self._outgoing.transaction() as pg:
+        async with self._outgoing.transaction() as transaction:
             columns = [list(column) for column in zip(*places, strict=True)]
             changes = []
-            for row in await pg.fetch(_LOCK_OUTCOMES, *columns):
+            for row in await transaction.pg.fetch(_LOCK_OUTCOMES, *columns):
                 live = to_live(row)
                 # The same outcome twice in one batch takes effect once; the repetition is as good as the first.
                 same = places[live.task_id, live.attempt, row["session_id"]]
@@ -127,16 +122,18 @@ class Working:
                 changes.append(change)
                 for n, i in same:
                     answers[n][i] = change
-            await write(self._outgoing, pg, changes)
+            await write(transaction, changes)
         return answers
 
     async def progress(self, session_id: str, task_id: str, attempt: int, progress: float, data: bytes) -> bool:
         """See `ports.WorkStore`."""
-        async with self._outgoing.transaction() as pg:
-            row = await pg.fetchrow(_PROGRESS, task_id, attempt, session_id, progress)
+        async with self._outgoing.transaction() as transaction:
+            row = await transaction.pg.fetchrow(_PROGRESS, task_id, attempt, session_id, progress)
             if row is not None and row["is_event"]:
-                await pg.execute(_ADD_EVENT, task_id, row["sequence"], EventType.PROGRESS, attempt, row["at"], data)
-                await self._outgoing.announce(pg, [_notice(row, EventType.PROGRESS, data)])
+                await transaction.pg.execute(
+                    _ADD_EVENT, task_id, row["sequence"], EventType.PROGRESS, attempt, row["at"], data
+                )
+                await transaction.announce([_notice(row, EventType.PROGRESS, data)])
         return row is not None
 
 

@@ -126,7 +126,7 @@ def failure(task_id: str, attempt: int = 1, *, retryable: bool = True) -> Outcom
 async def open_core(url: str, *, most_queued: int = 100_000) -> AsyncIterator[Core]:
     """Opens the operations with their batchers running."""
     async with open_database(Postgres(url=url), schema="tasks") as database:
-        store = Store(database, wire.messages_of, lambda: None)
+        store = Store(database, wire.messages_of, lambda _work, _news: None)
         queues = Queues()
         figures = Figures(store, SystemClock(), lambda: 0, most_queued=most_queued, most_unpublished=1_000_000)
         intake = Intake(store, figures, SystemClock(), lambda: f"task_{ULID()}")

@@ -158,7 +158,7 @@ async def test_what_was_committed_and_not_published_is_published_by_the_next_pro
 ) -> None:
     """The accepting process dies between commit and publish; whoever comes next relays."""
     async with open_database(Postgres(url=tasks_url), schema="tasks") as database:
-        store = Store(database, messages_of, lambda: None)
+        store = Store(database, messages_of, lambda _work, _news: None)
         kind = (await store.read_kinds())[1]
         submission = check_draft(draft(), kind, "task_01J0000000000000000000000A", SystemClock().now())
         await store.accept([submission])
