@@ -32,7 +32,8 @@ from services.agents.worker.rounds import be_present, repair_for_ever
 from worker import RabbitFeed, Runner
 
 _NEWS_QUEUE = "agents.task-news"
-_NEWS_AT_ONCE = 64
+# Fewer than the pool has connections, because news of one execution waits for each other at its lock.
+_NEWS_AT_ONCE = 16
 
 
 async def build(settings: Settings, host: Host) -> None:

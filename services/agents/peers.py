@@ -12,6 +12,8 @@ from services.agents.model.agent import Question
 from services.agents.model.execution import Answer, Execution, News, Run, RunStatus, answer_of, failed_as
 
 AGENT_RUN = "agent.run"
+# Short, because a caller waits for it and what is not submitted now is submitted by the repair.
+_SUBMIT_TIMEOUT_SECONDS = 3.0
 
 _STATUS = {
     tasks_pb2.STATE_SCHEDULED: RunStatus.PENDING,
@@ -48,7 +50,7 @@ class TasksPeer:
         # The task belongs to the trace of the request that wanted the execution, also when it is submitted later.
         with telemetry.span("submit agent.run", telemetry.INTERNAL, execution.traceparent):
             try:
-                response = await self._stub.Submit(request)
+                response = await self._stub.Submit(request, timeout=_SUBMIT_TIMEOUT_SECONDS)
             except Invalid as error:
                 if error.code != "UNKNOWN_KIND":
                     raise

@@ -116,8 +116,7 @@ class Engine:
         """Submits the runs whose turn has come. What fails for now stays due, for the repair."""
         if not execution.due:
             return execution, ()
-        gate = asyncio.Semaphore(_SUBMITTED_AT_ONCE)
-        outcomes = await asyncio.gather(*(self._submit(execution, run, gate) for run in execution.due))
+        outcomes = await self._submit_all(execution)
         accepted = {
             run.id: outcome for run, outcome in zip(execution.due, outcomes, strict=True) if isinstance(outcome, str)
         }
@@ -133,12 +132,24 @@ class Engine:
                 execution_now = await self._refuse(execution_now.id, run.id, outcome)
         return execution_now, failures
 
-    async def _submit(self, execution: Execution, run: Run, gate: asyncio.Semaphore) -> str | MeshError:
-        async with gate:
-            try:
-                return await self._tasks.submit(execution, run)
-            except MeshError as error:
-                return error
+    async def _submit_all(self, execution: Execution) -> Sequence[str | MeshError]:
+        """The task of each due run, or why it has none. After the first outage the rest is not even tried."""
+        gate = asyncio.Semaphore(_SUBMITTED_AT_ONCE)
+        outages: list[MeshError] = []
+
+        async def submit(run: Run) -> str | MeshError:
+            async with gate:
+                if outages:
+                    return outages[0]
+                try:
+                    return await self._tasks.submit(execution, run)
+                except (Invalid, Conflict) as error:
+                    return error
+                except MeshError as error:
+                    outages.append(error)
+                    return error
+
+        return await asyncio.gather(*(submit(run) for run in execution.due))
 
     async def _stop(self, execution: Execution, run: Run) -> MeshError | None:
         try:

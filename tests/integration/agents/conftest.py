@@ -1,7 +1,7 @@
 """The agents service as a process, over real stores and a real tasks service; only the language model is a stand-in."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -13,6 +13,7 @@ from mesh.llm.v1 import llm_pb2, llm_pb2_grpc
 from chassis import migrations
 from chassis.config import Postgres
 from tests.integration.worker.processes import Mesh, Tasks, free_port
+from tests.support.otlp import Receiver, receiving
 
 
 class Thinker(llm_pb2_grpc.LlmServiceServicer):
@@ -51,7 +52,14 @@ async def thinker() -> AsyncIterator[tuple[Thinker, int]]:
 
 
 @pytest.fixture
-async def mesh(database_url: str, amqp_url: str, thinker: tuple[Thinker, int]) -> AsyncIterator[Mesh]:
+def traces() -> Iterator[Receiver]:
+    """Where all spans go."""
+    with receiving() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+async def mesh(database_url: str, amqp_url: str, thinker: tuple[Thinker, int], traces: Receiver) -> AsyncIterator[Mesh]:
     """The tasks service runs; agents knows where everybody is."""
     for service in ("tasks", "agents"):
         await asyncio.to_thread(migrations.upgrade, service, Postgres(url=database_url))
@@ -59,6 +67,7 @@ async def mesh(database_url: str, amqp_url: str, thinker: tuple[Thinker, int]) -
         "DATABASE_URL": database_url,
         "AMQP_URL": amqp_url,
         "MESH_DISCOVERY": "static",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": traces.endpoint,
         "LLM_ADDRESS": f"127.0.0.1:{thinker[1]}",
         "AGENTS_ADDRESS": f"127.0.0.1:{free_port()}",
         "MESH_AGENT_REPAIR_SECONDS": "0.5",

@@ -10,6 +10,7 @@ import pytest
 from mesh.agents.v1 import agents_pb2 as pb
 from mesh.agents.v1 import agents_pb2_grpc, events_pb2
 
+from chassis import telemetry
 from chassis.config import Rabbit
 from chassis.messaging.connection import open_broker
 from chassis.messaging.consumer import Consumer, Delivery
@@ -17,6 +18,7 @@ from chassis.messaging.message import Message
 from chassis.messaging.topology import events_queue
 from tests.integration.agents.conftest import Thinker
 from tests.integration.worker.processes import Mesh, Tasks
+from tests.support.otlp import Receiver
 
 pytestmark = [pytest.mark.postgres, pytest.mark.rabbit]
 
@@ -188,3 +190,20 @@ async def test_the_built_in_agents_exist_and_names_are_unique(agents: Agents) ->
     with pytest.raises(grpc.aio.AioRpcError) as gone:
         await agents.GetAgent(pb.GetAgentRequest(id=first))
     assert gone.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_one_trace_covers_an_execution(agents: Agents, traces: Receiver) -> None:
+    """Both runs, the one submitted at once and the one submitted later, belong to the trace of the request."""
+    ids = await _two_active(agents)
+    traceparent = telemetry.new_traceparent(sampled=True)
+    started = await agents.Execute(
+        pb.ExecuteRequest(agent_ids=ids, owner_id="u1"), metadata=(("traceparent", traceparent),)
+    )
+    await _until(agents, started.execution.id)
+
+    def names() -> list[tuple[str, str]]:
+        return [(span.service, span.name) for span in traces.spans if span.trace_id == traceparent[3:35]]
+
+    async with asyncio.timeout(20):
+        while names().count(("agents", "task agent.run")) < 2 or "tasks" not in traces.services(traceparent[3:35]):
+            await asyncio.sleep(0.05)
