@@ -10,7 +10,9 @@ import structlog
 
 from chassis import telemetry
 
-_NOISY = ("aio_pika", "aiormq", "asyncio", "httpx", "urllib3", "watchfiles", "_granian", "granian.access")
+# Their errors are ours to tell, once: link.py says when the broker is away, and when it is back.
+_SILENT = ("aio_pika", "aiormq")
+_NOISY = ("asyncio", "httpx", "urllib3", "watchfiles", "_granian", "granian.access")
 
 
 def configure(service: str, level: str) -> None:
@@ -48,6 +50,8 @@ def configure(service: str, level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    for name in _SILENT:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     for name in _NOISY:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
 

@@ -12,6 +12,7 @@ from pydantic import Field
 Instant = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=["2025-08-12T10:00:00Z"])]
 
 _STATE_PREFIX = "STATE_"
+_SUCCEEDED, _COMPLETED = "succeeded", "completed"
 _PRIORITY_PREFIX = "PRIORITY_"
 _UNITS = ("B", "KB", "MB", "GB", "TB")
 _UNIT_STEP = 1000
@@ -71,13 +72,14 @@ def size_text(size_bytes: int) -> str:
 
 
 def state_name(state: tasks_pb2.State.ValueType) -> str:
-    """As in ``queued``."""
-    return tasks_pb2.State.Name(state).removeprefix(_STATE_PREFIX).lower()
+    """As in ``queued``; one that succeeded is ``completed``, as the documented APIs call it."""
+    name = tasks_pb2.State.Name(state).removeprefix(_STATE_PREFIX).lower()
+    return _COMPLETED if name == _SUCCEEDED else name
 
 
 def state_number(name: str) -> tasks_pb2.State.ValueType:
     """The inverse of `state_name`. Raises ValueError for a name that is none."""
-    return tasks_pb2.State.Value(_STATE_PREFIX + name.upper())
+    return tasks_pb2.State.Value(_STATE_PREFIX + (_SUCCEEDED if name == _COMPLETED else name).upper())
 
 
 def priority_name(priority: tasks_pb2.Priority.ValueType) -> str:

@@ -21,7 +21,7 @@ from services.gateway.edge.context import require_scope
 from services.gateway.identity.model import Principal
 from services.gateway.views import Instant
 
-Status = Literal["scheduled", "queued", "running", "succeeded", "failed", "dead", "cancelled", "expired"]
+Status = Literal["scheduled", "queued", "running", "completed", "failed", "dead", "cancelled", "expired"]
 Kind = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$")]
 
 

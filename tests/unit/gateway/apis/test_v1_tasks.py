@@ -59,7 +59,7 @@ async def test_a_result_is_null_until_there_is_one(world: World):
     task = world.tasks.tasks[task_id]
     task.state, task.result = tasks_pb2.STATE_SUCCEEDED, b'{"sentiment":"positive"}'
     ended = (await world.ask("GET", f"{TASKS}/{task_id}/result")).json
-    assert (ended["status"], ended["result"], ended["error"]) == ("succeeded", {"sentiment": "positive"}, None)
+    assert (ended["status"], ended["result"], ended["error"]) == ("completed", {"sentiment": "positive"}, None)
 
 
 async def test_a_failure_has_a_code_and_a_sentence(world: World):
