@@ -7,7 +7,7 @@ slows nobody down. Asks no model provider anything.
 import asyncio
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
-from typing import Any, NotRequired, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import parse_qs
 
 import psutil
@@ -15,12 +15,12 @@ from mesh.llm.v1 import llm_pb2, llm_pb2_grpc
 from mesh.ratelimit.v1 import ratelimit_pb2, ratelimit_pb2_grpc
 from mesh.tasks.v1 import tasks_pb2, tasks_pb2_grpc
 from pydantic import TypeAdapter
-from typing_extensions import TypedDict
 
 from chassis.clock import Clock
 from chassis.errors import MeshError
 from chassis.health import Health
 from services.gateway.apis.exchange import send_json
+from services.gateway.apis.health_shapes import CheckDocument, Components, HealthDocument, ProbeDocument
 from services.gateway.apis.operation import Operation
 from services.gateway.edge.asgi import App, Receive, Scope, Send
 from services.gateway.edge.metrics import Metrics
@@ -33,85 +33,6 @@ _ASK_TIMEOUT_SECONDS = 1.0
 _OK, _NOT_READY = 200, 503
 _DATABASE = "database"
 _OLLAMA = "ollama"
-
-
-class RedisHealth(TypedDict):
-    """`latency` is that of the rate-limit service's answer, which speaks to Redis, as in ``2ms``."""
-
-    status: str
-    latency: str
-
-
-class WorkersHealth(TypedDict):
-    """Live worker sessions, and those that are not draining."""
-
-    active: int
-    total: int
-
-
-class QueueHealth(TypedDict):
-    """`processing_rate` as in ``50/sec``."""
-
-    length: int
-    processing_rate: str
-
-
-class QueuesHealth(TypedDict):
-    """Tasks that wait, and results that wait to be stored."""
-
-    tasks: QueueHealth
-    results: QueueHealth
-
-
-class Components(TypedDict):
-    """The parts by which the customer-service API knows the mesh."""
-
-    redis: RedisHealth
-    workers: WorkersHealth
-    queues: QueuesHealth
-
-
-class MachineFigures(TypedDict):
-    """As text with a unit, as in ``45%`` and ``100ms``."""
-
-    cpu_usage: str
-    memory_usage: str
-    average_response_time: str
-
-
-class PerformanceFigures(TypedDict):
-    """`cache_hit_rate` is the share of answers that came out of a response cache."""
-
-    response_time_ms: int
-    cache_hit_rate: float
-
-
-class HealthDocument(TypedDict):
-    """How the mesh is; `status` is ``healthy`` or ``degraded``, values of `services` too, or ``unknown``."""
-
-    status: str
-    timestamp: str
-    redis: str
-    ai_providers: dict[str, bool]
-    uptime: float
-    components: Components
-    metrics: MachineFigures
-    services: dict[str, str]
-    performance: PerformanceFigures
-
-
-class CheckDocument(TypedDict):
-    """One dependency; it says nothing about readiness."""
-
-    ok: bool
-    latency_ms: float
-
-
-class ProbeDocument(TypedDict):
-    """What a probe is told; `checks` with ``?verbose``."""
-
-    status: str
-    checks: NotRequired[dict[str, CheckDocument]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

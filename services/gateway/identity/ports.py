@@ -48,7 +48,7 @@ class Sessions(Protocol):
     """Logins and their chain of refresh tokens."""
 
     async def open(self, token: RefreshToken, token_hash: bytes, created_at: datetime) -> None:
-        """Begins a session with its first refresh token."""
+        """Begins a session with its first refresh token. Sessions of the user that nobody can refresh any more go."""
 
     async def find(self, token_id: str, token_hash: bytes) -> RefreshToken | None: ...
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import RowMapping, and_, delete, func, insert, select, text, true, update
+from sqlalchemy import RowMapping, and_, delete, exists, func, insert, select, text, true, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -84,7 +84,10 @@ class SessionStore:
 
     async def open(self, token: RefreshToken, token_hash: bytes, created_at: datetime) -> None:
         session = {"id": token.session_id, "user_id": token.user_id, "created_at": created_at}
+        alive = exists().where(refresh_tokens.c.session_id == sessions.c.id, refresh_tokens.c.expires_at > created_at)
         async with self._database.transaction() as connection:
+            # Each login takes the user's dead sessions with it, so that nobody has to sweep.
+            await connection.execute(delete(sessions).where(sessions.c.user_id == token.user_id, ~alive))
             await connection.execute(insert(sessions).values(session))
             await connection.execute(_insert_token(token, token_hash))
 

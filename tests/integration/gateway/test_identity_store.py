@@ -160,6 +160,25 @@ async def test_a_refresh_token_is_spent_once(stores: Stores):
     assert used.used_at == LATER
 
 
+async def test_dead_sessions_go_with_the_next_login(stores: Stores):
+    """What nobody can refresh any more is removed; what lasts, and what is another's, stays."""
+    user, other = a_user(), a_user("Ben")
+    for one in (user, other):
+        await stores.users.add(one, "hash")
+    dead, dead_digest = a_token(user)
+    foreign, foreign_digest = a_token(other)
+    lasting, lasting_digest = a_token(user)
+    lasting = replace(lasting, expires_at=LATER + timedelta(hours=1))
+    new, new_digest = a_token(user)
+    await stores.sessions.open(dead, dead_digest, NOW)
+    await stores.sessions.open(foreign, foreign_digest, NOW)
+    await stores.sessions.open(lasting, lasting_digest, NOW)
+    await stores.sessions.open(new, new_digest, LATER)
+    assert await stores.sessions.find(dead.id, dead_digest) is None
+    assert await stores.sessions.find(lasting.id, lasting_digest) == lasting
+    assert await stores.sessions.find(foreign.id, foreign_digest) == foreign
+
+
 async def test_keys_come_back_as_they_went_in(stores: Stores):
     """With their hash and their user; the list is the user's own, newest first."""
     user, other = a_user(), a_user("Ben")

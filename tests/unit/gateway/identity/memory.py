@@ -76,6 +76,13 @@ class MemorySessions:
 
     async def open(self, token: RefreshToken, token_hash: bytes, created_at: datetime) -> None:
         self._memory.touch()
+        lasting = {kept.session_id for kept, _ in self._memory.tokens.values() if kept.expires_at > created_at}
+        mine = {session for session, (owner, _) in self._memory.sessions.items() if owner == token.user_id}
+        for dead in mine - lasting:
+            del self._memory.sessions[dead]
+        self._memory.tokens = {
+            name: pair for name, pair in self._memory.tokens.items() if pair[0].session_id in self._memory.sessions
+        }
         self._memory.sessions[token.session_id] = token.user_id, None
         self._memory.tokens[token.id] = token, token_hash
 
