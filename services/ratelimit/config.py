@@ -13,8 +13,8 @@ class Limits(Group):
     )
     # Redis answers a frame in well under a millisecond. On two cores with three times as many processes as cores that
     # wanted them, 5 ms were missed now and then and 10 ms hardly ever; and two deadlines in a row, the most that a
-    # decision waits, still end within Envoy's 20 ms. Where Redis has a core of its own, 5 ms are right. A late answer is
-    # still taken in, so a miss costs no more than a `degraded` mark on the decisions of those milliseconds.
+    # decision waits, still end within Envoy's 20 ms. Where Redis has a core of its own, 5 ms are right. A late answer
+    # is still taken in, so a miss costs no more than a `degraded` mark on the decisions of those milliseconds.
     store_deadline_seconds: float = Field(
         default=0.01, gt=0, validation_alias="MESH_RATE_LIMITS_STORE_DEADLINE_SECONDS"
     )

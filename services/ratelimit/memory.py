@@ -4,6 +4,7 @@ Its time is the store's, kept running by the monotonic clock, so setting this ma
 Memory is bounded: past the cap the counters unused for longest go, and with them what they had counted.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
@@ -77,8 +78,9 @@ class MemoryShadow:
         self._counters = Counters(cap)
         self._debts = Counters(cap)
         # Debts that stand as they are: those that could not be told, and keys whose whole count is owed.
-        self._returned: list[Debt] = []
+        self._returned: deque[Debt] = deque()
         self._whole: list[str] = []
+        self._whole_at_least = False
         self._shares: dict[Limit, Limit] = {}
         self._shares_among = 1
         self._ahead_us = int(clock.now().timestamp() * 1_000_000) - self._monotonic_us()
@@ -129,27 +131,46 @@ class MemoryShadow:
                     # Rounded as a share of one: a debt is a few buckets however long the store was away.
                     self._debts.add(key, limit.share(1), now_us, ask.cost)
 
-    def owe_everything(self) -> None:
-        self._returned = []
+    def owe_everything(self, *, at_least: bool) -> None:
+        if not at_least:
+            self._returned.clear()
         self._whole = list(self._counters)
+        self._whole_at_least = at_least
 
     def put_back(self, debts: Sequence[Debt]) -> None:
-        self._returned += debts
+        self._returned.extendleft(reversed(debts))
 
     def take_debts(self, most: int) -> list[Debt]:
+        # One kind at a time: so no key is there twice, and sums are told before the floors that contain them.
+        if self._returned:
+            return self._take_returned(most)
+        if self._whole_at_least and len(self._debts):
+            return self._take_added(most)
+        return self._take_whole(most) if self._whole else self._take_added(most)
+
+    def _take_returned(self, most: int) -> list[Debt]:
+        taken: dict[str, Debt] = {}
+        while self._returned and len(taken) < most and self._returned[0].key not in taken:
+            debt = self._returned.popleft()
+            taken[debt.key] = debt
+        return list(taken.values())
+
+    def _take_added(self, most: int) -> list[Debt]:
+        keys = list(islice(self._debts, most))
+        return [debt for key in keys for debt in self._dump(key, self._debts.pop(key), 1, at_least=False)]
+
+    def _take_whole(self, most: int) -> list[Debt]:
         taken: list[Debt] = []
-        while self._returned and len(taken) < most:
-            taken.append(self._returned.pop())
         while self._whole and len(taken) < most:
             key = self._whole.pop()
             # What is owed of this key besides is part of its whole count.
             self._debts.pop(key)
-            taken += self._dump(key, self._counters.peek(key), self._shares_among)
-        for key in islice(list(self._debts), most - len(taken)):
-            taken += self._dump(key, self._debts.pop(key), 1)
+            held = self._counters.peek(key)
+            taken += self._dump(key, held, self._shares_among, at_least=self._whole_at_least)
+        self._whole_at_least = self._whole_at_least and bool(self._whole)
         return taken
 
-    def _dump(self, key: str, held: tuple[Counter, Limit] | None, instances: int) -> list[Debt]:
+    def _dump(self, key: str, held: tuple[Counter, Limit] | None, instances: int, *, at_least: bool) -> list[Debt]:
         """One counter as a debt; none if it has nothing left to say."""
         if held is None or not held[0].level(held[1], self.now_us):
             return []
@@ -158,7 +179,7 @@ class MemoryShadow:
         if limit.algorithm is Algorithm.TOKEN_BUCKET:
             # Tokens of a share are dearer by the number of instances.
             state = (state[0], state[1] // instances)
-        return [Debt(key, limit, state)]
+        return [Debt(key, limit, state, at_least)]
 
     @property
     def owes(self) -> bool:

@@ -40,11 +40,17 @@ class Store(Protocol):
 
 
 class Debt(NamedTuple):
-    """What one counter admitted without the store: its state as the store keeps it."""
+    """What one counter admitted without the store.
+
+    Args:
+        state: as the store keeps it; to be added to what is there.
+        at_least: the store may know it already: not to be added, but no less than this was taken.
+    """
 
     key: str
     limit: Limit
     state: tuple[int, ...]
+    at_least: bool = False
 
 
 class Ledger(Protocol):
@@ -55,13 +61,13 @@ class Ledger(Protocol):
         """Whether there is anything."""
 
     def take_debts(self, most: int) -> list[Debt]:
-        """Takes out up to that many, forgetting them."""
+        """Takes out up to that many, forgetting them; at most one for each key, and in the order to be told."""
 
     def put_back(self, debts: Sequence[Debt]) -> None:
         """They could not be told after all."""
 
-    def owe_everything(self) -> None:
-        """The store has lost its counters: all that this instance remembers is owed."""
+    def owe_everything(self, *, at_least: bool) -> None:
+        """The store has lost its counters, or maybe some of them (`at_least`): all that is remembered here is owed."""
 
 
 class Shadow(Ledger, Protocol):

@@ -190,6 +190,19 @@ def test_settled_debts_count(in_redis: InRedis, limit: Limit) -> None:
     assert in_redis.decide(ask(limit, cost=3))[0].allowed
 
 
+@pytest.mark.redis
+@ALL
+def test_a_floor_is_no_sum(in_redis: InRedis, limit: Limit) -> None:
+    """What the store may know already stands as the least that was taken: told twice, it counts once."""
+    memory = InMemory()
+    memory.decide(ask(limit, cost=2))
+    in_redis.decide(ask(limit))
+    key = f"anna:{limit.rule}"
+    for _ in range(2):
+        in_redis.settle(Debt(key, limit, memory.counters.get(key, limit).dump(), at_least=True))
+    assert in_redis.decide(ask(limit, cost=0))[0].levels[0] == 1
+
+
 LIMITS = {
     "sliding": sliding(5),
     "ring": limit_of(

@@ -60,9 +60,9 @@ def settle_arguments(debts: Sequence[Debt]) -> tuple[bytes | str | int, ...]:
     """The script's arguments for debts, at most one for each key."""
     table = _Table()
     body: list[int] = []
-    for key, limit, state in debts:
+    for key, limit, state, at_least in debts:
         table.keys[key] = len(table.keys) + 1
-        body += (table.limits.setdefault(limit, len(table.limits) + 1), len(state), *state)
+        body += (table.limits.setdefault(limit, len(table.limits) + 1), int(at_least), len(state), *state)
     return table.arguments(b"settle", body)
 
 

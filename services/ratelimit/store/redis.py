@@ -1,11 +1,12 @@
 """The store over Redis: what waits becomes the next script call, and trouble is noticed within one deadline.
 
 Knows no rule. It is `ready`, or an answer is overdue, or there is no connection. One way leads back to `ready`: a
-script call that settles debts, so nothing is decided there before Redis knows what was admitted without it. That call is
-also the single probe: no decision is spent on finding out whether Redis is back.
+script call that settles debts, so nothing is decided there before Redis knows what was admitted without it. That call
+is also the single probe: no decision is spent on finding out whether Redis is back.
 """
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Sequence
 from uuid import uuid4
@@ -22,6 +23,7 @@ from services.ratelimit.store.flight import Flight, Frame, Script, Settlement, W
 
 log = get_logger(__name__)
 
+_RUN_ID = re.compile(rb"run_id:(\w+)")
 # A frame stays below what one Lua stack takes, and below a millisecond of Redis's time.
 _FRAME_ASKS = 128
 _FRAME_KEYS = 2000
@@ -53,6 +55,7 @@ class RedisStore:
         self._connection: Connection | None = None
         self._ready = False
         self._marker = b""
+        self._run_id = b""
         self._queue: deque[Waiter] = deque()
         self._flights: set[Flight] = set()
         self._pumping = False
@@ -170,6 +173,11 @@ class RedisStore:
             "SET", _MARKER, uuid4().hex, "NX", "EX", _MARKER_LIVES_SECONDS, timeout_seconds=_SILENCE_SECONDS
         )
         await self._compare_marker(connection)
+        found = _RUN_ID.search(await connection.call("INFO", "server", timeout_seconds=_SILENCE_SECONDS))
+        before, self._run_id = self._run_id, found[1] if found else b""
+        if before not in {b"", self._run_id}:
+            # It was restarted with what it had saved, which may be all or an old part of it.
+            self._ledger.owe_everything(at_least=True)
 
     async def _compare_marker(self, connection: Connection) -> bool:
         """Whether Redis still has what it had; if not, all that is known here is owed to it."""
@@ -181,7 +189,8 @@ class RedisStore:
         if before in {b"", self._marker}:
             return True
         log.warning("Redis has lost its counters")
-        self._ledger.owe_everything()
+        self._ledger.owe_everything(at_least=False)
+        self._run_id = b""
         return False
 
     async def _listen(self, connection: Connection) -> None:

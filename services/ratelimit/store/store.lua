@@ -4,7 +4,8 @@
 -- ARGV[1]  "decide" or "settle".
 -- ARGV[2]  little-endian doubles: the number of limits, each limit's (kind, capacity, unit, window µs, rate,
 --          granularity µs), and then for "decide" the asks: (number of limits, cost, (key, limit)…)…,
---          for "settle" one (limit, number of values, value…) for each key: a state to add to what is there.
+--          for "settle" one (limit, at least, number of values, value…) for each key: a state to add to what is there,
+--          or, when "at least" is 1, to put in its place if it has taken more.
 -- ARGV[3…] each limit's time to live in ms.
 --
 -- "decide" answers little-endian 64-bit integers: the time in µs, and for each ask (wait µs or -1 allowed or -2 never,
@@ -213,23 +214,34 @@ local function merge_logs(k, values)
   return table.concat(parts)
 end
 
+local function settle_log(k, l, at_least, values)
+  if at_least and values[#values] <= used[k] then return end
+  if at_least then logs[k] = nil end
+  redis.call('SET', KEYS[k], merge_logs(k, values), 'PX', ARGV[l + 2])
+end
+
+local function settle_count(k, l, at_least, when, value)
+  local ttl = ARGV[l + 2]
+  if kinds[l] == FIXED then
+    if when < now - now % windows[l] then return end
+  else
+    value = max(0, value - max(0, now - when) * rates[l])
+  end
+  used[k] = at_least and max(used[k], value) or used[k] + value
+  if kinds[l] == BUCKET then ttl = string.format('%.0f', ceil(used[k] / rates[l] / 1000) + 1000) end
+  save(k, l, ttl)
+end
+
 local function settle()
   for k = 1, #KEYS do
-    local l, size = input[at], input[at + 1]
-    local values = { unpack(input, at + 2, at + 1 + size) }
-    at = at + 2 + size
+    local l, at_least, size = input[at], input[at + 1] == 1, input[at + 2]
+    local values = { unpack(input, at + 3, at + 2 + size) }
+    at = at + 3 + size
     open(k, l)
-    local ttl = ARGV[l + 2]
     if kinds[l] == SLIDING then
-      redis.call('SET', KEYS[k], merge_logs(k, values), 'PX', ttl)
-    elseif kinds[l] == FIXED then
-      if values[1] >= now - now % windows[l] then
-        used[k] = used[k] + values[2]
-        save(k, l, ttl)
-      end
+      settle_log(k, l, at_least, values)
     else
-      used[k] = used[k] + max(0, values[2] - max(0, now - values[1]) * rates[l])
-      save(k, l, string.format('%.0f', ceil(used[k] / rates[l] / 1000) + 1000))
+      settle_count(k, l, at_least, values[1], values[2])
     end
   end
   return integers({ now })

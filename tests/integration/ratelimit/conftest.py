@@ -1,0 +1,87 @@
+"""The service as a process of its own, and a limiter on a real Redis inside the test."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from mesh.ratelimit.v1 import ratelimit_pb2_grpc as pb_grpc
+
+from chassis.clock import SystemClock
+from deploy.local.ports import free_port
+from services.ratelimit.memory import MemoryShadow
+from services.ratelimit.operations import Limiter
+from services.ratelimit.rules.file import RuleFile
+from services.ratelimit.store import RedisStore
+
+_ROOT = Path(__file__).parents[3]
+
+
+class Deciding:
+    """A limiter, its store and its shadow."""
+
+    def __init__(self, url: str, instances: int = 1) -> None:
+        self.shadow = MemoryShadow(SystemClock(), lambda: instances, cap=10_000)
+        # Generous, so that a busy machine is not taken for a Redis that hangs.
+        self.store = RedisStore(url, self.shadow, deadline_seconds=0.25)
+        self.limiter = Limiter(rules=RuleFile(None), store=self.store, shadow=self.shadow)
+        self._task = asyncio.get_running_loop().create_task(self.store.run())
+
+    async def until(self, *, ready: bool) -> None:
+        async with asyncio.timeout(20):
+            while self.store.ready != ready:
+                await asyncio.sleep(0.01)
+
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+
+@pytest.fixture
+async def deciding(redis_url: str) -> AsyncIterator[Deciding]:
+    found = Deciding(redis_url)
+    await found.until(ready=True)
+    yield found
+    await found.close()
+
+
+class Service:
+    """A running service process."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
+        self.process = process
+        self.address = f"127.0.0.1:{port}"
+
+    @contextmanager
+    def stub(self) -> Iterator[pb_grpc.RatelimitServiceStub]:
+        with grpc.insecure_channel(self.address) as channel:
+            grpc.channel_ready_future(channel).result(timeout=30)
+            yield pb_grpc.RatelimitServiceStub(channel)
+
+
+@pytest.fixture
+def start_service() -> Iterator[Callable[..., Service]]:
+    """Starts the service with the given environment; it ends with the test."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(**environment: str) -> Service:
+        port = free_port()
+        paths = {"PYTHONPATH": f"{_ROOT}:{_ROOT / 'proto'}", "PATH": os.defpath}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "services.ratelimit"],
+            cwd=_ROOT,
+            env=paths | {"MESH_GRPC_PORT": str(port)} | environment,
+            stdout=subprocess.PIPE,
+        )
+        started.append(process)
+        return Service(process, port)
+
+    yield start
+    for process in started:
+        process.terminate()
+        process.communicate(timeout=30)

@@ -1,0 +1,93 @@
+"""The service as a process: its gRPC face, its rules file, and its start without Redis."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import pytest
+from mesh.ratelimit.v1 import ratelimit_pb2 as pb
+
+from tests.integration.ratelimit.conftest import Service
+
+RULES = """\
+version: 1
+classes:
+  test.default:
+    - { name: test, algorithm: sliding_window, per: user, limit: 3, window: 1s }
+"""
+NOWHERE = "redis://127.0.0.1:1/0"
+
+Start = Callable[..., Service]
+
+
+def ask(route_class: str = "test.one", **more: object) -> pb.DecideRequest:
+    return pb.DecideRequest(subjects=[pb.Subject(route_class=route_class, user="anna", **more)])
+
+
+@pytest.mark.redis
+def test_a_retry_at_the_hint_passes(start_service: Start, redis_url: str, tmp_path: Path) -> None:
+    """Denied with a hint; a retry at exactly that time succeeds, over real gRPC and a real Redis."""
+    path = tmp_path / "limits.yaml"
+    path.write_text(RULES)
+    with start_service(MESH_RATE_LIMITS_FILE=str(path), REDIS_URL=redis_url).stub() as stub:
+        while not stub.GetStatus(pb.GetStatusRequest()).store_connected:
+            time.sleep(0.02)
+        while (last := stub.Decide(ask()).decisions[0]).allowed:
+            assert last.rules[0].limit == 3
+        assert 0 < last.retry_after_ms <= 1000
+        time.sleep(last.retry_after_ms / 1000)
+        assert stub.Decide(ask()).decisions[0].allowed
+
+
+def test_it_starts_and_decides_without_redis(start_service: Start) -> None:
+    """No Redis at start: decisions come from memory and say so, and so does the status."""
+    with start_service(REDIS_URL=NOWHERE).stub() as stub:
+        decisions = [stub.Decide(ask("v1.chat")).decisions[0] for _ in range(11)]
+        status = stub.GetStatus(pb.GetStatusRequest())
+    assert [one.allowed for one in decisions] == [True] * 10 + [False]
+    assert all(one.degraded for one in decisions)
+    assert (status.store_connected, status.decisions, status.denied) == (False, 11, 1)
+    assert status.degraded_decisions == 11
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [(ask("moon.landing"), "moon.landing"), (ask("v1.chat", cost=4_000_000_000), "4000000000")],
+    ids=["class", "cost"],
+)
+def test_bad_requests_are_named(start_service: Start, request_: pb.DecideRequest, words: str) -> None:
+    """INVALID_ARGUMENT that says what is wrong, and nothing is counted."""
+    with start_service(REDIS_URL=NOWHERE).stub() as stub:
+        with pytest.raises(grpc.RpcError) as refused:
+            stub.Decide(request_)
+        assert stub.GetStatus(pb.GetStatusRequest()).decisions == 0
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert words in refused.value.details()
+
+
+def test_a_new_file_is_in_force_and_a_bad_one_is_not(start_service: Start, tmp_path: Path) -> None:
+    """Written and soon in force; a bad text changes nothing; usage stays when a limit is raised."""
+    path = tmp_path / "limits.yaml"
+    path.write_text(RULES.replace("1s", "1h"))
+    with start_service(MESH_RATE_LIMITS_FILE=str(path), REDIS_URL=NOWHERE).stub() as stub:
+        assert [stub.Decide(ask()).decisions[0].allowed for _ in range(4)] == [True] * 3 + [False]
+        first = stub.GetRules(pb.GetRulesRequest())
+        path.write_text("version: 1\nclasses: 7\n")
+        path.with_suffix(".new").write_text(RULES.replace("1s", "1h").replace("limit: 3", "limit: 5"))
+        assert stub.GetRules(pb.GetRulesRequest()) == first
+        path.with_suffix(".new").replace(path)
+        while (rules := stub.GetRules(pb.GetRulesRequest())).generation == first.generation:
+            time.sleep(0.02)
+        assert "limit: 5" in rules.source
+        assert [stub.Decide(ask()).decisions[0].allowed for _ in range(3)] == [True, True, False]
+
+
+def test_a_bad_file_refuses_the_start(start_service: Start, tmp_path: Path) -> None:
+    """The process ends and says file, line and reason."""
+    path = tmp_path / "limits.yaml"
+    path.write_text(RULES.replace("limit: 3", "limit: 0"))
+    service = start_service(MESH_RATE_LIMITS_FILE=str(path), REDIS_URL=NOWHERE)
+    output, _ = service.process.communicate(timeout=30)
+    assert service.process.returncode == 1
+    assert f"{path}:4: limit must be between 1 and" in output.decode()

@@ -1,0 +1,63 @@
+"""Messages: what arrives as what, and what a decision looks like outside."""
+
+from mesh.ratelimit.v1 import ratelimit_pb2 as pb
+
+from services.ratelimit.model.decisions import ALLOWED, NEVER, Decision, Verdict
+from services.ratelimit.model.limits import Algorithm, Ask, Limit, Subject, limit_of
+from services.ratelimit.wire import response_of, subjects_of
+
+
+def limit(name: str, count: int) -> Limit:
+    return limit_of(rule=name, algorithm=Algorithm.SLIDING_WINDOW, per=("user",), limit=count, window_us=60_000_000)
+
+
+def message(verdict: Verdict, cost: int = 1, degraded: bool = False) -> pb.Decision:
+    limits = (limit("wide", 100), limit("narrow", 10))
+    ask = Ask(("a", "b"), limits, cost)
+    return response_of([Decision(ask, verdict, degraded)]).decisions[0]
+
+
+def test_an_absent_cost_is_one_and_zero_is_zero() -> None:
+    """Presence matters: 0 checks, absent takes one."""
+    request = pb.DecideRequest(
+        subjects=[
+            pb.Subject(route_class="v1.chat", user="u", role="admin", api_key="k", ip="::1", model="m"),
+            pb.Subject(route_class="v1.chat", cost=0),
+        ]
+    )
+    assert subjects_of(request) == [
+        Subject("v1.chat", "u", "admin", "k", "::1", "m", 1),
+        Subject("v1.chat", cost=0),
+    ]
+
+
+def test_an_allowed_decision_shows_the_smallest_share() -> None:
+    """The tightest of what passes is the rule with the least left, and there is no hint."""
+    found = message(Verdict(ALLOWED, 0, (99, 60_000_000, 4, 1_500_001)))
+    assert (found.allowed, found.degraded, found.tightest) == (True, False, 1)
+    assert not found.HasField("retry_after_ms")
+    assert [one.violated for one in found.rules] == [False, False]
+    narrow = found.rules[1]
+    assert (narrow.name, narrow.limit, narrow.remaining) == ("narrow", 10, 4)
+    assert (narrow.window_seconds, narrow.reset_after_ms) == (60, 1501)
+
+
+def test_a_denied_decision_shows_the_slowest_and_rounds_up() -> None:
+    """A hint is never too short and never 0."""
+    found = message(Verdict(1, 1, (50, 1, 1, 1)), cost=2, degraded=True)
+    assert (found.allowed, found.degraded, found.tightest, found.retry_after_ms) == (False, True, 1, 1)
+    assert [one.violated for one in found.rules] == [False, True]
+
+
+def test_what_can_never_pass_has_no_hint() -> None:
+    """A cost above a limit: denied, violated, and no time to come back."""
+    found = message(Verdict(NEVER, 1, (100, 0, 10, 0)), cost=11)
+    assert not found.HasField("retry_after_ms")
+    assert [one.violated for one in found.rules] == [False, True]
+
+
+def test_no_rule_is_allowed() -> None:
+    """A subject that falls under no rule passes, with no rule to show."""
+    found = response_of([Decision(Ask((), (), 1), Verdict(ALLOWED, 0, ()), False)]).decisions[0]
+    assert found.allowed
+    assert len(found.rules) == 0
