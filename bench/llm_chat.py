@@ -1,16 +1,20 @@
 """What the llm service costs by itself: chats a second and CPU a chat, by lane and by plain calls, against an instant
-upstream. Starts both as processes of their own.
+upstream. Starts both as processes of their own, and a private Postgres for the usage.
 
-Usage: python bench/llm_chat.py [--seconds 5] [--callers 32] [--database-url postgresql://…]
+Usage: python -m bench.llm_chat [--seconds 5] [--callers 32]
 """
 
 import argparse
 import asyncio
+import json
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,30 +23,17 @@ import uvloop
 from mesh.llm.v1 import llm_pb2
 from mesh.llm.v1.llm_pb2_grpc import LlmServiceStub
 
+from bench.support.processes import ROOT, free_port, process
 from chassis.clock import SystemClock
 from chassis.config import Discovery, Process
 from chassis.errors import Unavailable
 from chassis.lifecycle import Host
 from chassis.rpc.lane import open_lane
 from chassis.rpc.peer import open_peer
-
-_ROOT = Path(__file__).parents[1]
-_NOWHERE = "postgresql://nobody@127.0.0.1:1/nowhere"
+from deploy.local.state import StateDir
+from deploy.local.stores.postgres import Postgres
 
 Call = Callable[[], Awaitable[None]]
-
-
-@contextmanager
-def _running(*arguments: str, **environment: str) -> Iterator[psutil.Process]:
-    paths = {"PYTHONPATH": f"{_ROOT}:{_ROOT / 'proto'}"}
-    process = subprocess.Popen(
-        [sys.executable, *arguments], cwd=_ROOT, env={**paths, **environment}, stdout=subprocess.DEVNULL
-    )
-    try:
-        yield psutil.Process(process.pid)
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def _request() -> llm_pb2.ChatRequest:
@@ -126,27 +117,37 @@ async def _until_model_is_known(peer: Any) -> None:
         known = any(model.name == "bench" for model in answer.models)
 
 
+def _start(stack: ExitStack) -> tuple[psutil.Process, str]:
+    """The service with all it needs; its process and its address."""
+    folder = Path(tempfile.mkdtemp(prefix="agentmesh-bench-"))
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    postgres = Postgres(StateDir(folder))
+    stack.callback(postgres.kill)
+    postgres.start()
+    port, upstream_port = free_port(), free_port()
+    provider = {"name": "bench", "url": f"http://127.0.0.1:{upstream_port}/v1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'proto'}",
+        "DATABASE_URL": postgres.url,
+        "MESH_GRPC_PORT": str(port),
+        "MESH_LLM_PROVIDERS": json.dumps([provider]),
+        "MESH_LOG_LEVEL": "warning",
+    }
+    migrate = [sys.executable, "-m", "chassis.migrations", "llm"]
+    subprocess.run(migrate, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
+    stack.enter_context(process(["bench/upstream.py", "--port", str(upstream_port)], environment, port=upstream_port))
+    service = stack.enter_context(process(["-m", "services.llm"], environment, port=port))
+    return psutil.Process(service), f"127.0.0.1:{port}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--callers", type=int, default=32)
-    parser.add_argument("--port", type=int, default=19_311, help="of the service; the next one is the upstream's")
-    parser.add_argument("--database-url", default=_NOWHERE, help="a migrated database; without, usage is not written")
     options = parser.parse_args()
-    upstream = f"http://127.0.0.1:{options.port + 1}/v1"
-    settings = {
-        "MESH_GRPC_PORT": str(options.port),
-        "DATABASE_URL": options.database_url,
-        "OPENAI_API_KEY": "bench",
-        "OPENAI_BASE_URL": upstream,
-        "OLLAMA_HOST": "http://127.0.0.1:1",
-        "MESH_LOG_LEVEL": "error",
-    }
-    address = f"127.0.0.1:{options.port}"
-    with (
-        _running("bench/upstream.py", "--port", str(options.port + 1)),
-        _running("-m", "services.llm", **settings) as service,
-    ):
+    with ExitStack() as stack:
+        service, address = _start(stack)
         uvloop.run(_measure_all(service, Discovery(backend="static", llm_address=address), options))
 
 
