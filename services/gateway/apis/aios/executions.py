@@ -56,9 +56,12 @@ class RunView(BaseModel):
 
 
 class RunDetail(RunView):
-    """With what the agent answered."""
+    """With what the agent answered, by which model, and its task (null before its turn)."""
 
     output: str
+    model: str
+    tokens: int
+    task_id: str | None
 
 
 class ExecutionView(BaseModel):
@@ -190,6 +193,15 @@ def _shown(run: agents_pb2.Run) -> dict[str, str | int | None]:
     }
 
 
+def _detail(run: agents_pb2.Run) -> dict[str, str | int | None]:
+    return _shown(run) | {
+        "output": run.output,
+        "model": run.model,
+        "tokens": run.tokens,
+        "task_id": run.task_id or None,
+    }
+
+
 def _execution(execution: agents_pb2.Execution) -> ExecutionView:
     ended = [run.status for run in execution.runs if run.status not in {"pending", "running"}]
     successful = ended.count("success")
@@ -204,6 +216,6 @@ def _execution(execution: agents_pb2.Execution) -> ExecutionView:
             "agent_count": len(execution.runs),
             "successful": successful,
             "failed": len(ended) - successful,
-            "runs": [{**_shown(run), "output": run.output} for run in execution.runs],
+            "runs": [_detail(run) for run in execution.runs],
         }
     )

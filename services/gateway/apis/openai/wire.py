@@ -11,8 +11,9 @@ from services.gateway.apis.openai.shapes import CHAT_REQUEST, ChatCompletionRequ
 from services.gateway.apis.problems import refused
 from services.gateway.identity.model import Principal
 
-# What has a field of its own in the contract; everything else in a body travels as options.
-_UNDERSTOOD = frozenset(ChatCompletionRequest.__annotations__)
+# What has a field of its own in the contract; everything else in a body travels as options, also the name that a client
+# gives its own user, which some providers ask for.
+_UNDERSTOOD = frozenset(ChatCompletionRequest.__annotations__) - {"user"}
 _validate = CHAT_REQUEST.validator.validate_python
 
 

@@ -56,9 +56,10 @@ async def test_what_the_contract_knows_travels_in_its_fields(world: World):
 async def test_what_it_does_not_know_travels_as_options(world: World):
     """Tools and response formats are the provider's affair."""
     tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
-    await world.ask("POST", PATH, asking(tools=tools, response_format={"type": "json_object"}, stop=["a", "b"]))
+    options = {"tools": tools, "response_format": {"type": "json_object"}, "user": "u-1"}
+    await world.ask("POST", PATH, asking(stop=["a", "b"], **options))
     request = world.llm.requests[0]
-    assert orjson.loads(request.options) == {"tools": tools, "response_format": {"type": "json_object"}}
+    assert orjson.loads(request.options) == options
     assert not request.HasField("temperature")
 
 
