@@ -23,7 +23,7 @@ from services.gateway.edge.limits import Limits
 from services.gateway.edge.metrics import Metrics
 from services.gateway.edge.pipeline import Edge, Layers, Rules
 from services.gateway.edge.security import Security, SecuritySettings
-from services.gateway.identity.administrator import keep_trying
+from services.gateway.identity import administrator
 from services.gateway.identity.cache import Invalidation, VerifiedCredentials
 from services.gateway.identity.operations import Identity, Ports, first_admin
 from services.gateway.identity.passwords import open_passwords
@@ -54,6 +54,7 @@ async def build(settings: Settings, host: Host) -> None:
     host.health.add("database", database.ping)
     host.health.add("rabbitmq", broker.ping)
     identity = _open_identity(settings.accounts, host, database)
+    await _make_admin(settings.accounts, host, identity)
     peers = await open_peers(host, settings.discovery)
     lane = await host.enter(open_lane(host, "ratelimit", settings.discovery, window=1))
     ratelimit = ratelimit_pb2_grpc.RatelimitServiceStub(lane)
@@ -110,14 +111,19 @@ def _open_identity(accounts: Accounts, host: Host, database: Database) -> Identi
         passwords=host.enter_sync(open_passwords()),
         signatures=signatures,
     )
-    identity = Identity(
+    return Identity(
         ports, cache, host.clock, access_seconds=accounts.access_seconds, refresh_seconds=accounts.refresh_seconds
     )
-    if accounts.admin_username:
-        password = accounts.admin_password.get_secret_value()
-        wish = first_admin(accounts.admin_username, accounts.admin_email, password)
-        host.spawn("first-admin", keep_trying(identity, wish))
-    return identity
+
+
+async def _make_admin(accounts: Accounts, host: Host, identity: Identity) -> None:
+    """The account is there before the first request, unless Postgres is away; then it follows."""
+    if not accounts.admin_username:
+        return
+    password = accounts.admin_password.get_secret_value()
+    wish = first_admin(accounts.admin_username, accounts.admin_email, password)
+    if not await administrator.exists(identity, wish):
+        host.spawn("first-admin", administrator.keep_trying(identity, wish))
 
 
 def _security(http: Http) -> Security:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from chassis import telemetry
 from chassis.clock import Clock
-from chassis.errors import Internal, Invalid, MeshError, Unauthenticated
+from chassis.errors import Internal, Invalid, MeshError, Unauthenticated, Unavailable
 from chassis.logging import get_logger
 from services.gateway.edge import body, credentials, trace
 from services.gateway.edge.asgi import App, Header, Receive, Scope, Send
@@ -27,6 +27,7 @@ log = get_logger(__name__)
 _CLIENT_LEFT = 499
 _SERVER_ERROR = 500
 _POLICY_VIOLATION = 1008
+_ASK_AGAIN_SECONDS = 1.0
 _BODILESS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -210,6 +211,9 @@ class Edge:
             record("Request failed", code=error.code, private=error.private, request_id=context.request_id)
         if started:
             raise error
+        if isinstance(error, Unavailable) and error.retry_after_seconds is None:
+            # What is away comes back in seconds, if at all; every 503 says when to ask again.
+            error.retry_after_seconds = _ASK_AGAIN_SECONDS
         accept = headers.get(b"accept", b"").decode("latin-1")
         return self._rules.render(scope["path"], accept, error, context.request_id, self._clock.now())
 

@@ -12,16 +12,19 @@ log = get_logger(__name__)
 _RETRY_EVERY_SECONDS = 1.0
 
 
+async def exists(identity: Identity, wish: Registration) -> bool:
+    """Creates the account unless it is there; False when the store is away."""
+    try:
+        await identity.ensure_admin(wish)
+    except Unavailable as error:
+        log.warning("The first administrator has to wait for the database", error=str(error))
+        return False
+    return True
+
+
 async def keep_trying(identity: Identity, wish: Registration) -> None:
     """Returns when the account exists. Waits for a store that is away; everything else ends it."""
-    told = False
     while True:
-        try:
-            await identity.ensure_admin(wish)
-        except Unavailable as error:
-            if not told:
-                log.warning("The first administrator has to wait for the database", error=str(error))
-            told = True
-        else:
-            return
         await asyncio.sleep(_RETRY_EVERY_SECONDS)
+        if await exists(identity, wish):
+            return

@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import secrets
 import string
+import uuid
 import zlib
 
 import uuid_utils
@@ -22,6 +23,14 @@ _ID_LENGTH, _SECRET_LENGTH, _CHECK_LENGTH = 12, 30, 6
 def new_uuid() -> str:
     """A UUID of version 7: unique, and in order of time."""
     return str(uuid_utils.uuid7())
+
+
+def is_uuid(text: str) -> bool:
+    """Whether the text is a UUID in its usual form."""
+    try:
+        return str(uuid.UUID(text)) == text
+    except ValueError:
+        return False
 
 
 def make(kind: str) -> tuple[str, bytes, str]:

@@ -70,6 +70,8 @@ def _judge(header: dict[str, object], payload: dict[str, object], now: datetime)
     expires, begins = payload["exp"], payload["nbf"]
     if not (isinstance(expires, int) and isinstance(begins, int) and isinstance(session, str)):
         raise BadCredential(private="claims of a wrong type")
+    if not (keys.is_uuid(str(subject)) and keys.is_uuid(session)):
+        raise BadCredential(private="claims that name nobody")
     timestamp = now.timestamp()
     if timestamp >= expires or timestamp < begins - _LEEWAY_SECONDS:
         raise BadCredential("Token has expired" if timestamp >= expires else "", private="outside its time")

@@ -94,7 +94,8 @@ class Answer:
 
 def render(path: str, accept: str, error: MeshError, request_id: str, now: datetime) -> tuple[int, list[Header], bytes]:
     """A dialect that shows everything it was given."""
-    shown = {"code": error.code, "message": error.message, "details": error.details}
+    shown: dict[str, Any] = {"code": error.code, "message": error.message, "details": error.details}
+    shown["retry_after"] = error.retry_after_seconds
     body = orjson.dumps(shown | {"path": path, "accept": accept, "id": request_id, "now": now.isoformat()})
     return status_of(error), [(b"content-type", b"application/json")], body
 
