@@ -47,7 +47,8 @@ class InRedis:
     def _run(self, arguments: Sequence[bytes | str | int]) -> bytes:
         seconds, micros = divmod(self.now_us, 1_000_000)
         self.client.mset({"test:seconds": seconds, "test:micros": micros})
-        return self.client.execute_command(*self.script.by_source(arguments))
+        answer = self.client.execute_command(*self.script.by_source(arguments))  # type: ignore[no-untyped-call]  # so it is
+        return bytes(answer)
 
     def decide(self, *asks: Ask) -> Sequence[Verdict]:
         answer = read_answer(asks, self._run(decide_arguments(asks)))

@@ -19,7 +19,7 @@ async def admitted(deciding: Deciding, tries: int, subject: Subject = CHAT) -> i
     return sum(one.verdict.allowed for decisions in found for one in decisions)
 
 
-def script_calls(client: "redis.Redis[bytes]") -> int:
+def script_calls(client: redis.Redis) -> int:
     stats = client.info("commandstats")
     return sum(int(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"]) for name in ("evalsha", "eval"))
 

@@ -64,7 +64,9 @@ class Subject(_message.Message):
     model: _builtins.str
     """Model that is asked for, on routes that have one."""
     cost: _builtins.int
-    """How much the request takes from each rule; absent means 1, 0 checks without taking."""
+    """How much the request takes from each rule, at most 1000000; absent means 1.
+    0 asks whether 1 would pass, and takes nothing.
+    """
     def __init__(
         self,
         *,
