@@ -129,6 +129,13 @@ async def test_faults_tell_nothing(error: Exception):
     assert b"secret" not in answer.messages[1]["body"]
 
 
+@pytest.mark.parametrize(("given", "told"), [(None, 1.0), (7.0, 7.0)])
+async def test_every_503_says_when_to_ask_again(given: float | None, told: float):
+    """What the error knows, else a second."""
+    answer = await World(raising(Unavailable(retry_after_seconds=given))).ask()
+    assert (answer.status, answer.body["retry_after"]) == (503, told)
+
+
 async def test_an_application_that_ends_without_an_answer_is_a_fault():
     """The client gets a 500, not silence."""
 
