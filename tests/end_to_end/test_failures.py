@@ -43,7 +43,7 @@ async def test_a_killed_worker_loses_nothing(mesh: Mesh, user: Client):
     os.kill(mesh.pid("tasks-worker-1"), signal.SIGKILL)
     ended = await user.finished(task, 60)
     assert ended["status"] == "completed", ended
-    events = (await user.get(f"/api/v1/tasks/{task}/events")).body["items"]
+    events = (await user.get(f"/api/v1/tasks/{task}/events")).body["events"]
     assert [event["sequence"] for event in events] == list(range(1, len(events) + 1))
     assert [event["type"] for event in events].count("succeeded") == 1
 
