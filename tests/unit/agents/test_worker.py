@@ -1,0 +1,103 @@
+"""The faces that nobody calls: the handler, the listener and the rounds."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from mesh.tasks.v1 import events_pb2
+
+from chassis.errors import Invalid, MeshError, Unavailable
+from services.agents.operations.registry import Registry
+from services.agents.worker.answering import Answering
+from services.agents.worker.news import Listener
+from services.agents.worker.rounds import be_present
+from tests.support.clock import FakeClock
+from tests.unit.agents.fakes import FakeAgents, FakeModels, FakeRunners, agent
+from worker.handler import Assignment, Reject
+
+
+def _assignment(payload: Any) -> Assignment:
+    async def unheard(fraction: float, message: str) -> None:
+        del fraction, message
+
+    return Assignment(
+        task_id="task_1", attempt=2, kind="agent.run", payload=payload, owner_id="u", timeout_seconds=9, report=unheard
+    )
+
+
+def _answering(models: FakeModels) -> Answering:
+    agents = FakeAgents()
+    agents.agents["a"] = agent("a")
+    return Answering(Registry(agents, FakeRunners(), models, clock=FakeClock(), new_ids=lambda count: ["id"] * count))
+
+
+async def test_a_run_is_asked_under_its_own_key():
+    """The key names the run and no attempt; a task without a run is its own run."""
+    models = FakeModels()
+    answering = _answering(models)
+    result = await answering.handle(_assignment({"agent_id": "a", "run_id": "r", "input": "hi"}))
+    assert result == {"output": "hi", "model": "fake", "tokens": 7}
+    await answering.handle(_assignment({"agent_id": "a"}))
+    assert [key for _, _, key in models.asked] == ["r:answer", "task_1:answer"]
+
+
+@pytest.mark.parametrize("payload", [None, [], {}, {"agent_id": 1}, {"agent_id": "a", "input": 1}])
+async def test_a_payload_without_an_agent_is_rejected(payload: Any):
+    """For good."""
+    with pytest.raises(Reject):
+        await _answering(FakeModels()).handle(_assignment(payload))
+
+
+class _Delivery:
+    def __init__(self, body: bytes) -> None:
+        self.message = type("Message", (), {"body": body, "id": "m"})
+        self.acked = False
+
+    async def ack(self) -> None:
+        self.acked = True
+
+
+class _Engine:
+    def __init__(self, failure: MeshError | None = None) -> None:
+        self.heard: list[Any] = []
+        self._failure = failure
+
+    async def hear(self, news: Any) -> None:
+        self.heard.append(news)
+        if self._failure is not None:
+            raise self._failure
+
+
+def _event(kind: str) -> bytes:
+    labels = json.dumps({"execution_id": "e", "run_id": "r"}).encode()
+    return events_pb2.TaskChanged(kind=kind, type="started", labels=labels).SerializeToString()
+
+
+@pytest.mark.parametrize("failure", [None, Unavailable()])
+async def test_news_is_heard_and_acknowledged(failure: MeshError | None):
+    """Also when it cannot be applied now: the repair does it then. Other kinds are none of our business."""
+    engine = _Engine(failure)
+    listener = Listener(engine)  # type: ignore[arg-type]  # as much of an engine as it uses
+    for kind in ("agent.run", "automation"):
+        delivery = _Delivery(_event(kind))
+        await listener.handle(delivery)  # type: ignore[arg-type]  # as much of a delivery as it uses
+        assert delivery.acked
+    assert [news.run_id for news in engine.heard] == ["r"]
+
+
+async def test_what_is_no_event_is_invalid():
+    """Which parks it."""
+    with pytest.raises(Invalid):
+        await Listener(_Engine()).handle(_Delivery(b"\xff\xff"))  # type: ignore[arg-type]  # as above
+
+
+async def test_a_runner_is_present_while_it_serves():
+    """Its port is known until it ends."""
+    runners = FakeRunners()
+    presence = asyncio.ensure_future(be_present(runners, "i", 4711, lambda: True))
+    await asyncio.sleep(0)
+    assert await runners.live_port() == 4711
+    presence.cancel()
+    await asyncio.wait([presence])
+    assert await runners.live_port() == 0
