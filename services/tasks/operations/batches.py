@@ -35,7 +35,7 @@ class Batcher(Generic[T, R]):
         *,
         rows: Callable[[T], int] = lambda _: 1,
         most_rows: int = 200,
-        pace_seconds: float = 0.004,
+        pace_seconds: float = 0.005,
         most_waiting: int = 20_000,
     ) -> None:
         self._write = write

@@ -24,6 +24,9 @@ HEARTBEAT_SECONDS = 3
 # A worker ends an attempt at its timeout by itself; the service does it this much later if it did not.
 TIMEOUT_GRACE_SECONDS = 15.0
 MOST_PER_CALL = 1000
+# Claims stand between acceptance and start; outcomes only between the work and the news of it.
+_CLAIM_PACE_SECONDS = 0.003
+_OUTCOME_PACE_SECONDS = 0.008
 _MOST_SLOTS = 10_000
 _MOST_KINDS = 200
 
@@ -43,10 +46,12 @@ class Desk:
         self._queues = queues
         self._new_session_id = new_session_id
         self.claims: Batcher[ClaimBatch, Sequence[Claimed]] = Batcher(
-            partial(store.claim, grace_seconds=TIMEOUT_GRACE_SECONDS), rows=lambda batch: max(len(batch.pointers), 1)
+            partial(store.claim, grace_seconds=TIMEOUT_GRACE_SECONDS),
+            rows=lambda batch: max(len(batch.pointers), 1),
+            pace_seconds=_CLAIM_PACE_SECONDS,
         )
         self.outcomes: Batcher[OutcomeBatch, Settled] = Batcher(
-            self._settle, rows=lambda batch: max(len(batch.outcomes), 1)
+            self._settle, rows=lambda batch: max(len(batch.outcomes), 1), pace_seconds=_OUTCOME_PACE_SECONDS
         )
 
     async def open_session(self, opening: Opening) -> str:

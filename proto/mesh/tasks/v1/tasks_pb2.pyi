@@ -252,7 +252,7 @@ class SubmitResponse(_message.Message):
     queue_position: _builtins.int
     """Tasks that are ahead of it in its queue, plus one."""
     estimated_seconds: _builtins.float
-    """Seconds until it should have ended, from measured rates."""
+    """Seconds until it should have ended, from measured rates. 0: nothing was measured yet."""
     @_builtins.property
     def task(self) -> Global___Task: ...
     def __init__(

@@ -93,7 +93,8 @@ class TaskServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelTask(self, request, context):
-        """A waiting task ends at once; a running one is asked to stop. FAILED_PRECONDITION when it has ended already.
+        """A waiting task ends at once; a running one is asked to stop. Safe to repeat. FAILED_PRECONDITION (reason TASK_ENDED, its state in the
+        details) when it has ended in another way already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -394,13 +395,16 @@ class WorkerServiceServicer:
     def Claim(self, request, context):
         """Claims what the pointers point at. Pointers that are missing in the answer are duplicates or stale: acknowledge and forget
         them. Committed when this returns. Safe to repeat: what this session already holds at that attempt is returned again.
+        NOT_FOUND (reason SESSION_LOST) and FAILED_PRECONDITION (reason SESSION_DRAINING): nothing was claimed, and the pointers are still
+        somebody's work: return them to their queue. At most 1000 pointers in one call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Finish(self, request, context):
-        """Ends attempts, well or badly. Committed when this returns; attempts listed as stale had no effect. Safe to repeat.
+        """Ends attempts, well or badly. Committed when this returns; attempts listed as stale had no effect. Safe to repeat: what an earlier
+        call ended is listed as stale. At most 1000 outcomes in one call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

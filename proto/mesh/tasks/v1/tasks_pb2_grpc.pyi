@@ -41,7 +41,9 @@ class TaskServiceStub:
     GetTask: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.GetTaskRequest, _tasks_pb2.GetTaskResponse]
     ListTasks: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.ListTasksRequest, _tasks_pb2.ListTasksResponse]
     CancelTask: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.CancelTaskRequest, _tasks_pb2.CancelTaskResponse]
-    """A waiting task ends at once; a running one is asked to stop. FAILED_PRECONDITION when it has ended already."""
+    """A waiting task ends at once; a running one is asked to stop. Safe to repeat. FAILED_PRECONDITION (reason TASK_ENDED, its state in the
+    details) when it has ended in another way already.
+    """
     ListEvents: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.ListEventsRequest, _tasks_pb2.ListEventsResponse]
     """The events of one task after a sequence number, in order, without gaps."""
     GetSummary: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.GetSummaryRequest, _tasks_pb2.GetSummaryResponse]
@@ -60,7 +62,9 @@ class TaskServiceAsyncStub(TaskServiceStub):
     GetTask: _aio.UnaryUnaryMultiCallable[_tasks_pb2.GetTaskRequest, _tasks_pb2.GetTaskResponse]  # type: ignore[assignment]
     ListTasks: _aio.UnaryUnaryMultiCallable[_tasks_pb2.ListTasksRequest, _tasks_pb2.ListTasksResponse]  # type: ignore[assignment]
     CancelTask: _aio.UnaryUnaryMultiCallable[_tasks_pb2.CancelTaskRequest, _tasks_pb2.CancelTaskResponse]  # type: ignore[assignment]
-    """A waiting task ends at once; a running one is asked to stop. FAILED_PRECONDITION when it has ended already."""
+    """A waiting task ends at once; a running one is asked to stop. Safe to repeat. FAILED_PRECONDITION (reason TASK_ENDED, its state in the
+    details) when it has ended in another way already.
+    """
     ListEvents: _aio.UnaryUnaryMultiCallable[_tasks_pb2.ListEventsRequest, _tasks_pb2.ListEventsResponse]  # type: ignore[assignment]
     """The events of one task after a sequence number, in order, without gaps."""
     GetSummary: _aio.UnaryUnaryMultiCallable[_tasks_pb2.GetSummaryRequest, _tasks_pb2.GetSummaryResponse]  # type: ignore[assignment]
@@ -100,7 +104,9 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tasks_pb2.CancelTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tasks_pb2.CancelTaskResponse, _abc.Awaitable[_tasks_pb2.CancelTaskResponse]]:
-        """A waiting task ends at once; a running one is asked to stop. FAILED_PRECONDITION when it has ended already."""
+        """A waiting task ends at once; a running one is asked to stop. Safe to repeat. FAILED_PRECONDITION (reason TASK_ENDED, its state in the
+        details) when it has ended in another way already.
+        """
 
     @_abc_1.abstractmethod
     def ListEvents(
@@ -139,9 +145,13 @@ class WorkerServiceStub:
     Claim: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.ClaimRequest, _tasks_pb2.ClaimResponse]
     """Claims what the pointers point at. Pointers that are missing in the answer are duplicates or stale: acknowledge and forget
     them. Committed when this returns. Safe to repeat: what this session already holds at that attempt is returned again.
+    NOT_FOUND (reason SESSION_LOST) and FAILED_PRECONDITION (reason SESSION_DRAINING): nothing was claimed, and the pointers are still
+    somebody's work: return them to their queue. At most 1000 pointers in one call.
     """
     Finish: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.FinishRequest, _tasks_pb2.FinishResponse]
-    """Ends attempts, well or badly. Committed when this returns; attempts listed as stale had no effect. Safe to repeat."""
+    """Ends attempts, well or badly. Committed when this returns; attempts listed as stale had no effect. Safe to repeat: what an earlier
+    call ended is listed as stale. At most 1000 outcomes in one call.
+    """
     Progress: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.ProgressRequest, _tasks_pb2.ProgressResponse]
     """Records progress, at most one event a second and task."""
     HandBack: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.HandBackRequest, _tasks_pb2.HandBackResponse]
@@ -166,9 +176,13 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     Claim: _aio.UnaryUnaryMultiCallable[_tasks_pb2.ClaimRequest, _tasks_pb2.ClaimResponse]  # type: ignore[assignment]
     """Claims what the pointers point at. Pointers that are missing in the answer are duplicates or stale: acknowledge and forget
     them. Committed when this returns. Safe to repeat: what this session already holds at that attempt is returned again.
+    NOT_FOUND (reason SESSION_LOST) and FAILED_PRECONDITION (reason SESSION_DRAINING): nothing was claimed, and the pointers are still
+    somebody's work: return them to their queue. At most 1000 pointers in one call.
     """
     Finish: _aio.UnaryUnaryMultiCallable[_tasks_pb2.FinishRequest, _tasks_pb2.FinishResponse]  # type: ignore[assignment]
-    """Ends attempts, well or badly. Committed when this returns; attempts listed as stale had no effect. Safe to repeat."""
+    """Ends attempts, well or badly. Committed when this returns; attempts listed as stale had no effect. Safe to repeat: what an earlier
+    call ended is listed as stale. At most 1000 outcomes in one call.
+    """
     Progress: _aio.UnaryUnaryMultiCallable[_tasks_pb2.ProgressRequest, _tasks_pb2.ProgressResponse]  # type: ignore[assignment]
     """Records progress, at most one event a second and task."""
     HandBack: _aio.UnaryUnaryMultiCallable[_tasks_pb2.HandBackRequest, _tasks_pb2.HandBackResponse]  # type: ignore[assignment]
@@ -208,6 +222,8 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_tasks_pb2.ClaimResponse, _abc.Awaitable[_tasks_pb2.ClaimResponse]]:
         """Claims what the pointers point at. Pointers that are missing in the answer are duplicates or stale: acknowledge and forget
         them. Committed when this returns. Safe to repeat: what this session already holds at that attempt is returned again.
+        NOT_FOUND (reason SESSION_LOST) and FAILED_PRECONDITION (reason SESSION_DRAINING): nothing was claimed, and the pointers are still
+        somebody's work: return them to their queue. At most 1000 pointers in one call.
         """
 
     @_abc_1.abstractmethod
@@ -216,7 +232,9 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tasks_pb2.FinishRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tasks_pb2.FinishResponse, _abc.Awaitable[_tasks_pb2.FinishResponse]]:
-        """Ends attempts, well or badly. Committed when this returns; attempts listed as stale had no effect. Safe to repeat."""
+        """Ends attempts, well or badly. Committed when this returns; attempts listed as stale had no effect. Safe to repeat: what an earlier
+        call ended is listed as stale. At most 1000 outcomes in one call.
+        """
 
     @_abc_1.abstractmethod
     def Progress(
