@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 import aio_pika
 import grpc
@@ -43,7 +44,7 @@ class Service:
     events: list[events_pb2.TaskChanged] = field(default_factory=list)
 
     async def submit(self, **changes: object) -> tasks_pb2.SubmitResponse:
-        values = {"kind": "automation", "owner_id": "ann", "payload": b"{}", **changes}
+        values: dict[str, Any] = {"kind": "automation", "owner_id": "ann", "payload": b"{}", **changes}
         return await self.tasks.Submit(tasks_pb2.SubmitRequest(**values), timeout=5)
 
     async def open_session(self) -> str:
@@ -69,7 +70,8 @@ class Service:
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,7 @@ async def test_a_task_that_kills_its_workers_ends_dead(core: Core) -> None:
         assert await core.claim(session, task_id, attempt=attempt)
         await core.lose(session)
         await core.upkeep.sweep()
-    task = await core.queries.get(task_id, "")
+    task: Any = await core.queries.get(task_id, "")
     assert (task.state, task.error.code) == (State.DEAD, "WORKER_LOST")
 
 
@@ -62,7 +63,7 @@ async def test_a_deadline_ends_what_waits_and_what_runs(core: Core) -> None:
     await core.sql("UPDATE tasks.schedule SET due_at = now()")
     await core.upkeep.release()
     assert (await core.queries.get(waiting, "")).state is State.EXPIRED
-    task = await core.queries.get(running, "")
+    task: Any = await core.queries.get(running, "")
     assert (task.state, task.error.code) == (State.FAILED, "TIMEOUT")
     assert await core.finish(session, success(running)) == [Pointer(task_id=running, attempt=1)]
 

@@ -1,6 +1,7 @@
 """Claims, outcomes and progress on a real database: one winner, and nothing from a fenced attempt."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -52,7 +53,7 @@ async def test_only_a_live_session_may_claim(core: Core) -> None:
     await core.lose(lost)
     await core.desk.close_session(draining, drain=True)
     task_id = await core.submit_id()
-    answers = await asyncio.gather(
+    answers: list[Any] = await asyncio.gather(
         *(core.claim(session, task_id) for session in (lost, draining, live)), return_exceptions=True
     )
     assert isinstance(answers[0], NotFound)
@@ -66,7 +67,7 @@ async def test_a_result_is_kept_and_announced(core: Core) -> None:
     session = await core.open_session()
     task_id = await core.run(session)
     assert await core.finish(session, success(task_id)) == []
-    task = await core.queries.get(task_id, "ann")
+    task: Any = await core.queries.get(task_id, "ann")
     assert (task.state, task.result, task.progress) == (State.SUCCEEDED, b'{"ok":true}', 1.0)
     assert task.finished_at >= task.started_at >= task.created_at
     assert await core.event_types(task_id) == ["queued", "started", "succeeded"]
@@ -96,7 +97,7 @@ async def test_failures_are_tried_again_until_the_budget_is_used(core: Core) -> 
         await core.upkeep.release()
         assert [one.attempt for one in await core.claim(session, task_id, attempt=attempt)] == [attempt + 1]
     await core.finish(session, failure(task_id, 3))
-    task = await core.queries.get(task_id, "")
+    task: Any = await core.queries.get(task_id, "")
     assert (task.state, task.attempt, task.error.code) == (State.DEAD, 3, "HANDLER_ERROR")
     assert (await core.event_types(task_id))[-3:] == ["queued", "started", "dead"]
     assert [tuple(row) for row in await core.sql("SELECT task_id, attempt FROM tasks.dead_letter")] == [(task_id, 3)]
@@ -116,7 +117,7 @@ async def test_a_result_that_is_no_json_fails_the_task_alone(core: Core) -> None
     session = await core.open_session()
     good, bad = await core.run(session), await core.run(session)
     await core.finish(session, success(bad, result=b"{nonsense"), success(good))
-    task = await core.queries.get(bad, "")
+    task: Any = await core.queries.get(bad, "")
     assert (task.state, task.error.code) == (State.FAILED, "INVALID_RESULT")
     assert (await core.queries.get(good, "")).state is State.SUCCEEDED
 

@@ -76,7 +76,7 @@ def test_only_transitions_of_the_table_can_be_made() -> None:
     for by, legal in TABLE.items():
         for begin in State:
             for to in State:
-                make = {"live": live(state=begin), "to": to, "by": by, "event": None}
+                make: dict[str, Any] = {"live": live(state=begin), "to": to, "by": by, "event": None}
                 if (begin, to) in legal:
                     assert Change(**make).to is to
                 else:

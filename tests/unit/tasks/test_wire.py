@@ -29,8 +29,9 @@ def test_states_and_priorities_have_the_contract_numbers() -> None:
 def test_a_draft_takes_everything_over() -> None:
     """Also times, to the microsecond; what is not set stays empty."""
     request = tasks_pb2.SubmitRequest(
-        kind="k", payload=b"1", owner_id="o", priority=tasks_pb2.PRIORITY_HIGH, max_attempts=2, run_at=AT, labels=b"{}"
+        kind="k", payload=b"1", owner_id="o", priority=tasks_pb2.PRIORITY_HIGH, max_attempts=2, labels=b"{}"
     )
+    request.run_at.FromDatetime(AT)
     draft = wire.draft_from(request, "00-trace")
     assert (draft.kind, draft.payload, draft.owner_id, draft.priority) == ("k", b"1", "o", 3)
     assert (draft.max_attempts, draft.run_at, draft.deadline_at, draft.labels) == (2, AT, None, b"{}")
