@@ -13,10 +13,11 @@ from chassis.clock import Clock
 from chassis.errors import Invalid
 from services.llm.model import Answer, Chat, Choice, Delta, Message, Model, ModelStatus, Piece, Usage
 from services.llm.providers.http import Client, reach_end
-from services.llm.providers.openai import estimated_usage, new_id
+from services.llm.providers.openai import calls, count, estimated_usage, new_id, text
 
 # A fraction of a second with more digits than Python reads; Ollama prints nanoseconds.
 _NANOSECONDS = re.compile(r"(\.\d{6})\d+")
+_MAX_BYTES = 2**63 - 1
 # This tag goes without saying.
 _DEFAULT_TAG = ":latest"
 # The options of the OpenAI API that Ollama has under the same name.
@@ -44,7 +45,7 @@ class Ollama:
         try:
             in_memory = {entry["name"] for entry in loaded.get("models") or ()}
             return tuple(self._model(entry, in_memory) for entry in tags.get("models") or ())
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise self._client.failure("a list of models of another shape") from error
 
     def _model(self, entry: Mapping[str, Any], in_memory: set[str]) -> Model:
@@ -54,24 +55,24 @@ class Ollama:
             name=short,
             provider=self.name,
             aliases=(name,) if name != short else (),
-            size_bytes=int(entry.get("size") or 0),
+            size_bytes=min(max(0, int(entry.get("size") or 0)), _MAX_BYTES),
             status=ModelStatus.LOADED if name in in_memory else ModelStatus.AVAILABLE,
             created_at=datetime.fromisoformat(_NANOSECONDS.sub(r"\1", modified)) if modified else None,
         )
 
     async def chat(self, chat: Chat, model: str) -> Answer:
         said: list[str] = []
-        calls: list[Mapping[str, object]] = []
+        made: list[Mapping[str, object]] = []
         reason = "stop"
         ending = Piece(id=new_id(), model=model, provider=self.name)
         async with aclosing(self.stream(chat, model)) as pieces:
             async for piece in pieces:
                 for delta in piece.deltas:
                     said.append(delta.content)
-                    calls.extend(delta.tool_calls)
+                    made.extend(delta.tool_calls)
                     reason = delta.finish_reason or reason
                 ending = piece
-        message = Message(role="assistant", content="".join(said), tool_calls=tuple(_without_index(c) for c in calls))
+        message = Message(role="assistant", content="".join(said), tool_calls=tuple(_without_index(c) for c in made))
         return Answer(
             id=ending.id,
             model=ending.model,
@@ -88,14 +89,14 @@ class Ollama:
         async with aclosing(self._client.lines(self._chat, _body(chat, model), model)) as lines:
             async for line in lines:
                 event = self._event(line)
-                content, calls = self._said(event, called)
-                called += len(calls)
-                if content or calls:
+                content, made = self._said(event, called)
+                called += len(made)
+                if content or made:
                     said.append(content)
-                    yield replace(opening, deltas=(Delta(index=0, content=content, tool_calls=calls),))
+                    yield replace(opening, deltas=(Delta(index=0, content=content, tool_calls=made),))
                 if event.get("done"):
                     await reach_end(lines)
-                    reason = "tool_calls" if called else event.get("done_reason") or "stop"
+                    reason = "tool_calls" if called else str(event.get("done_reason") or "stop")
                     yield replace(opening, deltas=(Delta(index=0, finish_reason=reason),))
                     yield replace(opening, usage=_usage(event) or estimated_usage(chat, said))
                     return
@@ -113,8 +114,8 @@ class Ollama:
     def _said(self, event: Mapping[str, Any], called: int) -> tuple[str, tuple[Mapping[str, object], ...]]:
         try:
             message = event.get("message") or {}
-            calls = message.get("tool_calls") or ()
-            return message.get("content") or "", tuple(_call(call, called + i) for i, call in enumerate(calls))
+            found = calls(message.get("tool_calls"))
+            return text(message.get("content")), tuple(_call(call, called + i) for i, call in enumerate(found))
         except (AttributeError, KeyError, TypeError) as error:
             raise self._client.failure("a line of another shape") from error
 
@@ -204,8 +205,7 @@ def _without_index(call: Mapping[str, object]) -> Mapping[str, object]:
 
 
 def _usage(event: Mapping[str, Any]) -> Usage | None:
-    read, written = event.get("prompt_eval_count"), event.get("eval_count")
-    if not isinstance(written, int):
+    if not isinstance(event.get("eval_count"), int):
         return None
     # A prompt that is still in Ollama's cache is not counted again, and the field is left out.
-    return Usage(input_tokens=read if isinstance(read, int) else 0, output_tokens=written)
+    return Usage(input_tokens=count(event.get("prompt_eval_count")), output_tokens=count(event.get("eval_count")))

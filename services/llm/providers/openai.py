@@ -81,8 +81,8 @@ class OpenAI:
             raise self._client.failure("an answer without choices")
         said = (choice.message.content for choice in choices)
         return Answer(
-            id=document.get("id") or new_id(),
-            model=document.get("model") or model,
+            id=_word(document.get("id"), "") or new_id(),
+            model=_word(document.get("model"), model),
             provider=self.name,
             choices=choices,
             usage=_usage(document.get("usage")) or estimated_usage(chat, said),
@@ -102,7 +102,7 @@ class OpenAI:
                     await reach_end(lines)
                     break
                 event = self._event(line[5:])
-                number, answering = event.get("id") or number, event.get("model") or answering
+                number, answering = _word(event.get("id"), number), _word(event.get("model"), answering)
                 usage = _usage(event.get("usage")) or usage
                 deltas = self._deltas(event)
                 if deltas:
@@ -170,33 +170,56 @@ def _turn(message: Message) -> dict[str, Any]:
 
 def _choice(entry: Mapping[str, Any]) -> Choice:
     said = entry["message"]
-    message = Message(
-        role="assistant", content=said.get("content") or "", tool_calls=tuple(said.get("tool_calls") or ())
+    message = Message(role="assistant", content=text(said.get("content")), tool_calls=calls(said.get("tool_calls")))
+    return Choice(
+        index=count(entry.get("index")), message=message, finish_reason=text(entry.get("finish_reason")) or "stop"
     )
-    return Choice(index=entry.get("index") or 0, message=message, finish_reason=entry.get("finish_reason") or "stop")
 
 
 def _delta(entry: Mapping[str, Any]) -> Delta | None:
     said = entry.get("delta") or {}
-    content, calls, reason = said.get("content"), said.get("tool_calls"), entry.get("finish_reason")
-    if not content and not calls and not reason:
+    content, called, reason = said.get("content"), said.get("tool_calls"), entry.get("finish_reason")
+    if not content and not called and not reason:
         # As the first event, which only names the role.
         return None
     return Delta(
-        index=entry.get("index") or 0, content=content or "", tool_calls=tuple(calls or ()), finish_reason=reason or ""
+        index=count(entry.get("index")), content=text(content), tool_calls=calls(called), finish_reason=text(reason)
     )
+
+
+def text(value: Any) -> str:
+    """A text that may be null. Raises TypeError when it is something else."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise TypeError(f"a text was expected: {value!r:.100}")
+    return value
+
+
+def calls(value: Any) -> tuple[Mapping[str, object], ...]:
+    """A list of tool calls that may be null. Raises TypeError when it is something else."""
+    if not value:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(call, dict) for call in value):
+        raise TypeError(f"a list of calls was expected: {value!r:.100}")
+    return tuple(value)
+
+
+def _word(value: Any, otherwise: str) -> str:
+    return value if value and isinstance(value, str) else otherwise
 
 
 def _usage(document: Any) -> Usage | None:
     if not isinstance(document, dict):
         return None
     return Usage(
-        input_tokens=_count(document.get("prompt_tokens")), output_tokens=_count(document.get("completion_tokens"))
+        input_tokens=count(document.get("prompt_tokens")), output_tokens=count(document.get("completion_tokens"))
     )
 
 
-def _count(value: Any) -> int:
-    return min(max(value, 0), _MAX_COUNT) if isinstance(value, int) else 0
+def count(value: Any) -> int:
+    """A number of things; 0 for what is none."""
+    return min(max(int(value), 0), _MAX_COUNT) if isinstance(value, int) else 0
 
 
 def _instant(value: Any) -> datetime | None:

@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.llm.providers.http1 import Incoming, Malformed
@@ -24,6 +24,7 @@ def read(*parts: bytes) -> Incoming:
 
 
 @pytest.mark.parametrize("raw", [COUNTED, CHUNKED, INTERIM])
+@settings(deadline=None)
 @given(cuts=st.lists(st.integers(0, 140), max_size=12))
 def test_any_cut_gives_the_same(raw: bytes, cuts: list[int]):
     """Byte by byte or all at once."""

@@ -36,7 +36,9 @@ class ChatRequest(_message.Message):
     API_KEY_ID_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """A model's name, a provider's ("claude", "gpt", "gemini", "deepseek", "ollama", "echo"), or empty for the default."""
+    """A model's name, also as "provider/model", a provider's ("claude", "gpt", "gemini", "deepseek", "ollama", "echo"), or
+    empty for the default: Ollama's where one runs, else that of the first configured provider, else echo.
+    """
     temperature: _builtins.float
     max_tokens: _builtins.int
     top_p: _builtins.float

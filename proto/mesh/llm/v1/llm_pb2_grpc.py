@@ -67,7 +67,9 @@ class LlmServiceServicer:
     def Chat(self, request, context):
         """Completes a conversation. INVALID_ARGUMENT with reason MODEL_NOT_FOUND for an unknown model;
         UNAVAILABLE with reason OLLAMA_ERROR/PROVIDER_ERROR when the provider fails and CIRCUIT_OPEN (with RetryInfo)
-        once its breaker is open. With an idempotency key a repeated call replays the stored answer.
+        once its breaker is open; RESOURCE_EXHAUSTED (with RetryInfo) when the provider limits us. With an idempotency key a
+        repeated call replays the stored answer, for a day; FAILED_PRECONDITION with reason IDEMPOTENCY_MISMATCH when the key
+        was used for another request, and IDEMPOTENCY_IN_FLIGHT when the first call is still being answered.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,7 +34,9 @@ class LlmServiceStub:
     Chat: _grpc.UnaryUnaryMultiCallable[_llm_pb2.ChatRequest, _llm_pb2.ChatResponse]
     """Completes a conversation. INVALID_ARGUMENT with reason MODEL_NOT_FOUND for an unknown model;
     UNAVAILABLE with reason OLLAMA_ERROR/PROVIDER_ERROR when the provider fails and CIRCUIT_OPEN (with RetryInfo)
-    once its breaker is open. With an idempotency key a repeated call replays the stored answer.
+    once its breaker is open; RESOURCE_EXHAUSTED (with RetryInfo) when the provider limits us. With an idempotency key a
+    repeated call replays the stored answer, for a day; FAILED_PRECONDITION with reason IDEMPOTENCY_MISMATCH when the key
+    was used for another request, and IDEMPOTENCY_IN_FLIGHT when the first call is still being answered.
     """
     ChatStream: _grpc.UnaryStreamMultiCallable[_llm_pb2.ChatRequest, _llm_pb2.ChatStreamResponse]
     """The same, as it is produced. The first event has `id`, `model` and `provider`, the last one has `usage`. A caller that cancels
@@ -53,7 +55,9 @@ class LlmServiceAsyncStub(LlmServiceStub):
     Chat: _aio.UnaryUnaryMultiCallable[_llm_pb2.ChatRequest, _llm_pb2.ChatResponse]  # type: ignore[assignment]
     """Completes a conversation. INVALID_ARGUMENT with reason MODEL_NOT_FOUND for an unknown model;
     UNAVAILABLE with reason OLLAMA_ERROR/PROVIDER_ERROR when the provider fails and CIRCUIT_OPEN (with RetryInfo)
-    once its breaker is open. With an idempotency key a repeated call replays the stored answer.
+    once its breaker is open; RESOURCE_EXHAUSTED (with RetryInfo) when the provider limits us. With an idempotency key a
+    repeated call replays the stored answer, for a day; FAILED_PRECONDITION with reason IDEMPOTENCY_MISMATCH when the key
+    was used for another request, and IDEMPOTENCY_IN_FLIGHT when the first call is still being answered.
     """
     ChatStream: _aio.UnaryStreamMultiCallable[_llm_pb2.ChatRequest, _llm_pb2.ChatStreamResponse]  # type: ignore[assignment]
     """The same, as it is produced. The first event has `id`, `model` and `provider`, the last one has `usage`. A caller that cancels
@@ -75,7 +79,9 @@ class LlmServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_llm_pb2.ChatResponse, _abc.Awaitable[_llm_pb2.ChatResponse]]:
         """Completes a conversation. INVALID_ARGUMENT with reason MODEL_NOT_FOUND for an unknown model;
         UNAVAILABLE with reason OLLAMA_ERROR/PROVIDER_ERROR when the provider fails and CIRCUIT_OPEN (with RetryInfo)
-        once its breaker is open. With an idempotency key a repeated call replays the stored answer.
+        once its breaker is open; RESOURCE_EXHAUSTED (with RetryInfo) when the provider limits us. With an idempotency key a
+        repeated call replays the stored answer, for a day; FAILED_PRECONDITION with reason IDEMPOTENCY_MISMATCH when the key
+        was used for another request, and IDEMPOTENCY_IN_FLIGHT when the first call is still being answered.
         """
 
     @_abc_1.abstractmethod
