@@ -23,7 +23,11 @@ async def open_feed(host: Host, broker: Broker, hub: Hub) -> None:
         await delivery.ack()
 
     queue = events_queue("gateway.live", PATTERNS, exclusive=True)
-    consumer = Consumer(broker, queue=queue, prefetch=_PREFETCH, handle=handle)
+
+    def subscribed(_queue: str) -> None:
+        hub.suspect()
+
+    consumer = Consumer(broker, queue=queue, prefetch=_PREFETCH, handle=handle, on_subscribed=subscribed)
     await host.enter(consumer.open())
     host.spawn("live-metrics", hub.measure())
     host.spawn("live-order", hub.sweep())

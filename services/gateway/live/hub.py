@@ -1,16 +1,17 @@
 """Who watches, and what they are told: events to the sockets of their owner, figures of the machine to everybody."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 import psutil
+from mesh.agents.v1 import agents_pb2
 
 from chassis.clock import Clock
-from chassis.errors import Exhausted
+from chassis.errors import Exhausted, MeshError
 from chassis.logging import get_logger
 from chassis.messaging.message import Message
-from services.gateway.live.frames import Frame, frame_of, metrics_frame
+from services.gateway.live.frames import Frame, frame_of, history_of, metrics_frame
 from services.gateway.live.mailbox import GOING_AWAY, Mailbox
 from services.gateway.live.order import Order
 
@@ -21,6 +22,9 @@ _MOST_SOCKETS_EACH = 100
 _METRICS_EVERY_SECONDS = 5.0
 _SWEEP_EVERY_SECONDS = 0.5
 _LATER_SECONDS = 5.0
+
+# The execution of that id, as it is now. Raises MeshError.
+History = Callable[[str], Awaitable[agents_pb2.Execution]]
 
 
 class Hub:
@@ -35,6 +39,8 @@ class Hub:
         self._health_score = health_score
         self._rooms: dict[str, set[Mailbox]] = {}
         self._order = Order()
+        self._history: History | None = None
+        self._suspected: list[str] = []
         self._empty = asyncio.Event()
         self._empty.set()
         self._draining = False
@@ -83,13 +89,35 @@ class Hub:
             for mailbox in room:
                 mailbox.put(frame)
 
+    def learn_from(self, history: History) -> None:
+        """Names whom to ask for what the bus did not bring."""
+        self._history = history
+
+    def suspect(self) -> None:
+        """The bus may have told something while nobody listened: what is unfinished is looked up at the next sweep."""
+        self._suspected = self._order.unfinished()
+
     async def sweep(self) -> None:
-        """For ever: lets frames go whose predecessors do not come."""
+        """For ever: fills what is missing."""
         while True:
             await asyncio.sleep(_SWEEP_EVERY_SECONDS)
-            for frame in self._order.overdue(self._clock.monotonic()):
-                log.warning("Events of a subject are missing", subject=frame.subject, sequence=frame.sequence)
+            await self.fill()
+
+    async def fill(self) -> None:
+        """Tells what the bus did not bring, from the history; where that cannot be read, goes on without it."""
+        suspected, self._suspected = self._suspected, []
+        for subject in dict.fromkeys((*self._order.overdue(self._clock.monotonic()), *suspected)):
+            for frame in await self._missing(subject):
                 self._send(frame)
+
+    async def _missing(self, subject: str) -> list[Frame]:
+        # Where nobody watches there is nobody to look it up for.
+        if self._history is not None and self._order.owner_of(subject) in self._rooms:
+            try:
+                return self._order.catch_up(subject, history_of(await self._history(subject)))
+            except MeshError as error:
+                log.warning("Events are missing and cannot be looked up", subject=subject, error=str(error))
+        return self._order.go_on(subject)
 
     async def measure(self) -> None:
         """For ever: tells everybody how the machine is."""

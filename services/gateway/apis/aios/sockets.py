@@ -1,6 +1,7 @@
 """``WS /api/ws/{user_id}``: what happens to a user's executions, as it happens."""
 
 from fastapi import APIRouter, WebSocket
+from mesh.agents.v1 import agents_pb2, agents_pb2_grpc
 
 from chassis.errors import Forbidden, Unauthenticated, Unavailable
 from services.gateway.edge.context import require_scope
@@ -14,14 +15,20 @@ from services.gateway.live.session import serve
 class Sockets:
     """The route. Refusals are raised before the handshake is answered, so the edge answers it with their status."""
 
-    def __init__(self, hub: Hub, identity: Identity) -> None:
+    def __init__(self, hub: Hub, identity: Identity, agents: "agents_pb2_grpc.AgentServiceAsyncStub") -> None:
         self._hub = hub
         self._identity = identity
+        self._agents = agents
+        hub.learn_from(self._execution)
 
     def router(self) -> APIRouter:
         router = APIRouter()
         router.add_api_websocket_route("/api/ws/{user_id}", self.watch)
         return router
+
+    async def _execution(self, execution_id: str) -> agents_pb2.Execution:
+        answer = await self._agents.GetExecution(agents_pb2.GetExecutionRequest(id=execution_id))
+        return answer.execution
 
     async def watch(self, websocket: WebSocket, user_id: str) -> None:
         principal = require_scope(websocket.scope, "agents")

@@ -8,7 +8,7 @@ from services.gateway.live.order import HOLD_SECONDS, Order
 
 
 def frame(sequence: int, subject: str = "e1") -> Frame:
-    return Frame(text=f"{subject}:{sequence}", subject=subject, sequence=sequence)
+    return Frame(text="", key=str(sequence), subject=subject, sequence=sequence)
 
 
 def sequences(frames: list[Frame]) -> list[int]:
@@ -37,23 +37,43 @@ def test_what_has_no_order_goes_at_once():
     assert len(Order().accept(Frame(text="x"), 0.0)) == 1
 
 
-def test_a_frame_waits_for_its_predecessor_so_long_and_no_longer():
+def test_a_subject_is_overdue_when_its_predecessor_does_not_come():
     """What was published while nobody listened never comes."""
     order = Order()
     order.accept(frame(3), 10.0)
     order.accept(frame(4), 11.0)
     assert order.overdue(10.0 + HOLD_SECONDS - 0.1) == []
-    assert sequences(order.overdue(10.0 + HOLD_SECONDS)) == [3, 4]
-    assert order.gaps == 1
+    assert order.overdue(10.0 + HOLD_SECONDS) == ["e1"]
 
 
-def test_a_late_predecessor_is_dropped():
-    """Order holds once one went on without it."""
+def test_history_fills_what_is_missing_and_repeats_nothing():
+    """Also when the bus told it in another order; what waited and is in the history is not told twice."""
+    order = Order()
+    order.accept(frame(1), 0.0)
+    order.accept(Frame(text="", key="c", subject="e1", sequence=2), 0.0)
+    order.accept(Frame(text="", key="d", subject="e1", sequence=4), 0.0)
+    history = [Frame(text="", key=key, subject="e1", sequence=9) for key in ("1", "b", "c", "d")]
+    assert [each.key for each in order.catch_up("e1", history)] == ["b", "d"]
+    assert order.accept(frame(4), 0.0) == []
+    assert sequences(order.accept(frame(5), 0.0)) == [5]
+
+
+def test_without_a_history_one_goes_on():
+    """Late is better than never; what then still comes is dropped, so order holds."""
     order = Order()
     order.accept(frame(2), 0.0)
-    order.overdue(HOLD_SECONDS)
+    assert sequences(order.go_on("e1")) == [2]
     assert order.accept(frame(1), 5.0) == []
     assert sequences(order.accept(frame(3), 5.0)) == [3]
+
+
+def test_a_subject_is_unfinished_until_its_last_frame():
+    """Only those are looked up after the bus was away."""
+    order = Order()
+    order.accept(frame(1), 0.0)
+    assert order.unfinished() == ["e1"]
+    order.accept(Frame(text="", key="end", subject="e1", sequence=2, last=True), 0.0)
+    assert order.unfinished() == []
 
 
 def test_it_remembers_a_bounded_number_of_subjects():
