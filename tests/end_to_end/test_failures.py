@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
 import pytest
-from tests.support.mesh import Mesh
 
 from tests.support.client import Client, client
+from tests.support.mesh import Mesh
 
 pytestmark = [pytest.mark.mesh, pytest.mark.timeout(240)]
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import openai
 import pytest
-from tests.support.mesh import Mesh
 
 from tests.support.client import Client, client
+from tests.support.mesh import Mesh
 from tests.support.otlp import Receiver
 
 pytestmark = [pytest.mark.mesh, pytest.mark.timeout(240)]
