@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 from mesh.tasks.v1 import tasks_pb2, tasks_pb2_grpc
 
-from chassis.errors import MeshError
+from chassis.errors import MeshError, Unavailable
 from chassis.lifecycle import Host
 from chassis.logging import get_logger
 from worker.attempts import Attempts, Key, Running, key_of
@@ -83,7 +83,12 @@ class Runner:
         """Works in the background of the process; on drain finishes what it can and hands back the rest."""
         self._host.spawn(f"worker {self._feed.group}", self._run())
         self._host.on_drain(f"worker {self._feed.group}", self.drain)
+        self._host.health.add("worker session", self._ping)
         yield self
+
+    async def _ping(self) -> None:
+        if self._sessions.current is None:
+            raise Unavailable("No worker session")
 
     async def drain(self) -> None:
         """No new work; what runs may finish within the grace, the rest is handed back and the session closed."""
