@@ -6,6 +6,7 @@ Memory is bounded: past the cap the counters unused for longest go, and with the
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from itertools import islice
 
 from chassis.clock import Clock
@@ -14,8 +15,10 @@ from services.ratelimit.model.decisions import ALLOWED, Verdict, decide
 from services.ratelimit.model.limits import Algorithm, Ask, Limit
 from services.ratelimit.ports import Debt
 
-# Shares are remembered per limit; a reload brings new limits.
-_SHARES_KEPT = 4096
+
+@lru_cache(maxsize=4096)
+def _share(limit: Limit, among: int) -> Limit:
+    return limit.share(among)
 
 
 class Counters:
@@ -81,8 +84,7 @@ class MemoryShadow:
         self._returned: deque[Debt] = deque()
         self._whole: list[str] = []
         self._whole_at_least = False
-        self._shares: dict[Limit, Limit] = {}
-        self._shares_among = 1
+        self._among = 1
         self._ahead_us = int(clock.now().timestamp() * 1_000_000) - self._monotonic_us()
 
     def _monotonic_us(self) -> int:
@@ -96,30 +98,21 @@ class MemoryShadow:
     def follow(self, store_now_us: int) -> None:
         self._ahead_us = store_now_us - self._monotonic_us()
 
-    def _share(self, limit: Limit) -> Limit:
-        share = self._shares.get(limit)
-        if share is None:
-            share = self._shares[limit] = limit.share(self._shares_among)
-        return share
-
-    def _look_around(self) -> None:
-        among = max(1, self._instances())
-        if among != self._shares_among or len(self._shares) > _SHARES_KEPT:
-            self._shares_among = among
-            self._shares.clear()
-
     def record(self, asks: Sequence[Ask], verdicts: Sequence[Verdict]) -> None:
-        self._look_around()
+        among = self._among = max(1, self._instances())
         now_us = self.now_us
         for ask, verdict in zip(asks, verdicts, strict=True):
             if verdict[0] == ALLOWED and ask.cost:
                 for key, limit in zip(ask.keys, ask.limits, strict=True):
-                    self._counters.add(key, self._shares.get(limit) or self._share(limit), now_us, ask.cost)
+                    self._counters.add(key, _share(limit, among), now_us, ask.cost)
 
     def decide(self, asks: Sequence[Ask]) -> list[Verdict]:
-        self._look_around()
+        among = self._among = max(1, self._instances())
         now_us = self.now_us
-        return [self._counters.decide(ask._replace(limits=tuple(map(self._share, ask.limits))), now_us) for ask in asks]
+        return [
+            self._counters.decide(Ask(keys, tuple(_share(limit, among) for limit in limits), cost), now_us)
+            for keys, limits, cost in asks
+        ]
 
     # -- debts ---------------------------------------------------------------------------------------------------
 
@@ -129,7 +122,7 @@ class MemoryShadow:
             if ask.cost:
                 for key, limit in zip(ask.keys, ask.limits, strict=True):
                     # Rounded as a share of one: a debt is a few buckets however long the store was away.
-                    self._debts.add(key, limit.share(1), now_us, ask.cost)
+                    self._debts.add(key, _share(limit, 1), now_us, ask.cost)
 
     def owe_everything(self, *, at_least: bool) -> None:
         if not at_least:
@@ -166,7 +159,7 @@ class MemoryShadow:
             # What is owed of this key besides is part of its whole count.
             self._debts.pop(key)
             held = self._counters.peek(key)
-            taken += self._dump(key, held, self._shares_among, at_least=self._whole_at_least)
+            taken += self._dump(key, held, self._among, at_least=self._whole_at_least)
         self._whole_at_least = self._whole_at_least and bool(self._whole)
         return taken
 

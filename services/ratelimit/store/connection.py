@@ -1,6 +1,6 @@
 """One connection to Redis: commands go out as they come, replies are matched in order, nothing is ever sent twice.
 
-Not redis-py's own connection: one round trip costs it about three times the CPU of this protocol over the same parser
+Not redis-py's own connection: one round trip costs it about twice the CPU of this protocol over the same parser
 (docs/benchmarks.md), and what deciding needs is only this much.
 """
 

@@ -28,6 +28,7 @@ _RUN_ID = re.compile(rb"run_id:(\w+)")
 _FRAME_ASKS = 128
 _FRAME_KEYS = 2000
 _DEBTS_A_CALL = 500
+_MOST_ROUNDS = 2
 # After this long without a word the connection is given up and another one tried.
 _SILENCE_SECONDS = 1.0
 _LISTEN_EVERY_SECONDS = 0.1
@@ -59,6 +60,7 @@ class RedisStore:
         self._queue: deque[Waiter] = deque()
         self._flights: set[Flight] = set()
         self._pumping = False
+        self._rounds = 0
 
     @property
     def ready(self) -> bool:
@@ -105,8 +107,11 @@ class RedisStore:
             if not self._flights:
                 # Those who were in doubt go first: what they find out is part of what is owed.
                 asyncio.get_running_loop().call_soon(self._settle)
-        elif self._queue and not self._pumping:
-            self._pump()
+        else:
+            if self._queue and not self._pumping:
+                self._pump()
+            if self._ledger.owes and self._connection is not None:
+                self._tell(self._connection)
 
     def _overdue(self) -> None:
         """Redis is not asked again before it has answered what it was asked."""
@@ -129,19 +134,32 @@ class RedisStore:
     # -- the way back --------------------------------------------------------------------------------------------
 
     def _settle(self) -> None:
-        """Tells Redis a part of what it does not know; with the last part it decides again."""
-        connection = self._connection
-        if connection is None or connection.closed.done():
+        """Tells Redis all that it does not know, and lets it decide again once that is little.
+
+        Much is told in several calls, apart so that Redis can answer other instances in between. What was admitted
+        meanwhile is told in the next round. A machine so busy that the rounds do not end decides with Redis all the
+        same, and tells the rest between its frames.
+        """
+        if self._ready or self._connection is None or self._connection.closed.done():
             return
-        settlement = Settlement(
-            self._ledger.take_debts(_DEBTS_A_CALL), self._ledger, self._script, self._ended, self._overdue
-        )
+        self._rounds += 1
+        # In the last round the first call alone; the others come between the frames.
+        last = self._rounds == _MOST_ROUNDS
+        calls = 0
+        while calls == 0 or (self._ledger.owes and not last):
+            self._tell(self._connection)
+            calls += 1
+        if calls == 1:
+            # Whoever asks from now on waits for this call to be answered, as for any frame.
+            self._ready = True
+            self._rounds = 0
+            log.info("Deciding with Redis")
+
+    def _tell(self, connection: Connection) -> None:
+        debts = self._ledger.take_debts(_DEBTS_A_CALL)
+        settlement = Settlement(debts, self._ledger, self._script, self._ended, self._overdue)
         self._flights.add(settlement)
         settlement.send(connection, self._deadline_seconds)
-        # Whoever asks from now on waits for the settlement to be answered, as for any frame.
-        before, self._ready = self._ready, not self._ledger.owes
-        if self._ready and not before:
-            log.info("Deciding with Redis")
 
     async def run(self) -> None:
         """Keeps a connection, for ever."""
@@ -200,7 +218,7 @@ class RedisStore:
                 self._give_up("Redis is silent")
             elif self._ready and self._ledger.owes:
                 # A doubt that was cleared too late for the way back.
-                self._settle()
+                self._tell(connection)
             await asyncio.wait({connection.closed}, timeout=_LISTEN_EVERY_SECONDS)
 
     async def ping(self) -> None:
