@@ -11,10 +11,10 @@ from deploy.local.ending import end_copy
 from deploy.local.state import StateDir
 
 
-def start_guard(state: StateDir) -> "subprocess.Popen[bytes]":
-    """Watches over this process. Close the guard's stdin to end it."""
+def start_guard(state: StateDir, *, erase: bool = False) -> "subprocess.Popen[bytes]":
+    """Watches over this process. Close the guard's stdin to end it. `erase` removes the data at the end as well."""
     return subprocess.Popen(
-        [sys.executable, "-m", "deploy.local.guard", str(state.path)],
+        [sys.executable, "-m", "deploy.local.guard", str(state.path), *(["--erase"] if erase else [])],
         cwd=Path(__file__).parents[2],
         stdin=subprocess.PIPE,
         start_new_session=True,
@@ -26,7 +26,10 @@ def main() -> None:
     sys.stdin.buffer.read()
     path = Path(sys.argv[1])
     if path.exists():
-        end_copy(StateDir(path))
+        state = StateDir(path)
+        end_copy(state)
+        if "--erase" in sys.argv:
+            state.erase()
 
 
 if __name__ == "__main__":

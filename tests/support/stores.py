@@ -3,7 +3,6 @@ with it, also when the session is killed.
 """
 
 import atexit
-import shutil
 import tempfile
 from contextlib import ExitStack
 from functools import cached_property
@@ -31,14 +30,13 @@ class Stores:
     """The session's stores."""
 
     def __init__(self) -> None:
-        # Unwound backwards: the stores end, then the guard, then the data goes.
+        # Unwound backwards: the stores end, then the guard, which takes the data with it.
         self._stack = ExitStack()
 
     @cached_property
     def state(self) -> StateDir:
         state = StateDir(Path(tempfile.mkdtemp(prefix="agentmesh-tests-")))
-        self._stack.callback(shutil.rmtree, state.path, ignore_errors=True)
-        self._stack.callback(start_guard(state).communicate)
+        self._stack.callback(start_guard(state, erase=True).communicate)
         return state
 
     def _start(self, store: S) -> S:
