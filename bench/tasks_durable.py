@@ -1,4 +1,4 @@
-"""Durable tasks a second, from submission over gRPC to the committed result, on a private Postgres (fsync) and RabbitMQ.
+"""Durable tasks a second, from submission over gRPC to the committed result, on private Postgres (fsync) and RabbitMQ.
 
 A tasks service and a worker do no-ops; the figures: accepts alone, draining them, the whole way at full load, and the
 wait from acceptance to start at a fixed rate. CPU of every process is shown, so that the next bottleneck has a name.

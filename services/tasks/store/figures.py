@@ -33,9 +33,15 @@ ON CONFLICT (at, work_group, instance) DO UPDATE SET ended = t.ended + excluded.
   failed = t.failed + excluded.failed, busy_seconds = t.busy_seconds + excluded.busy_seconds
 """
 
+# Locked in one order, because other processes add to the same sessions.
 _ADD_FINISHED = """
+WITH o AS (
+  SELECT session_id FROM tasks.worker_session WHERE session_id = ANY($1::text[])
+  ORDER BY session_id FOR NO KEY UPDATE
+)
 UPDATE tasks.worker_session s SET finished = s.finished + i.n
-FROM unnest($1::text[], $2::bigint[]) AS i(session_id, n) WHERE s.session_id = i.session_id
+FROM o JOIN unnest($1::text[], $2::bigint[]) AS i(session_id, n) USING (session_id)
+WHERE s.session_id = o.session_id
 """
 
 # The epoch's row holds the totals of all seconds that the rate needs no longer, of every process that ever was.

@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from chassis.errors import Conflict, Exhausted, Invalid
+from chassis.errors import Conflict, Exhausted, Invalid, Unavailable
+from deploy.local.stores.postgres import Postgres
 from services.tasks.model.states import State
 from tests.integration.tasks.core import Core, open_core
 
@@ -93,6 +94,19 @@ async def test_a_full_queue_refuses_before_writing(tasks_url: str) -> None:
         with pytest.raises(Exhausted):
             await core.submit()
         assert (await core.sql("SELECT count(*) FROM tasks.task"))[0][0] == 3
+
+
+async def test_without_the_database_callers_hear_it_and_later_ones_succeed(
+    core: Core, postgres_server: Postgres
+) -> None:
+    """All who wait for the commit get the same error, with a time to come back; nothing else is needed afterwards."""
+    await core.submit()
+    await asyncio.to_thread(postgres_server.kill)
+    answers = await asyncio.gather(*(core.submit() for _ in range(5)), return_exceptions=True)
+    assert {getattr(answer, "code", "") for answer in answers} == {"DATABASE_ERROR"}
+    assert all(isinstance(answer, Unavailable) and answer.retry_after_seconds for answer in answers)
+    await asyncio.to_thread(postgres_server.heal)
+    assert (await core.submit()).accepted.task.state is State.QUEUED
 
 
 async def test_a_later_start_waits_for_its_time(core: Core) -> None:

@@ -182,8 +182,8 @@ async def test_a_broker_that_lost_its_queues_is_given_the_pointers_again(
 
 async def test_accepting_goes_on_while_the_broker_is_away(service: Service, rabbit_server: RabbitMQ) -> None:
     """Tasks stay queued, and their pointers come when it is back."""
-    rabbit_server.kill()
+    await asyncio.to_thread(rabbit_server.kill)
     submitted = await service.submit()
     assert submitted.task.state == tasks_pb2.STATE_QUEUED
-    rabbit_server.heal()
+    await asyncio.to_thread(rabbit_server.heal)
     assert (await service.take()).task_id == submitted.task.id
