@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from deploy.local.child import Command, OnLine
+from deploy.local.leftovers import belongs
 from deploy.local.ports import free_port
 from deploy.local.problems import Problem
 from deploy.local.state import StateDir, write_whole
@@ -63,6 +64,7 @@ class Postgres(Store):
     def prepare(self) -> None:
         super().prepare()
         if (self.data / "global" / "pg_control").exists():
+            self._discard_dead_lock()
             return
         # A first start that was cut short leaves half a cluster, which initdb would refuse.
         self._discard_half_a_cluster()
@@ -77,6 +79,13 @@ class Postgres(Store):
             self._initialise(password_file)
         finally:
             password_file.unlink()
+
+    def _discard_dead_lock(self) -> None:
+        # Postgres takes a zombie, or a stranger with the same pid, for a living server and refuses to start. Sessions
+        # that a dead one left behind it still notices by their shared memory.
+        lock = self.data / "postmaster.pid"
+        if lock.exists() and not belongs(int(lock.read_text(encoding="utf-8").split()[0]), self.state):
+            lock.unlink()
 
     def _discard_half_a_cluster(self) -> None:
         if self.data.exists():
