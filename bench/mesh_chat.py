@@ -95,18 +95,9 @@ def main() -> None:
     upstream_port, echo_port = free_port(), free_port()
     print("| what  | conn |   req/s | ratio |  p50 ms |  p99 ms |  bad |\n|---|---|---|---|---|---|---|")
     floors = {}
-    serve = [
-        "-m",
-        "granian",
-        "--interface",
-        "asgi",
-        "--no-ws",
-        "--port",
-        str(echo_port),
-        "--loop",
-        "uvloop",
-        "--no-log",
-    ]
+    # The gateway's own server, with the same parser and loop.
+    serve = ["-m", "uvicorn", "--port", str(echo_port), "--http", "httptools", "--loop", "uvloop", "--no-access-log"]
+    serve += ["--log-level", "warning"]
     with process([*serve, "bench.echo_app:app"], os.environ, port=echo_port):
         url = f"http://127.0.0.1:{echo_port}/v1/chat/completions"
         for connections in arguments.connections:

@@ -12,7 +12,7 @@ from chassis import telemetry
 
 # Their errors are ours to tell, once: link.py says when the broker is away, and when it is back.
 _SILENT = ("aio_pika", "aiormq")
-_NOISY = ("asyncio", "httpx", "urllib3", "watchfiles", "_granian", "granian.access")
+_NOISY = ("asyncio", "httpx", "urllib3", "watchfiles")
 
 
 def configure(service: str, level: str) -> None:

@@ -1,5 +1,6 @@
 """Request bodies from strangers: how large they may be, and JSON that is strict and bounded."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -9,6 +10,8 @@ from chassis.errors import Invalid
 from services.gateway.edge.errors import PayloadTooLarge
 
 MOST_DEPTH = 64
+_DISCARD_BYTES = 64 * 1024 * 1024
+_DISCARD_SECONDS = 5.0
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -80,6 +83,22 @@ class BoundedReceive:
             if self._left < 0:
                 raise too_large(self._limit_bytes)
         return message
+
+
+async def discard(receive: Receive) -> None:
+    """Reads the rest of a refused body, within bounds: over unread bytes the connection would be reset, and with it the
+    answer lost that says why. Raises nothing.
+    """
+    left = _DISCARD_BYTES
+    try:
+        async with asyncio.timeout(_DISCARD_SECONDS):
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                if message["type"] != "http.request" or not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        return
 
 
 def too_large(limit_bytes: int) -> PayloadTooLarge:

@@ -16,6 +16,7 @@ from chassis.logging import get_logger
 from services.gateway.edge import body, credentials, trace
 from services.gateway.edge.asgi import App, Header, Receive, Scope, Send
 from services.gateway.edge.context import KEY, RequestContext
+from services.gateway.edge.errors import PayloadTooLarge
 from services.gateway.edge.limits import LimitHeaders, Limits
 from services.gateway.edge.metrics import Metrics
 from services.gateway.edge.reply import Reply, SocketReply
@@ -138,6 +139,8 @@ class Edge:
                 await _answer(reply, *self._render(scope, headers, cut_off, started=False))
             return _CLIENT_LEFT
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets its dialect's answer
+            if isinstance(error, PayloadTooLarge) and b"expect" not in headers:
+                await body.discard(receive)
             await _answer(reply, *self._render(scope, headers, error, started=bool(reply.status)))
         return reply.status
 
