@@ -74,6 +74,7 @@ class TasksPeer:
             started_at=task.started_at.ToDatetime(UTC) if task.HasField("started_at") else None,
             answer=answer_of(task.result) if status is RunStatus.SUCCESS else None,
             error=task.error.message,
+            is_whole=True,
         )
 
     async def cancel(self, execution: Execution, run: Run) -> None:

@@ -165,6 +165,7 @@ class News:
         status: PENDING when it has not started.
         at: when that was.
         started_at: when the attempt started, where that is known.
+        is_whole: there is no more to know; news from the bus leaves out when the task had started.
         answer: on success.
         error: for the user, on every other end.
     """
@@ -178,6 +179,7 @@ class News:
     started_at: datetime | None = None
     answer: Answer | None = None
     error: str = ""
+    is_whole: bool = False
 
 
 # What the tasks service calls the end of a task whose time was over.

@@ -71,10 +71,24 @@ def submitted(execution: Execution, accepted: Mapping[str, str]) -> Step:
     return Step(execution=execution)
 
 
-def hear(execution: Execution, news: News, now: datetime) -> Step:
-    """What news of a task changes: nothing when it is old, foreign or known already."""
+def concerned(execution: Execution, news: News) -> Run | None:
+    """The run that news is about; None when it is another owner's task, or another than the run's."""
     run = next((run for run in execution.runs if run.id == news.run_id), None)
     if run is None or news.owner_id != execution.order.owner_id or run.task_id not in {"", news.task_id}:
+        return None
+    return run
+
+
+def lacks_start(run: Run, news: News) -> bool:
+    """Whether news of an end has overtaken that of the start, so that the task itself has to be asked."""
+    is_new_end = news.status.is_end and not run.status.is_end
+    return is_new_end and not news.is_whole and run.started_at is None and news.started_at is None
+
+
+def hear(execution: Execution, news: News, now: datetime) -> Step:
+    """What news of a task changes: nothing when it is old, foreign or known already."""
+    run = concerned(execution, news)
+    if run is None or lacks_start(run, news):
         return Step(execution=execution)
     heard = replace(run, task_id=news.task_id)
     if _RANK[news.status] <= _RANK[run.status]:

@@ -49,26 +49,20 @@ class Engine:
     async def hear(self, news: News) -> None:
         """Applies news of a task, and submits the run whose turn has come by it. Foreign news changes nothing."""
         try:
-            execution = await self._executions.get(news.execution_id, news.owner_id)
+            execution = await self._apply(news)
         except NotFound:
             return
-        await self._apply(await self._completed(execution, news))
+        run = steps.concerned(execution, news)
+        if run is not None and steps.lacks_start(run, news):
+            await self._apply(await self._tasks.look(execution, replace(run, task_id=news.task_id)))
 
-    async def _apply(self, news: News) -> None:
+    async def _apply(self, news: News) -> Execution:
         step = await self._executions.advance(
             news.execution_id, lambda execution: steps.hear(execution, news, self._clock.now())
         )
         if step.finished:
             await self._submit_due(step.execution)
-
-    async def _completed(self, execution: Execution, news: News) -> News:
-        """News of an end can overtake that of the start; then the task itself knows both."""
-        run = next((run for run in execution.runs if run.id == news.run_id), None)
-        is_known = run is None or run.status.is_end or run.started_at is not None or news.started_at is not None
-        if run is None or is_known or not news.status.is_end:
-            return news
-        seen = await self._tasks.look(execution, replace(run, task_id=news.task_id))
-        return seen if seen.status.is_end else news
+        return step.execution
 
     async def repair(self, *, quiet_seconds: float) -> Sequence[MeshError]:
         """Continues what was not submitted and asks after tasks of which nothing was heard; returns what went wrong."""

@@ -225,5 +225,6 @@ def news(execution: Execution, run: Run, status: RunStatus, **known: object) -> 
         owner_id=execution.order.owner_id,
         status=status,
         at=NOW,
+        is_whole=True,
     )
     return replace(plain, **known)  # type: ignore[arg-type]  # fields of News by their names

@@ -117,7 +117,7 @@ async def test_an_end_that_overtakes_its_start_is_looked_up():
     execution = await it.engine.execute(order("a"), "")
     run = execution.runs[0]
     it.tasks.standing[run.id] = news(execution, run, RunStatus.SUCCESS, started_at=NOW)
-    await it.engine.hear(news(execution, run, RunStatus.SUCCESS))
+    await it.engine.hear(news(execution, run, RunStatus.SUCCESS, is_whole=False))
     assert it.executions.executions[execution.id].runs[0].started_at == NOW
 
 
