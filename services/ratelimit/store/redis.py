@@ -27,7 +27,7 @@ _RUN_ID = re.compile(rb"run_id:(\w+)")
 # A frame stays below what one Lua stack takes, and below a millisecond of Redis's time.
 _FRAME_ASKS = 128
 _FRAME_KEYS = 2000
-_DEBTS_A_CALL = 500
+_DEBTS_A_CALL = 200
 _MOST_ROUNDS = 2
 # After this long without a word the connection is given up and another one tried.
 _SILENCE_SECONDS = 1.0
@@ -70,17 +70,24 @@ class RedisStore:
 
     def decide(self, asks: Sequence[Ask]) -> "asyncio.Future[Answer]":
         """Joins the next frame; see the port."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Answer] = loop.create_future()
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         if not self._ready:
             future.set_exception(Unavailable(private="Redis is away"))
             return future
         self._queue.append(Waiter(asks, future))
-        if not self._pumping and len(self._flights) < self._most_in_flight:
-            # At the end of this turn of the loop: what else it brings goes along.
-            self._pumping = True
-            loop.call_soon(self._pump)
+        self._pump_soon()
         return future
+
+    def _pump_soon(self) -> None:
+        """Sends the next frame two turns of the event loop later, and what they bring goes along.
+
+        A call takes a turn from its arrival to here. Without the wait frames shrink to one or two calls each, and what
+        a frame costs is most of what a single decision costs.
+        """
+        if self._queue and not self._pumping and len(self._flights) < self._most_in_flight:
+            self._pumping = True
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._pump)
 
     def _pump(self) -> None:
         self._pumping = False
@@ -97,6 +104,7 @@ class RedisStore:
                 frame = Frame(waiters, self._script, self._ended, self._overdue)
                 self._flights.add(frame)
                 frame.send(self._connection, self._deadline_seconds)
+        self._tell_more()
 
     def _ended(self, flight: Flight, failure: Exception | None) -> None:
         """A script call was answered, or never will be."""
@@ -108,10 +116,9 @@ class RedisStore:
                 # Those who were in doubt go first: what they find out is part of what is owed.
                 asyncio.get_running_loop().call_soon(self._settle)
         else:
-            if self._queue and not self._pumping:
-                self._pump()
-            if self._ledger.owes and self._connection is not None:
-                self._tell(self._connection)
+            self._pump_soon()
+            if not self._pumping:
+                self._tell_more()
 
     def _overdue(self) -> None:
         """Redis is not asked again before it has answered what it was asked."""
@@ -154,6 +161,11 @@ class RedisStore:
             self._ready = True
             self._rounds = 0
             log.info("Deciding with Redis")
+
+    def _tell_more(self) -> None:
+        """What is still owed although Redis decides goes along between the frames."""
+        if self._ready and self._ledger.owes and self._connection is not None:
+            self._tell(self._connection)
 
     def _tell(self, connection: Connection) -> None:
         debts = self._ledger.take_debts(_DEBTS_A_CALL)
@@ -216,9 +228,8 @@ class RedisStore:
         while not connection.closed.done():
             if connection.silent_seconds > _SILENCE_SECONDS:
                 self._give_up("Redis is silent")
-            elif self._ready and self._ledger.owes:
-                # A doubt that was cleared too late for the way back.
-                self._tell(connection)
+            # A doubt may have been cleared too late for the way back.
+            self._tell_more()
             await asyncio.wait({connection.closed}, timeout=_LISTEN_EVERY_SECONDS)
 
     async def ping(self) -> None:
