@@ -1,13 +1,23 @@
 """The service as a process: its gRPC face, its rules file, and its start without Redis."""
 
+import asyncio
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+import redis
 from mesh.ratelimit.v1 import ratelimit_pb2 as pb
+from mesh.ratelimit.v1.ratelimit_pb2_grpc import RatelimitServiceStub
 
+from chassis.clock import SystemClock
+from chassis.config import Discovery, Process
+from chassis.errors import Invalid
+from chassis.lifecycle import Host
+from chassis.rpc.lane import open_lane
 from tests.integration.ratelimit.conftest import Service
 
 RULES = """\
@@ -23,6 +33,25 @@ Start = Callable[..., Service]
 
 def ask(route_class: str = "test.one", cost: int = 1) -> pb.DecideRequest:
     return pb.DecideRequest(subjects=[pb.Subject(route_class=route_class, user="anna", cost=cost)])
+
+
+@pytest.mark.redis
+async def test_a_lane_frame_is_one_script_call(start_service: Start, redis_url: str) -> None:
+    """A hundred calls that wait together on a lane: a handful of script calls, each call with its own answer."""
+    service = start_service(REDIS_URL=redis_url)
+    settings = Discovery(backend="static", ratelimit_address=service.address)
+    async with AsyncExitStack() as stack:
+        host = Host("test", Process(), SystemClock(), stack)
+        stub: Any = RatelimitServiceStub(await host.enter(open_lane(host, "ratelimit", settings)))
+        while (await stub.Decide(ask("v1.chat"), timeout=30)).decisions[0].degraded:
+            await asyncio.sleep(0.05)
+        with redis.Redis.from_url(redis_url) as client:
+            client.config_resetstat()
+            calls = [stub.Decide(ask("v1.cache" if number else "moon"), timeout=30) for number in range(100)]
+            found: list[Any] = await asyncio.gather(*calls, return_exceptions=True)
+            assert client.info("commandstats")["cmdstat_evalsha"]["calls"] <= 4
+    assert isinstance(found[0], Invalid)
+    assert sorted(one.decisions[0].rules[0].remaining for one in found[1:]) == list(range(901, 1000))
 
 
 @pytest.mark.redis
