@@ -19,10 +19,10 @@ from chassis.retry import RetryBudget
 from chassis.rpc import deadline
 from chassis.rpc.lane_stream import LaneStream
 from chassis.rpc.lane_wire import NOT_STARTED
-from chassis.rpc.methods import Deserializer, Serializer, is_idempotent
+from chassis.rpc.methods import is_idempotent
 from chassis.rpc.peer import DEFAULT_TIMEOUT_SECONDS
 from chassis.rpc.pool import Instance, Pool
-from chassis.rpc.stubbed import Stubbed
+from chassis.rpc.stubbed import Codecs, Stubbed
 
 _ATTEMPTS = 3
 # What a reader of a stream may leave lying before its call is given up: others share the lane and must not wait for it.
@@ -51,19 +51,15 @@ class Lane(Stubbed):
         self._pool = pool
         self._budget = RetryBudget()
 
-    def unary_unary(  # type: ignore[override]  # stubs always give both codecs
-        self, method: str, request_serializer: Serializer, response_deserializer: Deserializer, **_: Any
-    ) -> Any:
-        return _Unary(self._pool, self._budget, method, (request_serializer, response_deserializer))
+    def make_unary(self, method: str, codecs: Codecs) -> Any:
+        return _Unary(self._pool, self._budget, method, codecs)
 
-    def unary_stream(  # type: ignore[override]  # stubs always give both codecs
-        self, method: str, request_serializer: Serializer, response_deserializer: Deserializer, **_: Any
-    ) -> Any:
-        return _Stream(self._pool, self._budget, method, (request_serializer, response_deserializer))
+    def make_stream(self, method: str, codecs: Codecs) -> Any:
+        return _Stream(self._pool, self._budget, method, codecs)
 
 
 class _Callable:
-    def __init__(self, pool: Pool, budget: RetryBudget, method: str, codecs: tuple[Serializer, Deserializer]) -> None:
+    def __init__(self, pool: Pool, budget: RetryBudget, method: str, codecs: Codecs) -> None:
         self._pool = pool
         self._budget = budget
         self._method = method

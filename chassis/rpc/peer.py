@@ -18,10 +18,10 @@ from chassis.errors import DeadlineExceeded, MeshError, Unavailable
 from chassis.lifecycle import Host
 from chassis.retry import RetryBudget, backoff_seconds
 from chassis.rpc import deadline
-from chassis.rpc.methods import Deserializer, Serializer, is_idempotent
+from chassis.rpc.methods import is_idempotent
 from chassis.rpc.pool import Instance, Pool
 from chassis.rpc.status import DETAILS_KEY, from_rpc_error
-from chassis.rpc.stubbed import Stubbed
+from chassis.rpc.stubbed import Codecs, Stubbed
 
 DEFAULT_TIMEOUT_SECONDS = 10.0
 _ATTEMPTS = 3
@@ -51,19 +51,15 @@ class Peer(Stubbed):
         self._pool = pool
         self._budget = RetryBudget()
 
-    def unary_unary(  # type: ignore[override]  # stubs always give both codecs
-        self, method: str, request_serializer: Serializer, response_deserializer: Deserializer, **_: Any
-    ) -> Any:
-        return _Unary(self._pool, self._budget, method, (request_serializer, response_deserializer))
+    def make_unary(self, method: str, codecs: Codecs) -> Any:
+        return _Unary(self._pool, self._budget, method, codecs)
 
-    def unary_stream(  # type: ignore[override]  # stubs always give both codecs
-        self, method: str, request_serializer: Serializer, response_deserializer: Deserializer, **_: Any
-    ) -> Any:
-        return _Stream(self._pool, method, (request_serializer, response_deserializer))
+    def make_stream(self, method: str, codecs: Codecs) -> Any:
+        return _Stream(self._pool, method, codecs)
 
 
 class _Callable:
-    def __init__(self, pool: Pool, method: str, codecs: tuple[Serializer, Deserializer]) -> None:
+    def __init__(self, pool: Pool, method: str, codecs: Codecs) -> None:
         self._pool = pool
         self._method = method
         self._serializer, self._deserializer = codecs
@@ -89,7 +85,7 @@ class _Callable:
 
 
 class _Unary(_Callable):
-    def __init__(self, pool: Pool, budget: RetryBudget, method: str, codecs: tuple[Serializer, Deserializer]) -> None:
+    def __init__(self, pool: Pool, budget: RetryBudget, method: str, codecs: Codecs) -> None:
         super().__init__(pool, method, codecs)
         self._budget = budget
         self._idempotent = is_idempotent(method)

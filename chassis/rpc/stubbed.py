@@ -1,8 +1,13 @@
 """What generated stubs need of a channel, and nothing else of grpc's channel."""
 
+from abc import abstractmethod
 from typing import Any, NoReturn, Self
 
 import grpc
+
+from chassis.rpc.methods import Deserializer, Serializer
+
+Codecs = tuple[Serializer, Deserializer]
 
 
 class Stubbed(grpc.aio.Channel):
@@ -10,6 +15,24 @@ class Stubbed(grpc.aio.Channel):
 
     Opening, closing and connectivity belong to whoever made it, so asking for them is a mistake and raises TypeError.
     """
+
+    @abstractmethod
+    def make_unary(self, method: str, codecs: Codecs) -> Any:
+        """What a stub's unary method is: a callable that returns an awaitable."""
+
+    @abstractmethod
+    def make_stream(self, method: str, codecs: Codecs) -> Any:
+        """What a stub's server-streaming method is: a callable that returns an async iterator."""
+
+    def unary_unary(  # type: ignore[override]  # stubs always give both codecs
+        self, method: str, request_serializer: Serializer, response_deserializer: Deserializer, **_: Any
+    ) -> Any:
+        return self.make_unary(method, (request_serializer, response_deserializer))
+
+    def unary_stream(  # type: ignore[override]  # as above
+        self, method: str, request_serializer: Serializer, response_deserializer: Deserializer, **_: Any
+    ) -> Any:
+        return self.make_stream(method, (request_serializer, response_deserializer))
 
     async def __aenter__(self) -> Self:
         return self
