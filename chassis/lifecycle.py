@@ -23,6 +23,7 @@ from chassis import logging, telemetry
 from chassis.clock import Clock, SystemClock
 from chassis.config import Process as ProcessSettings
 from chassis.config import Telemetry as TelemetrySettings
+from chassis.errors import MeshError
 from chassis.health import Health
 
 log = logging.get_logger(__name__)
@@ -137,6 +138,10 @@ async def _serve(name: str, settings: S, build: Build[S]) -> int:
             asyncio.get_running_loop().add_signal_handler(number, host.end)
         try:
             await _open(host, settings, build)
+        except MeshError as error:
+            # It says what is wrong in a sentence; a stack would only hide it.
+            log.error("The service could not start", error=str(error))  # noqa: TRY400
+            return 1
         except Exception as error:
             log.exception("The service could not start", error=str(error))
             return 1
