@@ -160,6 +160,9 @@ def is_trouble(error: BaseException) -> bool:
     if isinstance(error, exc.DBAPIError):
         state = getattr(error.orig, "sqlstate", None) or ""
         return error.connection_invalidated or state.startswith(_TROUBLE_CLASSES)
+    if isinstance(error, asyncpg.InternalClientError):
+        # What the driver says when the server died in the middle of its protocol ("cannot switch to state …").
+        return True
     if isinstance(error, asyncpg.InterfaceError):
         # Wrong use and unfit parameters are InterfaceErrors as well; those are ours and must not look like an outage.
         return "closed" in str(error)

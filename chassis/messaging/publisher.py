@@ -4,6 +4,7 @@ Knows no outbox: it says which messages the broker took over, and what to do abo
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 
 from aiormq import Channel
@@ -13,10 +14,10 @@ from pamqp.commands import Basic
 from chassis import telemetry
 from chassis.errors import Unavailable
 from chassis.logging import get_logger
+from chassis.messaging import burst
 from chassis.messaging.connection import Broker, Use, close_channel
 from chassis.messaging.link import BROKER_ERRORS, away
 from chassis.messaging.message import EVENTS, Message
-from chassis.messaging.wire import to_properties
 
 log = get_logger(__name__)
 
@@ -44,9 +45,23 @@ class Publisher:
         """
         outcomes: list[bool] = []
         for start in range(0, len(messages), _IN_FLIGHT):
-            part = messages[start : start + _IN_FLIGHT]
-            envelopes = [(m.exchange, m.routing_key, m.body, to_properties(m)) for m in part]
-            outcomes += await self._publish(envelopes)
+            outcomes += await self._burst(messages[start : start + _IN_FLIGHT])
+        return outcomes
+
+    async def _burst(self, messages: Sequence[Message]) -> list[bool]:
+        channel = await self._ready_channel()
+        try:
+            futures = await burst.publish(channel, messages)
+        except BROKER_ERRORS as error:
+            raise away(error) from error
+        try:
+            _, late = await asyncio.wait(futures, timeout=self._timeout_seconds)
+        finally:
+            for message, future in zip(messages, futures, strict=True):
+                channel.message_id_delivery_tag.pop(message.id, None)
+                future.cancel()
+        outcomes = [burst.is_taken(future) for future in futures]
+        await self._settle(channel, [message.exchange for message in messages], outcomes, late=len(late))
         return outcomes
 
     async def publish_raw(self, exchange: str, routing_key: str, body: bytes, properties: Basic.Properties) -> bool:
@@ -66,17 +81,22 @@ class Publisher:
             for task in tasks:
                 task.cancel()
         if late:
-            log.warning("The broker did not confirm in time", messages=len(late))
             await asyncio.wait(late)
-            self._drop(channel)
         outcomes = [not task.cancelled() and task.result() for task in tasks]
-        if not late and (refused := outcomes.count(False)):
+        await self._settle(channel, [exchange for exchange, *_ in envelopes], outcomes, late=len(late))
+        return outcomes
+
+    async def _settle(self, channel: Channel, exchanges: list[str], outcomes: list[bool], *, late: int) -> None:
+        """Counts, and mends what can be mended."""
+        if late:
+            log.warning("The broker did not confirm in time", messages=late)
+            self._drop(channel)
+        elif refused := outcomes.count(False):
             log.warning("The broker did not take over all messages", refused=refused, of=len(outcomes))
             # Somebody may have deleted a queue; when it is back the next attempt succeeds.
             await self._restore()
-        for (exchange, *_), outcome in zip(envelopes, outcomes, strict=True):
-            (telemetry.MESSAGES_PUBLISHED if outcome else telemetry.MESSAGES_REFUSED).labels(exchange).inc()
-        return outcomes
+        for (exchange, outcome), count in Counter(zip(exchanges, outcomes, strict=True)).items():
+            (telemetry.MESSAGES_PUBLISHED if outcome else telemetry.MESSAGES_REFUSED).labels(exchange).inc(count)
 
     async def _ready_channel(self) -> Channel:
         if self._broker.blocked:

@@ -35,7 +35,7 @@ _STATUS: Mapping[str, RunStatus] = {
     "expired": RunStatus.TIMEOUT,
     "cancelled": RunStatus.CANCELLED,
 }
-NEWS_PATTERNS = tuple(f"tasks.task.{type_}" for type_ in _STATUS)
+NEWS_PATTERNS = tuple(f"tasks.task.{type_}.{AGENT_RUN}" for type_ in _STATUS)
 
 
 def to_agent(measured: Measured, port: int) -> agents_pb2.Agent:

@@ -238,7 +238,8 @@ def _changed_message(notice: Notice) -> Message:
     )
     return Message(
         exchange=EVENTS,
-        routing_key=f"tasks.task.{notice.type}",
+        # The kind is in the key so that who waits for one kind of task need not read about all the others.
+        routing_key=f"tasks.task.{notice.type}.{notice.kind}",
         type=_CHANGED,
         body=changed.SerializeToString(),
         id=f"{notice.task_id}#{notice.sequence}",

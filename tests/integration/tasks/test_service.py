@@ -91,7 +91,7 @@ async def serving(database_url: str, amqp_url: str) -> AsyncIterator[Service]:
                 prefetch=10,
                 handle=service.on_pointer,
             )
-            events = events_queue("test-events", ["tasks.task.*"], exclusive=True)
+            events = events_queue("test-events", ["tasks.task.#"], exclusive=True)
             async with pointers.open(), Consumer(broker, queue=events, prefetch=10, handle=service.on_event).open():
                 await asyncio.sleep(0.5)
                 yield service

@@ -24,6 +24,7 @@ def _wrapped(sqlstate: str, *, invalidated: bool = False) -> exc.DBAPIError:
         asyncpg.TooManyConnectionsError("sorry, too many clients already"),
         asyncpg.DeadlockDetectedError("deadlock"),
         asyncpg.InterfaceError("connection is closed"),
+        asyncpg.InternalClientError("cannot switch to state 15; another operation (2) is in progress"),
         _wrapped("57P01"),
         _wrapped("", invalidated=True),
     ],

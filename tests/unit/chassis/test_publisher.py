@@ -2,13 +2,16 @@
 
 import asyncio
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from aiormq.exceptions import ChannelInvalidStateError, DeliveryError
+from pamqp import frame as pamqp_frame
 from pamqp.commands import Basic
 
 from chassis.errors import Invalid, Unavailable
+from chassis.messaging.burst import encode
 from chassis.messaging.connection import Broker
 from chassis.messaging.message import EVENTS, WORK, Message
 from chassis.messaging.publisher import Publisher
@@ -20,25 +23,45 @@ def message(exchange: str = WORK, key: str = "ack", **fields: Any) -> Message:
     return Message(**{"exchange": exchange, "routing_key": key, "source": "sample", **given, **fields})
 
 
+def decode(payload: bytes) -> list[Any]:
+    """The frames, as pamqp reads them."""
+    frames = []
+    while payload:
+        size, number, frame = pamqp_frame.unmarshal(payload)
+        assert number == Channel.number
+        frames.append(frame)
+        payload = payload[size:]
+    return frames
+
+
 class Channel:
-    """Answers by routing key."""
+    """Takes bursts apart and answers by routing key."""
 
     is_closed = False
+    number = 7
+    connection = SimpleNamespace(connection_tune=SimpleNamespace(frame_max=4096))
 
     def __init__(self) -> None:
         self.closed = asyncio.Event()
+        self.lock = asyncio.Lock()
+        self.delivery_tag = 0
+        self.confirmations: dict[int, asyncio.Future[Any]] = {}
+        self.message_id_delivery_tag: dict[str, int] = {}
+        self.write_queue = self
 
-    async def basic_publish(self, _body: bytes, *, routing_key: str, **options: Any) -> Any:
-        assert options["mandatory"]
-        if routing_key == "nack":
-            raise DeliveryError(None, Basic.Nack())
-        if routing_key == "gone":
-            raise ChannelInvalidStateError
-        if routing_key == "unfit":
-            raise ValueError("Routing key too long")
-        if routing_key == "silence":
-            await asyncio.Event().wait()
-        return Basic.Ack() if routing_key == "ack" else "the returned message"
+    def create_future(self) -> asyncio.Future[Any]:
+        return asyncio.get_running_loop().create_future()
+
+    async def put(self, frame: Any) -> None:
+        publishes = [each for each in decode(frame.payload) if isinstance(each, Basic.Publish)]
+        for future, publish in zip(self.confirmations.values(), publishes, strict=True):
+            assert publish.mandatory == (publish.exchange != EVENTS)
+            if publish.routing_key == "nack":
+                future.set_exception(DeliveryError(None, Basic.Nack()))
+            elif publish.routing_key == "gone":
+                future.set_exception(ChannelInvalidStateError())
+            elif publish.routing_key != "silence":
+                future.set_result(Basic.Ack() if publish.routing_key == "ack" else "the returned message")
 
     async def close(self) -> None:
         self.closed.set()
@@ -69,15 +92,15 @@ class FakeBroker(Broker):
     [
         (WORK, "ack", True),
         (WORK, "returned", False),
-        (EVENTS, "returned", True),
+        (EVENTS, "ack", True),
         (WORK, "nack", False),
         (EVENTS, "nack", False),
         (WORK, "gone", False),
-        (WORK, "unfit", False),
+        (WORK, "u" * 256, False),
     ],
 )
 async def test_each_answer_has_its_outcome(exchange: str, key: str, outcome: bool) -> None:
-    """Only a confirmation counts, and an event that nobody listens to."""
+    """Only a confirmation counts; events are not mandatory, so one that nobody listens to is confirmed as well."""
     assert await Publisher(FakeBroker()).publish_many([message(exchange, key)]) == [outcome]
 
 
@@ -116,6 +139,24 @@ def test_a_message_survives_its_properties() -> None:
     )
     for each in (full, message()):
         assert from_properties(WORK, "ack", to_properties(each), b"b") == each
+
+
+@pytest.mark.parametrize("body", [b"", b"b", b"x" * 10_000], ids=len)
+def test_a_burst_says_what_was_meant(body: bytes) -> None:
+    """Read by pamqp, the frames are the publish, its properties and its body in parts that fit."""
+    full = message(
+        body=body,
+        subject="s",
+        sequence=2**40,
+        traceparent="00-x",
+        headers={"a": "b"},
+        time=datetime(2026, 5, 1, tzinfo=UTC),
+    )
+    publish, header, *parts = decode(encode(full, Channel.number, 4096))
+    assert (publish.exchange, publish.routing_key, header.body_size) == (WORK, "ack", len(body))
+    assert all(len(part.value) <= 4096 - 8 for part in parts)
+    assert from_properties(WORK, "ack", header.properties, b"".join(part.value for part in parts)) == full
+    assert dict(header.properties) == dict(to_properties(full))
 
 
 @pytest.mark.parametrize(
