@@ -17,7 +17,8 @@ class Dialect(StrEnum):
 # Answered from memory and asked by probes and browsers: no limit applies to them, so no decision is asked for.
 _UNLIMITED = frozenset(
     {"/", "/health", "/api/health", "/livez", "/readyz", "/startupz", "/docs", "/redoc", "/openapi.json"}
-    | {"/api/docs", "/api/redoc"}
+    | {"/api/docs", "/api/redoc", "/docs/start.js", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js"}
+    | {"/redoc/redoc.standalone.js"}
 )
 # A refresh token is its own credential.
 _PUBLIC_POSTS = frozenset({"/api/auth/register", "/api/auth/login", "/api/auth/refresh"})

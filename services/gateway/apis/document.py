@@ -56,9 +56,13 @@ def describe(app: FastAPI, operations: Iterable[Operation]) -> Schema:
         title=app.title, version=app.version, description=_DESCRIPTION, routes=app.routes, tags=_TAGS
     )
     schemas: Schema = document.setdefault("components", {}).setdefault("schemas", {})
+    # The raw routes are what most readers come for, so each dialect shows them first.
+    paths: Schema = {}
     for operation in operations:
-        described = _described(operation, schemas)
-        document["paths"].setdefault(operation.path, {})[operation.method.lower()] = described
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _described(operation, schemas)
+    for path, item in document["paths"].items():
+        paths.setdefault(path, {}).update(item)
+    document["paths"] = paths
     for name, shape in (("V1Error", V1Error), ("OpenAIError", OpenAIError), ("AiosError", AiosError)):
         _add(schemas, TypeAdapter(shape), "serialization", name)
     schemas["Problem"] = _PROBLEM
@@ -91,11 +95,20 @@ def _described(operation: Operation, schemas: Schema) -> Schema:
         data = {"type": "string", "contentMediaType": "application/json", "contentSchema": frame}
         item = {"type": "object", "required": ["data"], "properties": {"data": data}}
         content["text/event-stream"] = {"itemSchema": item}
+        # Viewers that do not know `itemSchema` yet show this sentence alone.
+        streamed = f". The data of server-sent events: {_names(frame)}"
+    else:
+        streamed = ""
     described["responses"] = {
-        str(status): {"description": HTTPStatus(status).phrase, "content": content}
+        str(status): {"description": HTTPStatus(status).phrase + streamed, "content": content}
         for status in (200, *operation.failures)
     }
     return described
+
+
+def _names(frame: Schema) -> str:
+    """The components that a frame is one of."""
+    return " or ".join(part["$ref"].rsplit("/", 1)[1] for part in frame.get("anyOf", [frame]))
 
 
 def _add(schemas: Schema, shape: TypeAdapter[Any], mode: Mode, name: str = "") -> Schema:

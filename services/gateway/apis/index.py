@@ -31,11 +31,11 @@ class Index(TypedDict):
 
 
 def endpoints(document: Mapping[str, Any]) -> dict[str, list[str]]:
-    """``METHOD path`` of every operation, by dialect."""
-    found: dict[str, list[str]] = {}
+    """``METHOD path`` of every operation, by dialect, in the document's order of both."""
+    found: dict[str, list[str]] = {tag["name"]: [] for tag in document["tags"]}
     for path, item in document["paths"].items():
         for method, operation in item.items():
-            found.setdefault(operation["tags"][0], []).append(f"{method.upper()} {path}")
+            found[operation["tags"][0]].append(f"{method.upper()} {path}")
     return found
 
 
