@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from chassis.lifecycle import Host
 from services.gateway.config import Http
@@ -19,6 +20,9 @@ _BACKLOG = 2048
 _KEEP_ALIVE_SECONDS = 75
 _HEAD_TIMEOUT_SECONDS = 10.0
 _LARGEST_HEAD_BYTES = 64 * 1024
+# A body comes at a kilobyte a second or better.
+_BODY_PERIOD_SECONDS = 20.0
+_LEAST_BODY_BYTES_A_PERIOD = 20 * 1024
 _LARGEST_SOCKET_MESSAGE_BYTES = 1024 * 1024
 
 
@@ -77,38 +81,81 @@ class _Server(uvicorn.Server):
 
 
 class _Protocol(HttpToolsProtocol):
-    """Bounds the head of a request in time and size, which the server's own protocol does not."""
+    """Bounds a request in time and its head in size, which the server's own protocol does not.
+
+    Whoever says nothing whole for long is let go: strangers could otherwise hold as many connections as there are.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as its parent
         super().connection_made(transport)
-        self._head_bytes = 0
-        self._head_timer: asyncio.TimerHandle | None = None
+        self._in_head, self._head_bytes = True, 0
+        self._in_body, self._body_bytes = False, 0
+        self._timer: asyncio.TimerHandle | None = None
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._head_arrived()
+        self._arrived()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._head_timer is not None:
+        if self._in_head:
             self._head_bytes += len(data)
         super().data_received(data)
-        if self._head_timer is not None and self._head_bytes > _LARGEST_HEAD_BYTES:
+        handler = self.transport.get_protocol()
+        if handler is not self:
+            self._check_handshake(handler)
+        elif self._in_head and self._head_bytes > _LARGEST_HEAD_BYTES:
             self.send_400_response("Request head too large")
+        elif self._timer is None:
+            self._await_more()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._await_head()
+        self._in_head = True
 
     def on_headers_complete(self) -> None:
-        self._head_arrived()
+        self._arrived()
+        self._in_head, self._head_bytes = False, 0
+        self._in_body, self._body_bytes = True, 0
         super().on_headers_complete()
 
-    def _await_head(self) -> None:
-        if self._head_timer is None:
-            self._head_timer = self.loop.call_later(_HEAD_TIMEOUT_SECONDS, self.transport.close)
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        super().on_body(body)
 
-    def _head_arrived(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-        self._head_timer, self._head_bytes = None, 0
+    def on_message_complete(self) -> None:
+        self._arrived()
+        self._in_body = False
+        super().on_message_complete()
+
+    def _check_handshake(self, handler: asyncio.BaseProtocol) -> None:
+        self._arrived()
+        if isinstance(handler, WebSocketsSansIOProtocol) and not handler.handshake_initiated:
+            # The head is whole but none that it understands (with a body, say): it would wait for ever.
+            self.send_400_response("Invalid WebSocket handshake.")
+
+    def _await_more(self) -> None:
+        if self._in_body:
+            self._await_body()
+        elif self._in_head or self.cycle is None or self.cycle.response_complete:
+            # Between requests too: what the parser passes over, such as empty lines, ends the server's own timeout.
+            self._await_head()
+
+    def _await_head(self) -> None:
+        self._timer = self.loop.call_later(_HEAD_TIMEOUT_SECONDS, self.transport.close)
+
+    def _await_body(self) -> None:
+        self._body_bytes = 0
+        self._timer = self.loop.call_later(_BODY_PERIOD_SECONDS, self._judge_body)
+
+    def _judge_body(self) -> None:
+        # While the application does not read, the client cannot write.
+        if self._body_bytes >= _LEAST_BODY_BYTES_A_PERIOD or self.flow.read_paused:
+            self._await_body()
+        else:
+            self.transport.close()
+
+    def _arrived(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -7,6 +7,7 @@ from services.gateway.edge.asgi import Scope
 
 _BEARER = b"bearer "
 _SUBPROTOCOL = "bearer"
+_MOST_QUERY_FIELDS = 100
 
 
 def of_scope(scope: Scope, headers: dict[bytes, bytes]) -> str | None:
@@ -33,7 +34,11 @@ def of_websocket(scope: Scope, headers: dict[bytes, bytes]) -> str | None:
     offered = scope.get("subprotocols", [])
     if offers_bearer(scope) and len(offered) > 1:
         return str(offered[1])
-    tokens = parse_qs(scope.get("query_string", b"").decode("latin-1"), max_num_fields=100).get("token")
+    try:
+        query = parse_qs(scope.get("query_string", b"").decode("latin-1"), max_num_fields=_MOST_QUERY_FIELDS)
+    except ValueError:
+        raise Unauthenticated("The query has too many fields to look for a token in it") from None
+    tokens = query.get("token")
     return tokens[0] if tokens else None
 
 

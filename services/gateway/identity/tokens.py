@@ -16,6 +16,8 @@ _REQUIRED = ["iss", "aud", "exp", "nbf", "iat", "jti", "sub", "sid"]
 # Replicas' clocks differ a little; a token must not be refused by the next one because it is too young.
 _LEEWAY_SECONDS = 5.0
 _LONGEST_TOKEN = 4096
+# Later than any clock of ours can say (the year 9999); beyond it, dates overflow.
+_LAST_MOMENT = 253_402_300_800
 
 
 class JwtSignatures:
@@ -72,6 +74,8 @@ def _judge(header: dict[str, object], payload: dict[str, object], now: datetime)
         raise BadCredential(private="claims of a wrong type")
     if not (keys.is_uuid(str(subject)) and keys.is_uuid(session)):
         raise BadCredential(private="claims that name nobody")
+    if expires >= _LAST_MOMENT:
+        raise BadCredential(private="a token without an end")
     timestamp = now.timestamp()
     if timestamp >= expires or timestamp < begins - _LEEWAY_SECONDS:
         raise BadCredential("Token has expired" if timestamp >= expires else "", private="outside its time")

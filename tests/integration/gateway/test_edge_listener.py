@@ -16,6 +16,10 @@ from services.gateway.config import Http
 from services.gateway.edge.asgi import App, Receive, Scope, Send
 from services.gateway.listener import Listener
 
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
 HEAD = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]}
 
 
@@ -198,6 +202,7 @@ async def test_sockets_talk_and_are_refused_with_an_answer(serve: Serve):
         b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         b"GET / HTTP/1.1\r\nHost: x\r\nBad Header\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 200_000 + b"\r\n\r\n",
+        HANDSHAKE + b"Content-Length: 5\r\n\r\nhello",
     ],
 )
 async def test_bad_http_harms_nobody(serve: Serve, request_: bytes):
@@ -208,3 +213,67 @@ async def test_bad_http_harms_nobody(serve: Serve, request_: bytes):
     assert answer == b"" or answer.startswith(b"HTTP/1.1 4")
     async with served.client.post(served.url, data=b"you") as next_:
         assert next_.status == 200
+
+
+@pytest.mark.parametrize(
+    ("said", "again"),
+    [
+        (b"", b""),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n", b"X: y\r\n"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n", b"a"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X: y\r\n"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\r\n"),
+    ],
+    ids=["nothing", "head", "body", "chunks", "trailers", "empty lines"],
+)
+async def test_who_never_ends_is_let_go(serve: Serve, said: bytes, again: bytes, monkeypatch: pytest.MonkeyPatch):
+    """A client that drips bytes for ever does not hold its connection for ever."""
+    monkeypatch.setattr("services.gateway.listener._HEAD_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr("services.gateway.listener._BODY_PERIOD_SECONDS", 0.3)
+    served = await serve(hello)
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(said)
+    async with asyncio.timeout(20):
+        while not reader.at_eof():
+            writer.write(again)
+            await _read_a_little(reader)
+    writer.close()
+
+
+async def _read_a_little(reader: asyncio.StreamReader) -> None:
+    try:
+        async with asyncio.timeout(0.05):
+            await reader.read(1000)
+    except (TimeoutError, ConnectionError):
+        return
+
+
+async def test_a_slow_body_that_comes_is_read(serve: Serve, monkeypatch: pytest.MonkeyPatch):
+    """Slowness alone is no offence."""
+    monkeypatch.setattr("services.gateway.listener._BODY_PERIOD_SECONDS", 0.2)
+    monkeypatch.setattr("services.gateway.listener._LEAST_BODY_BYTES_A_PERIOD", 1)
+
+    async def slowly() -> AsyncIterator[bytes]:
+        for _ in range(8):
+            yield b"x"
+            await asyncio.sleep(0.05)
+
+    served = await serve(hello)
+    async with served.client.post(served.url, data=slowly()) as answer:
+        assert await answer.read() == b"hello xxxxxxxx"
+
+
+async def test_a_socket_outlives_the_timeouts_of_its_handshake(serve: Serve, monkeypatch: pytest.MonkeyPatch):
+    """What holds for requests does not hold for what they became."""
+    monkeypatch.setattr("services.gateway.listener._HEAD_TIMEOUT_SECONDS", 0.1)
+
+    async def late(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await asyncio.sleep(0.5)
+        await send({"type": "websocket.send", "text": "late"})
+
+    served = await serve(late)
+    async with served.client.ws_connect(served.url) as socket_:
+        assert await socket_.receive_str() == "late"

@@ -8,6 +8,7 @@ from services.gateway.edge.asgi import Receive, Scope, Send
 from services.gateway.edge.context import current
 from tests.unit.gateway.edge.world import World, decision
 
+MANY = {"query": b"&".join([b"a=1"] * 101 + [b"token=warm"])}
 DENIAL: dict[str, Any] = {"extensions": {"websocket.http.response": {}}}
 
 
@@ -40,7 +41,9 @@ async def test_the_offered_subprotocol_is_echoed():
     assert "subprotocol" not in (await World(accepting).connect(query=b"token=warm")).messages[0]
 
 
-@pytest.mark.parametrize("how", [{}, {"query": b"token=wrong"}, {"subprotocols": ("bearer",)}, {"query": b"%ff=&&"}])
+@pytest.mark.parametrize(
+    "how", [{}, {"query": b"token=wrong"}, {"subprotocols": ("bearer",)}, {"query": b"%ff=&&"}, MANY]
+)
 async def test_a_refused_handshake_is_an_ordinary_answer(how: dict[str, Any]):
     """Where the server can, it answers 401 in the dialect of the path."""
     answer = await World(accepting).connect(**how, **DENIAL)

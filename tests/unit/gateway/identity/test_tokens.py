@@ -74,6 +74,8 @@ def test_a_token_made_by_hand_is_read():
         pytest.param(forged(sid=None), id="no session"),
         pytest.param(forged(jti=None), id="no id"),
         pytest.param(forged(exp=None), id="no end"),
+        pytest.param(forged(exp=10**12), id="end beyond all dates"),
+        pytest.param(forged(exp=10**30), id="end beyond all numbers"),
         pytest.param(forged(sid=7), id="session of a wrong type"),
         pytest.param(forged(sid="\0"), id="session that is no id"),
         pytest.param(forged(sub="ann"), id="user that is no id"),
