@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import aiohttp
 from mesh.llm.v1.llm_pb2_grpc import add_LlmServiceServicer_to_server
 
 from chassis.breaker import Breaker
@@ -15,11 +16,11 @@ from services.llm.operations import Catalogue, Chats
 from services.llm.operations.catalogue import Source
 from services.llm.operations.chats import Ports
 from services.llm.ports import Provider
+from services.llm.providers.connections import open_session
 from services.llm.providers.echo import Echo
 from services.llm.providers.http import Client, Site
 from services.llm.providers.ollama import Ollama
 from services.llm.providers.openai import Dialect, OpenAI
-from services.llm.providers.pool import open_pool
 from services.llm.providers.traced import Traced
 from services.llm.rpc import LlmServicer
 from services.llm.store.answers import KeptAnswers
@@ -37,8 +38,9 @@ async def build(settings: Settings, host: Host) -> None:
     """Opens everything, in the order in which it is needed."""
     database = await host.enter(open_database(settings.postgres, schema="llm"))
     host.health.add("database", database.ping)
+    session = await host.enter(open_session(settings.llm.connections))
     catalogue = Catalogue(
-        await _sources(settings, host),
+        _sources(settings, session, host.clock),
         clock=host.clock,
         default_model=settings.llm.default_model,
         on_change=_tell,
@@ -66,16 +68,15 @@ def _tell(provider: str, answers: bool) -> None:  # noqa: FBT001 - it is the sta
         log.warning("A provider does not answer", provider=provider)
 
 
-async def _sources(settings: Settings, host: Host) -> list[Source]:
+def _sources(settings: Settings, session: aiohttp.ClientSession, clock: Clock) -> list[Source]:
     """The providers, most preferred first."""
-    sources = [await _ollama(settings, host)]
-    sources += [await _server(server, settings.llm, host) for server in settings.servers]
-    echo = Echo(host.clock)
-    sources.append(_source(echo, settings.llm, host.clock, expected=True, refresh_seconds=_HOSTED_REFRESH_SECONDS))
+    sources = [_ollama(settings, session, clock)]
+    sources += [_server(server, settings.llm, session, clock) for server in settings.servers]
+    sources.append(_source(Echo(clock), settings.llm, clock, expected=True, refresh_seconds=_HOSTED_REFRESH_SECONDS))
     return sources
 
 
-async def _ollama(settings: Settings, host: Host) -> Source:
+def _ollama(settings: Settings, session: aiohttp.ClientSession, clock: Clock) -> Source:
     site = Site(
         provider="ollama",
         url=settings.ollama.url,
@@ -83,12 +84,11 @@ async def _ollama(settings: Settings, host: Host) -> Source:
         timeout_seconds=settings.llm.timeout_seconds,
         idle_seconds=settings.ollama.timeout_seconds,
     )
-    client = await _client(site, settings.llm, host)
-    provider = Ollama(client, settings.ollama.default_model, host.clock)
-    return _source(provider, settings.llm, host.clock, expected=False, refresh_seconds=_LOCAL_REFRESH_SECONDS)
+    provider = Ollama(Client(session, site, clock), settings.ollama.default_model, clock)
+    return _source(provider, settings.llm, clock, expected=False, refresh_seconds=_LOCAL_REFRESH_SECONDS)
 
 
-async def _server(server: Server, limits: Llm, host: Host) -> Source:
+def _server(server: Server, limits: Llm, session: aiohttp.ClientSession, clock: Clock) -> Source:
     site = Site(
         provider=server.name,
         url=server.url,
@@ -102,12 +102,8 @@ async def _server(server: Server, limits: Llm, host: Host) -> Source:
         models=server.models,
         max_tokens_field=server.max_tokens_field,
     )
-    provider = OpenAI(await _client(site, limits, host), dialect, host.clock)
-    return _source(provider, limits, host.clock, expected=True, refresh_seconds=_HOSTED_REFRESH_SECONDS)
-
-
-async def _client(site: Site, limits: Llm, host: Host) -> Client:
-    return Client(await host.enter(open_pool(site.url, limits.connections)), site, host.clock)
+    provider = OpenAI(Client(session, site, clock), dialect, clock)
+    return _source(provider, limits, clock, expected=True, refresh_seconds=_HOSTED_REFRESH_SECONDS)
 
 
 def _credentials(server: Server) -> dict[str, str]:

@@ -10,11 +10,11 @@ import pytest
 from chassis.errors import DeadlineExceeded, Exhausted, Invalid, MeshError, Unavailable
 from services.llm.model import Chat, Message, ModelStatus, Piece
 from services.llm.ports import Provider
+from services.llm.providers.connections import open_session
 from services.llm.providers.echo import Echo
 from services.llm.providers.http import Client, Site
 from services.llm.providers.ollama import Ollama
 from services.llm.providers.openai import Dialect, OpenAI
-from services.llm.providers.pool import open_pool
 from services.llm.providers.traced import Traced
 from tests.support.clock import FakeClock
 from tests.support.upstream import KEY, MODEL, Upstream, upstream
@@ -48,7 +48,7 @@ async def opened(name: str) -> AsyncIterator[Case]:
     if name == "echo":
         yield Case(Traced(Echo(clock)), "echo")
         return
-    async with upstream() as server, open_pool(server.url, connections=8) as pool:
+    async with upstream() as server, open_session(connections=8) as session:
         site = Site(
             provider=name,
             url=server.url + ("/v1" if name == "openai" else ""),
@@ -57,7 +57,7 @@ async def opened(name: str) -> AsyncIterator[Case]:
             timeout_seconds=0.5,
             idle_seconds=0.5,
         )
-        client = Client(pool, site, clock)
+        client = Client(session, site, clock)
         dialect = Dialect(name="openai", default_model=MODEL)
         inner = OpenAI(client, dialect, clock) if name == "openai" else Ollama(client, MODEL, clock)
         yield Case(Traced(inner), MODEL, server)

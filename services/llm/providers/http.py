@@ -1,36 +1,42 @@
-"""One HTTP server of a provider: requests from prepared heads, answers as JSON, failures as errors of the mesh. Knows
-nothing of what is said.
+"""One HTTP server of a provider, over the pool of connections that all share. Knows bytes, time limits and failures,
+and nothing of what is said.
 """
 
 import asyncio
+import io
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import urlsplit
 
+import aiohttp
 import orjson
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
 
 from chassis.clock import Clock
 from chassis.errors import DeadlineExceeded, Exhausted, Invalid, MeshError, Unavailable
 from services.llm.model import unknown_model
-from services.llm.providers.http1 import Incoming, Malformed
-from services.llm.providers.pool import Pool
+from services.llm.providers.connections import find_proxy
 
+_CONNECT_SECONDS = 5.0
 # Lists of models are asked for in the background, often of a server that is not there.
 _LOOK_SECONDS = 3.0
+_MAX_ANSWER_BYTES = 64 * 1024 * 1024
 _MAX_LINE_BYTES = 4 * 1024 * 1024
 _MAX_REFUSAL_BYTES = 64 * 1024
+# aiohttp warns when it is given more than this as bytes.
+_MAX_PLAIN_BODY_BYTES = 1024 * 1024
 _MAX_QUOTED_CHARACTERS = 500
 _ERROR_STATUS = 400
 # The end of the body comes with the last event or right behind it. Waiting for it saves the connection; a server that
 # keeps it back loses no more than this.
 _ENDING_SECONDS = 0.05
 
-# What goes wrong on the way; timeouts and TLS failures are OSErrors, an impossible host name is a UnicodeError.
-_TROUBLE = (Malformed, OSError, UnicodeError)
+# What goes wrong on the way; an impossible host name is a UnicodeError.
+_TROUBLE = (aiohttp.ClientError, OSError, UnicodeError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,72 +62,80 @@ class Site:
 class Client:
     """Calls one site. All methods raise the errors of `services.llm.ports.Provider`."""
 
-    def __init__(self, pool: Pool, site: Site, clock: Clock) -> None:
-        self._pool = pool
+    def __init__(self, session: aiohttp.ClientSession, site: Site, clock: Clock) -> None:
+        self._session = session
         self._site = site
         self._clock = clock
-        self._parts = urlsplit(site.url)
-        headers = {
-            "host": self._parts.netloc.rpartition("@")[2],
-            "user-agent": "agentmesh",
-            "accept-encoding": "identity",
-            "content-type": "application/json",
-            **site.headers,
-        }
-        self._headers = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        if self._headers.count("\n") != len(headers) or not self._headers.isascii():
+        self._url = URL(site.url)
+        if not all(value.isascii() and value.isprintable() for value in site.headers.values()):
             raise ValueError(f"a header for {site.provider} is not one line of plain characters")
+        if self._url.user is not None and "authorization" in site.headers:
+            raise ValueError(f"{site.provider} has a key and a user in its URL; it can take only one of them")
+        self._headers = CIMultiDict(site.headers)
+        self._proxy = find_proxy(self._url)
+        self._whole = aiohttp.ClientTimeout(total=site.timeout_seconds, sock_connect=_CONNECT_SECONDS)
+        self._streamed = aiohttp.ClientTimeout(sock_connect=_CONNECT_SECONDS, sock_read=site.idle_seconds)
+        self._look = aiohttp.ClientTimeout(total=_LOOK_SECONDS)
 
-    def locate(self, method: str, path: str) -> bytes:
-        """The head of every request to a path, up to the length of its body; to be made once."""
-        query = f"?{self._parts.query}" if self._parts.query else ""
-        target = f"{self._parts.path.rstrip('/')}{path}{query}"
-        return f"{method} {target} HTTP/1.1\r\n{self._headers}content-length: ".encode()
+    def locate(self, path: str) -> URL:
+        """The address of a path, to be made once."""
+        return self._url.with_path(self._url.raw_path.rstrip("/") + path, encoded=True, keep_query=True)
 
-    async def get(self, head: bytes) -> Any:
+    async def get(self, url: URL) -> Any:
         """The JSON document there."""
-        return await self._document(_request(head, b""), "", _LOOK_SECONDS)
-
-    async def post(self, head: bytes, body: bytes, model: str) -> Any:
-        """The JSON document that answers `body`."""
-        return await self._document(_request(head, body), model, self._site.timeout_seconds)
-
-    async def _document(self, request: bytes, model: str, timeout_seconds: float) -> Any:
         try:
-            answer, body = await self._pool.exchange(request, timeout_seconds)
+            async with self._ask("GET", url, None, self._look) as response:
+                return await self._document(response, "")
         except _TROUBLE as error:
-            raise self._translate(error) from error
-        if answer.status >= _ERROR_STATUS:
-            raise self._refusal(answer, body, model)
-        try:
-            return orjson.loads(body)
-        except orjson.JSONDecodeError as error:
-            raise self.failure(f"no JSON in an answer with status {answer.status}") from error
+            raise self._translate(error) from None
 
-    async def lines(self, head: bytes, body: bytes, model: str) -> AsyncGenerator[bytes, None]:
+    async def post(self, url: URL, body: bytes, model: str) -> Any:
+        """The JSON document that answers `body`."""
+        try:
+            async with self._ask("POST", url, body, self._whole) as response:
+                return await self._document(response, model)
+        except _TROUBLE as error:
+            raise self._translate(error) from None
+
+    async def lines(self, url: URL, body: bytes, model: str) -> AsyncGenerator[bytes, None]:
         """The lines that answer `body`, as they come; closing it closes the connection."""
         rest = b""
         try:
-            async with aclosing(self._pool.stream(_request(head, body), self._site.idle_seconds)) as parts:
-                async for answer, data in parts:
-                    if answer.status >= _ERROR_STATUS:
-                        rest += data
-                        if answer.done or len(rest) > _MAX_REFUSAL_BYTES:
-                            raise self._refusal(answer, rest, model)
-                        continue
-                    *whole, rest = (rest + data).split(b"\n")
+            async with self._ask("POST", url, body, self._streamed) as response:
+                if response.status >= _ERROR_STATUS:
+                    raise self._refusal(response, await _words(response), model)
+                async for part in response.content.iter_any():
+                    *whole, rest = (rest + part).split(b"\n")
                     for line in whole:
                         yield line
                     if len(rest) > _MAX_LINE_BYTES:
                         raise self.failure("a line without an end")
         except _TROUBLE as error:
-            raise self._translate(error) from error
+            raise self._translate(error) from None
         if rest:
             yield rest
 
-    def _refusal(self, answer: Incoming, body: bytes, model: str) -> MeshError:
-        status, words = answer.status, quote(body)
-        wait = _retry_after_seconds(answer, self._clock)
+    def _ask(
+        self, method: str, url: URL, body: bytes | None, timeout: aiohttp.ClientTimeout
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        data = io.BytesIO(body) if body is not None and len(body) > _MAX_PLAIN_BODY_BYTES else body
+        # A redirect would carry the key and the conversation to a place that nobody chose.
+        return self._session.request(
+            method, url, data=data, headers=self._headers, timeout=timeout, proxy=self._proxy, allow_redirects=False
+        )
+
+    async def _document(self, response: aiohttp.ClientResponse, model: str) -> Any:
+        if response.status >= _ERROR_STATUS:
+            raise self._refusal(response, await _words(response), model)
+        body = await _read(response)
+        try:
+            return orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise self.failure(f"no JSON in an answer with status {response.status}") from error
+
+    def _refusal(self, response: aiohttp.ClientResponse, body: bytes, model: str) -> MeshError:
+        status, words = response.status, quote(body)
+        wait = _retry_after_seconds(response.headers, self._clock)
         if status == 429:  # noqa: PLR2004 - as the statuses below: HTTP's own names for them say no more
             return Exhausted(
                 f"{self._site.provider} limits us: {words or 'too many requests'}",
@@ -147,18 +161,40 @@ class Client:
         )
 
     def _translate(self, error: Exception) -> MeshError:
-        """The error for trouble on the way."""
+        """The error for trouble on the way, to be raised from None: aiohttp's own texts show keys and passwords."""
         if isinstance(error, TimeoutError):
             return DeadlineExceeded(
                 f"The provider {self._site.provider} did not answer in time",
                 details={"provider": self._site.provider},
-                private=repr(error),
+                private=_describe(error),
             )
-        return self.failure(repr(error))
+        return self.failure(_describe(error))
 
 
-def _request(head: bytes, body: bytes) -> bytes:
-    return b"%b%d\r\n\r\n%b" % (head, len(body), body)
+def _describe(error: Exception) -> str:
+    said = f"{error.status} {error.message}" if isinstance(error, aiohttp.ClientResponseError) else str(error)
+    return f"{type(error).__name__}: {said}"
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """The whole body, also of a server that has more to say than anyone can keep: then ClientPayloadError."""
+    parts, size = [], 0
+    async for part in response.content.iter_any():
+        parts.append(part)
+        size += len(part)
+        if size > _MAX_ANSWER_BYTES:
+            raise aiohttp.ClientPayloadError("an answer without an end")
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _words(response: aiohttp.ClientResponse) -> bytes:
+    """The body of a refusal, or as much of it as anyone will read."""
+    body = b""
+    async for part in response.content.iter_any():
+        body += part
+        if len(body) > _MAX_REFUSAL_BYTES:
+            break
+    return body
 
 
 async def reach_end(lines: AsyncIterator[bytes]) -> None:
@@ -187,11 +223,11 @@ def quote(body: bytes) -> str:
     return words[:_MAX_QUOTED_CHARACTERS]
 
 
-def _retry_after_seconds(answer: Incoming, clock: Clock) -> float | None:
+def _retry_after_seconds(headers: CIMultiDictProxy[str], clock: Clock) -> float | None:
     try:
-        if milliseconds := answer.header(b"retry-after-ms"):
+        if milliseconds := headers.get("retry-after-ms"):
             return max(0.0, float(milliseconds) / 1000)
-        value = answer.header(b"retry-after")
+        value = headers.get("retry-after", "").strip()
         if not value:
             return None
         if value.replace(".", "", 1).isdigit():

@@ -34,9 +34,9 @@ class Ollama:
     def __init__(self, client: Client, default_model: str, clock: Clock) -> None:
         self._client = client
         self._clock = clock
-        self._chat = client.locate("POST", "/api/chat")
-        self._tags = client.locate("GET", "/api/tags")
-        self._loaded = client.locate("GET", "/api/ps")
+        self._chat = client.locate("/api/chat")
+        self._tags = client.locate("/api/tags")
+        self._loaded = client.locate("/api/ps")
         self.name = "ollama"
         self.default_model = default_model
 

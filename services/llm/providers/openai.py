@@ -52,8 +52,8 @@ class OpenAI:
         self._client = client
         self._dialect = dialect
         self._clock = clock
-        self._chat = client.locate("POST", "/chat/completions")
-        self._list = client.locate("GET", "/models")
+        self._chat = client.locate("/chat/completions")
+        self._list = client.locate("/models")
         self.name = dialect.name
         self.default_model = dialect.default_model
 

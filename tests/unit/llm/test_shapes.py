@@ -44,18 +44,18 @@ class FakeClient:
     def __init__(self, *documents: Any) -> None:
         self._documents = documents
 
-    def locate(self, method: str, path: str) -> bytes:
-        return f"{method} {path}".encode()
+    def locate(self, path: str) -> str:
+        return path
 
-    async def get(self, head: bytes) -> Any:
+    async def get(self, url: str) -> Any:
         return self._documents[0]
 
-    async def post(self, head: bytes, body: bytes, model: str) -> Any:
+    async def post(self, url: str, body: bytes, model: str) -> Any:
         return self._documents[0]
 
-    async def lines(self, head: bytes, body: bytes, model: str) -> AsyncGenerator[bytes, None]:
+    async def lines(self, url: str, body: bytes, model: str) -> AsyncGenerator[bytes, None]:
         for document in self._documents:
-            yield (b"data: " if b"chat/completions" in head else b"") + orjson.dumps(document)
+            yield (b"data: " if "chat/completions" in url else b"") + orjson.dumps(document)
         yield b"data: [DONE]"
 
     def failure(self, private: str, retry_after_seconds: float | None = None) -> Unavailable:
