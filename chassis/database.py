@@ -60,7 +60,7 @@ class Database:
                 driver: DriverConnection | None = raw.driver_connection
                 if driver is None:
                     raise Unavailable(code="DATABASE_ERROR", private="the connection is gone", retry_after_seconds=1)
-                async with driver.transaction():
+                async with _begun(driver):
                     yield driver
 
     async def ping(self) -> None:
@@ -133,6 +133,30 @@ def _refuse_dead(dbapi_connection: Any, record: object, proxy: object) -> None:
     del record, proxy
     if dbapi_connection.driver_connection.is_closed():
         raise exc.DisconnectionError("the server closed this connection while it was idle")
+
+
+@asynccontextmanager
+async def _begun(driver: DriverConnection) -> AsyncIterator[None]:
+    """One transaction that is over at the end of the block, or its connection is.
+
+    A caller that is cancelled during BEGIN leaves the driver believing that a transaction stands: it would put every
+    later one on this connection inside of it, as a savepoint that is never committed.
+    """
+    transaction = driver.transaction()
+    over = False
+    try:
+        await transaction.start()
+        try:
+            yield
+        except BaseException:
+            await transaction.rollback()
+            over = True
+            raise
+        await transaction.commit()
+        over = True
+    finally:
+        if not over:
+            driver.terminate()
 
 
 @contextmanager

@@ -120,3 +120,30 @@ async def test_opening_does_not_connect() -> None:
     assert caught.value.code == "DATABASE_ERROR"
     assert caught.value.retry_after_seconds == 1
     assert "127.0.0.1" not in caught.value.message
+
+
+async def _write(database: Database, door: str, number: int) -> None:
+    statement = f"INSERT INTO thing VALUES ({number})"
+    if door == "driver":
+        async with database.driver() as driver:
+            await driver.execute(statement)
+    else:
+        async with database.transaction() as connection:
+            await connection.execute(text(statement))
+
+
+@pytest.mark.parametrize("door", ["driver", "transaction"])
+async def test_a_caller_that_is_cancelled_takes_nobody_with_it(database_url: str, database: Database, door: str):
+    """Wherever in a transaction a cancellation strikes, what is written next on that connection is committed."""
+    settings = Postgres(url=database_url, pool_size=1, max_overflow=0)
+    async with open_database(settings, "sample") as single:
+        await _write(single, door, 0)
+        for turns in range(1, 80):
+            struck = asyncio.create_task(_write(single, door, -turns))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            struck.cancel()
+            await asyncio.wait([struck])
+            await _write(single, door, turns)
+            async with database.driver() as other:
+                assert await other.fetchval("SELECT count(*) FROM thing WHERE id = $1", turns) == 1, turns
