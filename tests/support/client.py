@@ -73,13 +73,15 @@ class Client:
         return dict(answer.body)
 
     async def until(self, path: str, condition: Callable[[Any], bool], seconds: float = 30) -> Answer:
-        """Asks until the answer is as wanted."""
+        """Asks until the answer is as wanted, less and less often: polling counts against the limits like anything."""
+        pause = 0.1
         async with asyncio.timeout(seconds):
             while True:
                 answer = await self.get(path)
                 if answer.status == 200 and condition(answer.body):
                     return answer
-                await asyncio.sleep(float(answer.headers.get("retry-after", "0.25")) if answer.status == 429 else 0.25)
+                pause = min(pause * 1.3, 2.0)
+                await asyncio.sleep(float(answer.headers.get("retry-after", 1)) if answer.status == 429 else pause)
 
     @asynccontextmanager
     async def events(self) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
