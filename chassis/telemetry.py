@@ -140,7 +140,7 @@ def span(
         try:
             yield _NOT_RECORDED
         finally:
-            _current.reset(token)
+            _restore(token)
         return
     recorded = _tracer.start_span(name, _as_context(context), kind, attributes)
     ids = recorded.get_span_context()
@@ -151,8 +151,17 @@ def span(
         recorded.set_status(Status(StatusCode.ERROR, type(error).__name__))
         raise
     finally:
-        _current.reset(token)
+        _restore(token)
         recorded.end()
+
+
+def _restore(token: Token[str]) -> None:
+    try:
+        _current.reset(token)
+    except ValueError:
+        # The span was in a generator that somebody else ends, in a context of his own: there is nothing to restore, and
+        # an error here would stand in place of what really ended it.
+        return
 
 
 def record(name: str, kind: SpanKind, parent: str, began_ns: int) -> None:

@@ -150,12 +150,14 @@ def _unary_face(method: Method) -> Callable[[Any, grpc.aio.ServicerContext[Any, 
     return face
 
 
-def _streaming_face(method: Method) -> Callable[[Any, grpc.aio.ServicerContext[Any, Any]], AsyncIterator[Any]]:
-    async def face(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+def _streaming_face(method: Method) -> Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[None]]:
+    # A coroutine that writes, and no generator: the server drops generators of calls that are cancelled, and the
+    # collector would end them later, outside of the call's task and context, where its guards mistake it for an error.
+    async def face(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         answers = method.stream(request, context, _traceparent(context), context.time_remaining())
         try:
             async for answer in answers:
-                yield answer
+                await context.write(answer)
         except MeshError as error:
             await _abort(context, error)
         finally:

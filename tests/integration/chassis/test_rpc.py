@@ -10,6 +10,7 @@ from mesh.llm.v1 import llm_pb2
 
 from chassis import errors, telemetry
 from chassis.rpc import deadline
+from chassis.rpc.peer import Peer
 from tests.support.rpc import TRANSPORTS, Directory, calling, eventually, serving
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
@@ -174,6 +175,30 @@ async def test_leaving_a_stream_cancels_it(stub: Any, servicer: Servicer):
             break
     await stream.aclose()
     await eventually(lambda: servicer.cancelled == 1)
+
+
+async def test_a_stream_that_is_left_ends_in_its_own_task():
+    """Guards and scopes around an answer that cannot be sent see the cancellation, not a collector's late ending."""
+    tasks: list[Any] = []
+
+    class Endless(Servicer):
+        async def ChatStream(self, request: Any, context: Any) -> AsyncIterator[llm_pb2.ChatStreamResponse]:  # noqa: N802
+            tasks.append(asyncio.current_task())
+            try:
+                while True:
+                    yield llm_pb2.ChatStreamResponse(model="m" * 100_000)
+            finally:
+                tasks.append(asyncio.current_task())
+
+    directory = Directory()
+    async with serving(Endless()) as (_, address), calling(Peer, directory) as stub:
+        directory.known = (address,)
+        stream = stub.ChatStream(ask())
+        async for _message in stream:
+            break
+        await stream.aclose()
+        await eventually(lambda: len(tasks) > 1)
+    assert tasks[0] is tasks[1]
 
 
 async def test_nobody_there(transport: Any):

@@ -1,5 +1,8 @@
 """Trace context without an exporter, and with one."""
 
+import contextvars
+from collections.abc import Iterator
+
 import pytest
 
 from chassis import telemetry
@@ -40,3 +43,17 @@ def test_a_span_without_parent_keeps_the_current_context():
             assert telemetry.current_traceparent() == PARENT
     finally:
         telemetry.drop_traceparent(token)
+
+
+def test_a_span_that_ends_in_another_context_hides_nothing():
+    """A dropped generator is ended by the collector, wherever that runs; what ends it stays what it is."""
+
+    def spoken() -> Iterator[int]:
+        with telemetry.span("x", telemetry.SERVER, PARENT):
+            yield 1
+
+    answers = spoken()
+    contextvars.copy_context().run(next, answers)
+    with pytest.raises(KeyError):
+        answers.throw(KeyError)  # type: ignore[attr-defined]  # a generator
+    assert telemetry.current_traceparent() == ""
