@@ -54,7 +54,7 @@ class Listener:
         return uvicorn.Config(
             app,
             http=_Protocol,
-            ws="websockets-sansio",
+            ws=_SocketProtocol,
             ws_max_size=_LARGEST_SOCKET_MESSAGE_BYTES,
             # Without lifespan: the process's own life cycle opens and closes everything.
             lifespan="off",
@@ -159,3 +159,16 @@ class _Protocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+class _SocketProtocol(WebSocketsSansIOProtocol):
+    """Reads no further while its answers are not read: pongs to a client that only pings would fill the memory."""
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.read_paused:
+            self.transport.resume_reading()

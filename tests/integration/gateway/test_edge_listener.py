@@ -277,3 +277,28 @@ async def test_a_socket_outlives_the_timeouts_of_its_handshake(serve: Serve, mon
     served = await serve(late)
     async with served.client.ws_connect(served.url) as socket_:
         assert await socket_.receive_str() == "late"
+
+
+async def test_pings_whose_pongs_are_not_read_are_not_read_either(serve: Serve):
+    """A client that only pings fills its own buffers, and the server's memory not at all."""
+
+    async def open_(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] != "websocket.disconnect":
+            continue
+
+    served = await serve(open_)
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port, limit=1024)
+    writer.write(HANDSHAKE + b"\r\n")
+    assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(_ping(writer), 3)
+    writer.transport.abort()
+
+
+async def _ping(writer: asyncio.StreamWriter) -> None:
+    # A hundred megabytes: far more than all the buffers of sockets between the two.
+    for _ in range(100):
+        writer.write((b"\x89\xfd\0\0\0\0" + b"a" * 125) * 8000)
+        await writer.drain()
