@@ -5,7 +5,7 @@ client is slow to take them.
 """
 
 import asyncio
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from time import perf_counter, time_ns
 from typing import Any
@@ -15,13 +15,17 @@ from mesh.lane.v1 import lane_pb2, lane_pb2_grpc
 
 from chassis import telemetry
 from chassis.errors import Internal, Invalid, MeshError, Unavailable
-from chassis.rpc.lane_wire import FRAME_ITEMS, NOT_STARTED
+from chassis.logging import get_logger
+from chassis.rpc.lane_wire import FRAME_BYTES, FRAME_ITEMS, MESSAGE_BYTES, NOT_STARTED
 from chassis.rpc.methods import Method
 from chassis.rpc.status import to_status
+
+log = get_logger(__name__)
 
 # How long an acknowledgement waits for an answer to ride along with.
 _ACKNOWLEDGE_WITHIN_SECONDS = 0.002
 _OUTBOX_ITEMS = 1024
+_OUTBOX_BYTES = 4 * 1024 * 1024
 
 
 class LaneServicer(lane_pb2_grpc.LaneServiceServicer):
@@ -62,7 +66,8 @@ class _Lane:
     def __init__(self, methods: Mapping[str, Method], context: Any) -> None:
         self._methods = methods
         self._context = context
-        self._outbox: list[lane_pb2.Item] = []
+        self._outbox: deque[lane_pb2.Item] = deque()
+        self._outbox_bytes = 0
         self._calls: dict[int, asyncio.Task[None]] = {}
         self._batches: set[asyncio.Task[None]] = set()
         self._taken = 0
@@ -159,7 +164,7 @@ class _Lane:
             request = _parse(method, item.body)
             async for answer in method.stream(request, _CONTEXT, item.traceparent, _timeout_seconds(item)):
                 self._send(item.call_id, lane_pb2.Item.KIND_MESSAGE, method.serialize(answer))
-                if len(self._outbox) >= _OUTBOX_ITEMS:
+                if len(self._outbox) >= _OUTBOX_ITEMS or self._outbox_bytes >= _OUTBOX_BYTES:
                     self._room.clear()
                     await self._room.wait()
         except MeshError as error:
@@ -195,7 +200,14 @@ class _Lane:
         self._send(call_id, lane_pb2.Item.KIND_FAIL, to_status(error).SerializeToString())
 
     def _send(self, call_id: int, kind: lane_pb2.Item.Kind.ValueType, body: bytes) -> None:
+        if len(body) > MESSAGE_BYTES:
+            # Within a frame it would break the lane, and with it the calls of everybody else.
+            log.error("An answer is too large for a lane", bytes=len(body))
+            kind, body = lane_pb2.Item.KIND_FAIL, _TOO_LARGE
+            if task := self._calls.get(call_id):
+                task.cancel()
         self._outbox.append(lane_pb2.Item(call_id=call_id, kind=kind, body=body))
+        self._outbox_bytes += len(body)
         self._wake.set()
 
     def _acknowledge(self) -> None:
@@ -208,7 +220,7 @@ class _Lane:
             self._wake.clear()
             if self._closing and self._idle.is_set() and not self._outbox:
                 return
-            items, self._outbox = self._outbox[:FRAME_ITEMS], self._outbox[FRAME_ITEMS:]
+            items = self._next_items()
             if not items and self._acknowledged == self._taken:
                 continue
             self._acknowledged = self._taken
@@ -219,6 +231,15 @@ class _Lane:
                 self._room.set()
                 self._settle()
 
+    def _next_items(self) -> list[lane_pb2.Item]:
+        items: list[lane_pb2.Item] = []
+        size = 0
+        while self._outbox and len(items) < FRAME_ITEMS and size < FRAME_BYTES:
+            items.append(self._outbox.popleft())
+            size += len(items[-1].body)
+        self._outbox_bytes -= size
+        return items
+
 
 class _LaneContext:
     """What a servicer may ask of its call when it comes by lane: nothing beyond the request and the deadline."""
@@ -228,6 +249,7 @@ class _LaneContext:
 
 
 _CONTEXT = _LaneContext()
+_TOO_LARGE = to_status(Internal(private="the answer is too large for a lane")).SerializeToString()
 
 
 def _parse(method: Method, body: bytes) -> Any:

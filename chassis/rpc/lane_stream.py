@@ -10,17 +10,16 @@ from google.rpc import status_pb2
 from mesh.lane.v1 import lane_pb2
 
 from chassis import telemetry
-from chassis.errors import DeadlineExceeded, Exhausted, Unavailable
+from chassis.errors import DeadlineExceeded, Exhausted, Invalid, Unavailable
 from chassis.logging import get_logger
 from chassis.retry import backoff_seconds
-from chassis.rpc.lane_wire import FRAME_ITEMS, NOT_STARTED, OPEN_PATH
+from chassis.rpc.lane_wire import FRAME_BYTES, FRAME_ITEMS, MESSAGE_BYTES, NOT_STARTED, OPEN_PATH
 from chassis.rpc.pool import Instance
 from chassis.rpc.status import from_status
 
 log = get_logger(__name__)
 
 _CALLS_MOST = 8192
-_FRAME_BYTES = 1024 * 1024
 _CONNECT_WITHIN_SECONDS = 1.0
 
 
@@ -96,6 +95,9 @@ class LaneStream:
         """
         if len(self._calls) >= _CALLS_MOST:
             raise Exhausted("Too many calls under way", code="LANE_FULL", retry_after_seconds=0.1)
+        if len(body) > MESSAGE_BYTES:
+            # Within a frame it would break the lane, and with it the calls of everybody else.
+            raise Invalid("The request is too large", code="REQUEST_TOO_LARGE")
         loop = asyncio.get_running_loop()
         call = Call(next(self._ids), loop.create_future(), unread_bytes)
         self._calls[call.id] = call
@@ -191,7 +193,7 @@ class LaneStream:
     def _next_items(self) -> list[lane_pb2.Item]:
         items: list[lane_pb2.Item] = []
         size = 0
-        while self._waiting and len(items) < FRAME_ITEMS and size < _FRAME_BYTES:
+        while self._waiting and len(items) < FRAME_ITEMS and size < FRAME_BYTES:
             item = self._waiting.popleft()
             if call := self._calls.get(item.call_id):
                 call.sent = True

@@ -10,6 +10,7 @@ from mesh.llm.v1 import llm_pb2
 
 from chassis import errors, telemetry
 from chassis.rpc import deadline
+from chassis.rpc.lane import Lane
 from chassis.rpc.peer import Peer
 from tests.support.rpc import TRANSPORTS, Directory, calling, eventually, serving
 
@@ -39,6 +40,8 @@ class Servicer:
             raise ValueError("secret")
         if request.model == "wait":
             await self.release.wait()
+        if request.model == "large":
+            return llm_pb2.ChatResponse(model="x" * 9_000_000)
         if request.model == "context":
             return llm_pb2.ChatResponse(id=telemetry.current_traceparent(), model=str(deadline.remaining_seconds()))
         return llm_pb2.ChatResponse(model=request.model)
@@ -47,7 +50,7 @@ class Servicer:
         self.calls += 1
         try:
             for index in range(int(request.user_id or 3)):
-                yield llm_pb2.ChatStreamResponse(id=str(index), model="m" * 1000)
+                yield llm_pb2.ChatStreamResponse(id=str(index), model="m" * (request.choices or 1000))
             if request.model == "wait":
                 await self.release.wait()
             if request.model == "exhausted":
@@ -199,6 +202,29 @@ async def test_a_stream_that_is_left_ends_in_its_own_task():
         await stream.aclose()
         await eventually(lambda: len(tasks) > 1)
     assert tasks[0] is tasks[1]
+
+
+async def test_heavy_streams_break_nothing(stub: Any):
+    """Messages that fill any buffer arrive whole, and calls beside them are answered."""
+    beside = asyncio.gather(*(stub.Chat(ask("beside")) for _ in range(10)))
+    sizes = [len(message.model) async for message in stub.ChatStream(ask(user_id="300", choices=200_000))]
+    assert {answer.model for answer in await beside} == {"beside"}
+    assert sizes == [200_000] * 300
+
+
+async def test_an_answer_too_large_fails_alone(servicer: Servicer):
+    """A message that fits into no frame fails its own call and leaves the lane as it is."""
+    directory = Directory()
+    async with serving(servicer) as (_, address), calling(Lane, directory) as stub:
+        directory.known = (address,)
+        under_way = asyncio.ensure_future(stub.Chat(ask("wait")))
+        await eventually(lambda: servicer.calls == 1)
+        with pytest.raises(errors.Internal):
+            await stub.Chat(ask("large"))
+        with pytest.raises(errors.Invalid):
+            await stub.Chat(ask("x" * 9_000_000))
+        servicer.release.set()
+        assert (await under_way).model == "wait"
 
 
 async def test_nobody_there(transport: Any):
