@@ -8,8 +8,8 @@ from pydantic import BaseModel, Field, JsonValue, StringConstraints
 from services.gateway import views
 from services.gateway.apis.body_route import StrictRoute
 from services.gateway.apis.shapes import Body, Plain
-from services.gateway.edge.context import require_user
-from services.gateway.identity.model import Tokens, User
+from services.gateway.edge.context import require_scope, require_user
+from services.gateway.identity.model import ACCESS_SCOPE, Tokens, User
 from services.gateway.identity.operations import Identity
 from services.gateway.views import Instant
 
@@ -108,7 +108,8 @@ class Auth:
         await self._identity.logout(require_user(request.scope))
 
     async def change_password(self, request: Request, body: PasswordChange) -> None:
-        principal = require_user(request.scope)
+        # Whoever has the password has the account: a key for one purpose must not get that far.
+        principal = require_scope(request.scope, ACCESS_SCOPE)
         await self._identity.change_password(principal.user_id, current=body.current_password, new=body.new_password)
 
     async def me(self, request: Request) -> Account:

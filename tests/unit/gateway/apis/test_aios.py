@@ -1,8 +1,10 @@
 """Accounts, agents and executions over the AI OS API."""
 
+from dataclasses import replace
+
 import pytest
 
-from tests.unit.gateway.apis.world import USER, World
+from tests.unit.gateway.apis.world import USER, WHO, World
 
 FORM = {"content-type": "application/x-www-form-urlencoded"}
 AGENT = {"name": "CustomBot", "role": "Custom Analysis", "description": "Performs custom business analysis tasks"}
@@ -227,3 +229,11 @@ async def test_bad_executions_are_refused_with_400(world: World, body):
 async def test_an_id_that_is_none_is_not_found(world: World, execution_id):
     """Without asking anybody."""
     assert (await world.ask("GET", f"/api/executions/{execution_id}")).status == 404
+
+
+async def test_a_key_for_one_purpose_cannot_change_the_password(world: World, monkeypatch: pytest.MonkeyPatch):
+    """It takes a credential for everything, also from somebody who knows the password."""
+    monkeypatch.setitem(WHO, "narrow", replace(USER, scopes=frozenset({"chat"})))
+    body = {"current_password": "secure_password123", "new_password": "another_password123"}
+    answer = await world.ask("POST", "/api/auth/password", body, who="narrow")
+    assert answer.status == 403
