@@ -64,5 +64,5 @@ TRANSPORTS = (Peer, Lane)
 async def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> None:
     """Waits until `condition` holds."""
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - the condition is the test's own
+        while not condition():
             await asyncio.sleep(0.01)
