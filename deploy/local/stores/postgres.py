@@ -174,7 +174,9 @@ def unprivileged(argv: list[str], data: Path) -> list[str]:
     user = pwd.getpwnam(_UNPRIVILEGED)
     wrap = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
     if not (_open_to_all(Path(argv[0]).parent) and _open_to_all(data.parent)):
-        wrap += ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
+        # Without the last bit the kernel leaves the capability out of access(2), with which Postgres looks for its
+        # own programs.
+        wrap += ["--inh-caps=+dac_override", "--ambient-caps=+dac_override", "--securebits=+no_setuid_fixup"]
     return [*wrap, *argv]
 
 

@@ -1,11 +1,16 @@
 """The private stores of a test session: fresh for each test, and back after every kind of fault."""
 
+import shutil
+from pathlib import Path
+
 import aio_pika
 import asyncpg
 import pytest
 import redis.asyncio
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from deploy.local.state import StateDir
+from deploy.local.stores import postgres
 from deploy.local.stores.postgres import Postgres
 from deploy.local.stores.rabbitmq import RabbitMQ
 from deploy.local.stores.redis import Redis
@@ -99,3 +104,23 @@ async def test_rabbitmq_keeps_persistent_messages_over_a_crash(amqp_url: str, ra
 def test_consul_elects_itself_leader(consul_url: str) -> None:
     """The agent serves under the address that is given out."""
     assert consul_url.startswith("http://127.0.0.1:")
+
+
+@pytest.mark.postgres
+def test_postgres_under_a_private_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs and data below a directory that only its owner may enter, as in /root, are no obstacle."""
+    home = tmp_path / "home"
+    programs = postgres.binaries().parent
+    wheel = programs.parent
+    moved = home / wheel.name / programs.name
+    shutil.copytree(programs, moved, symlinks=True)
+    shutil.copytree(wheel.with_name(f"{wheel.name}.libs"), home / f"{wheel.name}.libs")
+    home.chmod(0o700)
+    monkeypatch.setattr(postgres, "binaries", lambda: moved / "bin")
+    state = StateDir(home / "state")
+    server = Postgres(state, durable=False)
+    try:
+        server.start()
+        assert server.child.pid
+    finally:
+        server.stop()
