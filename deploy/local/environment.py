@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from deploy.local.problems import Problem
 
@@ -57,3 +58,12 @@ class Environment:
 def current() -> Environment:
     """The environment of this process."""
     return Environment(values=dict(os.environ))  # noqa: TID251 - the one place of this package that reads it
+
+
+def without_password(url: str) -> str:
+    """The URL without its password."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    login = f"{parts.username}@" if parts.username else ""
+    return parts._replace(netloc=f"{login}{parts.hostname}:{parts.port}").geturl()

@@ -7,7 +7,7 @@ from pathlib import Path
 from deploy.local.child import Child, Command, OnLine
 from deploy.local.console import Console
 from deploy.local.consul_program import fetch_consul, find_consul
-from deploy.local.environment import Environment
+from deploy.local.environment import Environment, without_password
 from deploy.local.jaeger_program import find_jaeger
 from deploy.local.logs import says_ready
 from deploy.local.plan import LOOPBACK, SERVICES, Service, addresses, choose_places, service_command
@@ -137,17 +137,23 @@ class Stores:
     def _choose(self) -> None:
         line = self._console.store_line
         if url := self._environment.get("DATABASE_URL"):
-            self.given["DATABASE_URL"] = url
+            self._take("Postgres", "DATABASE_URL", url)
         else:
             self._add("DATABASE_URL", Postgres(self._state, line))
         if url := self._environment.redis_url:
-            self.given["REDIS_URL"] = url
+            self._take("Redis", "REDIS_URL", url)
         else:
             self._add("REDIS_URL", Redis(self._state, line))
         if url := self._environment.get("AMQP_URL"):
-            self.given["AMQP_URL"] = url
+            self._take("RabbitMQ", "AMQP_URL", url)
         else:
             self._add("AMQP_URL", RabbitMQ(self._state, line))
+
+    def _take(self, store: str, variable: str, url: str) -> None:
+        # Said aloud: a variable left over in a shell must not send this copy to another's data in silence.
+        where = without_password(url)
+        self._console.say(f"{store} is the one that {variable} names ({where}); unset it for a private one")
+        self.given[variable] = url
 
     def _add(self, variable: str, store: Store) -> None:
         self.private.append(store)
@@ -160,7 +166,7 @@ class Stores:
                 return
         self.given["MESH_DISCOVERY"] = "consul"
         if url := self._environment.get("CONSUL_URL"):
-            self.given["CONSUL_URL"] = url
+            self._take("Consul", "CONSUL_URL", url)
         elif (program := self._consul_program()) is not None:
             self._add("CONSUL_URL", Consul(self._state, program, self._console.store_line))
         else:

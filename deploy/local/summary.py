@@ -1,7 +1,6 @@
 """The table at the end of a start: where everything is and how to log in."""
 
-from urllib.parse import urlsplit
-
+from deploy.local.environment import without_password
 from deploy.local.mesh import Mesh
 
 
@@ -23,12 +22,3 @@ def summary(mesh: Mesh, seconds: float) -> str:
     width = max(len(name) for name in rows)
     lines = [f"  {name:<{width}}  {value}" for name, value in rows.items()]
     return "\n".join(["", f"AgentMesh is up after {seconds:.1f} s.", *lines, ""])
-
-
-def without_password(url: str) -> str:
-    """The URL without its password."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    login = f"{parts.username}@" if parts.username else ""
-    return parts._replace(netloc=f"{login}{parts.hostname}:{parts.port}").geturl()

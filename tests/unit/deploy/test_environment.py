@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local.environment import ROOT, Environment
+from deploy.local.environment import ROOT, Environment, without_password
 from deploy.local.problems import Problem
-from deploy.local.summary import without_password
 
 
 @pytest.mark.parametrize(
