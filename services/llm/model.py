@@ -223,4 +223,8 @@ class ModelUsage:
 
 def unknown_model(name: str) -> Invalid:
     """The error for a model that nobody has."""
-    return Invalid(f"The model `{name[:100]}` is not available", code="MODEL_NOT_FOUND", details={"model": name[:100]})
+    return Invalid(
+        f"The model `{name[:100]}` is not available; the list of models names those that are",
+        code="MODEL_NOT_FOUND",
+        details={"model": name[:100]},
+    )

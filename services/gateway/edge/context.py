@@ -48,7 +48,7 @@ def require_user(scope: Scope) -> Principal:
     """Who asks. Raises Unauthenticated where nobody said so (possible on public paths alone)."""
     principal = current(scope).principal
     if principal is None:
-        raise Unauthenticated("Authentication required")
+        raise Unauthenticated("Authentication required: an access token or API key as Authorization: Bearer …")
     return principal
 
 

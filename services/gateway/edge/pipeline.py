@@ -175,7 +175,7 @@ class Edge:
 
     async def _who(self, credential: str | None) -> Principal:
         if not credential:
-            raise Unauthenticated("Authentication required")
+            raise Unauthenticated("Authentication required: an access token or API key as Authorization: Bearer …")
         return self._identities.recall(credential) or await self._identities.authenticate(credential)
 
     def _bounded(self, method: str, headers: dict[bytes, bytes], receive: Receive) -> Receive:

@@ -77,7 +77,7 @@ class Figures:
             kind = self._kinds.get(name)
         if kind is None:
             known = ", ".join(self.known_kinds)
-            raise Invalid("Nobody ever announced this kind of task", code="UNKNOWN_KIND", details={"known": known})
+            raise Invalid(f"Unknown kind of task; known are {known}", code="UNKNOWN_KIND", details={"known": known})
         return kind
 
     @property
