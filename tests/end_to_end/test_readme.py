@@ -30,7 +30,7 @@ def test_the_tour(mesh: Mesh):
     )
     said = run.stdout
     assert run.returncode == 0, said + run.stderr
-    assert said.count("agent_completed") == 2
+    assert said.count("agent_completed") == 2, said + run.stderr
     assert said.index("execution_started") < said.index("agent_completed") < said.index("execution_completed")
     assert '"sentiment": "positive"' in said
     assert " 429" in said.replace("\n", " ")
