@@ -81,7 +81,15 @@ async def test_a_parallel_execution_tells_its_story_in_order(mesh: Mesh, agents:
     assert {run.status for run in execution.runs} == {"success"}
     agent = (await agents.GetAgent(pb.GetAgentRequest(id=ids[0]))).agent
     assert (agent.runs, agent.successful_runs) == (1, 1)
-    assert (agent.served, f"127.0.0.1:{agent.port}") == (True, mesh.environment["AGENTS_ADDRESS"])
+
+
+async def test_an_agent_is_served_at_the_address_of_a_live_runner(mesh: Mesh, agents: Agents) -> None:
+    """As soon as the process takes work."""
+    agent_id, _ = await _two_active(agents)
+    async with asyncio.timeout(30):
+        while not (agent := (await agents.GetAgent(pb.GetAgentRequest(id=agent_id))).agent).served:
+            await asyncio.sleep(0.05)
+    assert f"127.0.0.1:{agent.port}" == mesh.environment["AGENTS_ADDRESS"]
 
 
 async def test_an_ordered_execution_asks_one_after_the_other(agents: Agents, thinker: tuple[Thinker, int]) -> None:

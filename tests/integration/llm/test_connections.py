@@ -135,8 +135,9 @@ def certify(folder: Path) -> Path:
     """A certificate for localhost that signs itself, with its key, in one file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
+    # From a day ago: a clock that is set back while the test runs makes no certificate a future one.
+    begin = datetime.now(UTC) - timedelta(days=1)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, begin, begin + timedelta(days=2))
     names = x509.SubjectAlternativeName([x509.DNSName("localhost")])
     signed = builder.add_extension(names, critical=False).sign(key, hashes.SHA256())
     form = serialization.Encoding.PEM
@@ -183,7 +184,9 @@ async def test_giving_up_ends_the_connection(
 
     async with serving(patient, tls if secure else None) as (server, client):
         asking = asyncio.ensure_future(call(client))
-        await asked.wait()
+        hearing = asyncio.ensure_future(asked.wait())
+        await asyncio.wait({asking, hearing}, return_when=asyncio.FIRST_COMPLETED)
+        assert hearing.done(), f"the call ended before it was heard: {asking.exception()!r}"
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
