@@ -24,13 +24,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!mesh/ratelimit/v1/ratelimit.proto\x12\x11mesh.ratelimit.v1\"=\n\rDecideRequest\x12,\n\x08subjects\x18\x01 \x03(\x0b\x32\x1a.mesh.ratelimit.v1.Subject\"\x82\x01\n\x07Subject\x12\x13\n\x0broute_class\x18\x01 \x01(\t\x12\x0c\n\x04user\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\x0f\n\x07\x61pi_key\x18\x04 \x01(\t\x12\n\n\x02ip\x18\x05 \x01(\t\x12\r\n\x05model\x18\x06 \x01(\t\x12\x11\n\x04\x63ost\x18\x07 \x01(\rH\x00\x88\x01\x01\x42\x07\n\x05_cost\"@\n\x0e\x44\x65\x63ideResponse\x12.\n\tdecisions\x18\x01 \x03(\x0b\x32\x1b.mesh.ratelimit.v1.Decision\"\x9c\x01\n\x08\x44\x65\x63ision\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12\x10\n\x08\x64\x65graded\x18\x02 \x01(\x08\x12+\n\x05rules\x18\x03 \x03(\x0b\x32\x1c.mesh.ratelimit.v1.RuleState\x12\x10\n\x08tightest\x18\x04 \x01(\r\x12\x1b\n\x0eretry_after_ms\x18\x05 \x01(\x04H\x00\x88\x01\x01\x42\x11\n\x0f_retry_after_ms\"}\n\tRuleState\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x04\x12\x11\n\tremaining\x18\x03 \x01(\x04\x12\x16\n\x0ewindow_seconds\x18\x04 \x01(\r\x12\x16\n\x0ereset_after_ms\x18\x05 \x01(\x04\x12\x10\n\x08violated\x18\x06 \x01(\x08\"\x11\n\x0fGetRulesRequest\"6\n\x10GetRulesResponse\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\"\x12\n\x10GetStatusRequest\"k\n\x11GetStatusResponse\x12\x17\n\x0fstore_connected\x18\x01 \x01(\x08\x12\x11\n\tdecisions\x18\x02 \x01(\x04\x12\x0e\n\x06\x64\x65nied\x18\x03 \x01(\x04\x12\x1a\n\x12\x64\x65graded_decisions\x18\x04 \x01(\x04\x32\x98\x02\n\x10RatelimitService\x12M\n\x06\x44\x65\x63ide\x12 .mesh.ratelimit.v1.DecideRequest\x1a!.mesh.ratelimit.v1.DecideResponse\x12X\n\x08GetRules\x12\".mesh.ratelimit.v1.GetRulesRequest\x1a#.mesh.ratelimit.v1.GetRulesResponse\"\x03\x90\x02\x01\x12[\n\tGetStatus\x12#.mesh.ratelimit.v1.GetStatusRequest\x1a$.mesh.ratelimit.v1.GetStatusResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!mesh/ratelimit/v1/ratelimit.proto\x12\x11mesh.ratelimit.v1\"=\n\rDecideRequest\x12,\n\x08subjects\x18\x01 \x03(\x0b\x32\x1a.mesh.ratelimit.v1.Subject\"\x90\x01\n\x07Subject\x12\x13\n\x0broute_class\x18\x01 \x01(\t\x12\x0c\n\x04user\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\x0f\n\x07\x61pi_key\x18\x04 \x01(\t\x12\n\n\x02ip\x18\x05 \x01(\t\x12\r\n\x05model\x18\x06 \x01(\t\x12\x11\n\x04\x63ost\x18\x07 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04hold\x18\x08 \x01(\tB\x07\n\x05_cost\"@\n\x0e\x44\x65\x63ideResponse\x12.\n\tdecisions\x18\x01 \x03(\x0b\x32\x1b.mesh.ratelimit.v1.Decision\"\xb0\x01\n\x08\x44\x65\x63ision\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12\x10\n\x08\x64\x65graded\x18\x02 \x01(\x08\x12+\n\x05rules\x18\x03 \x03(\x0b\x32\x1c.mesh.ratelimit.v1.RuleState\x12\x10\n\x08tightest\x18\x04 \x01(\r\x12\x1b\n\x0eretry_after_ms\x18\x05 \x01(\x04H\x00\x88\x01\x01\x12\x12\n\ngeneration\x18\x06 \x01(\x04\x42\x11\n\x0f_retry_after_ms\"\x91\x01\n\tRuleState\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x04\x12\x11\n\tremaining\x18\x03 \x01(\x04\x12\x16\n\x0ewindow_seconds\x18\x04 \x01(\r\x12\x16\n\x0ereset_after_ms\x18\x05 \x01(\x04\x12\x10\n\x08violated\x18\x06 \x01(\x08\x12\x12\n\nconcurrent\x18\x07 \x01(\x08\";\n\rRefundRequest\x12*\n\x07refunds\x18\x01 \x03(\x0b\x32\x19.mesh.ratelimit.v1.Refund\"E\n\x06Refund\x12+\n\x07subject\x18\x01 \x01(\x0b\x32\x1a.mesh.ratelimit.v1.Subject\x12\x0e\n\x06\x61mount\x18\x02 \x01(\r\"\x10\n\x0eRefundResponse\"<\n\x0cRenewRequest\x12,\n\x08subjects\x18\x01 \x03(\x0b\x32\x1a.mesh.ratelimit.v1.Subject\"\x1d\n\rRenewResponse\x12\x0c\n\x04held\x18\x01 \x03(\x08\">\n\x0eReleaseRequest\x12,\n\x08subjects\x18\x01 \x03(\x0b\x32\x1a.mesh.ratelimit.v1.Subject\"\x11\n\x0fReleaseResponse\">\n\x0fGetUsageRequest\x12+\n\x07subject\x18\x01 \x01(\x0b\x32\x1a.mesh.ratelimit.v1.Subject\"T\n\x10GetUsageResponse\x12.\n\x07\x63lasses\x18\x01 \x03(\x0b\x32\x1d.mesh.ratelimit.v1.ClassUsage\x12\x10\n\x08\x64\x65graded\x18\x02 \x01(\x08\"N\n\nClassUsage\x12\x13\n\x0broute_class\x18\x01 \x01(\t\x12+\n\x05rules\x18\x02 \x03(\x0b\x32\x1c.mesh.ratelimit.v1.RuleState\">\n\x0fPutRulesRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x1b\n\x13\x65xpected_generation\x18\x02 \x01(\x04\"&\n\x10PutRulesResponse\x12\x12\n\ngeneration\x18\x01 \x01(\x04\"\x13\n\x11WatchRulesRequest\"(\n\x12WatchRulesResponse\x12\x12\n\ngeneration\x18\x01 \x01(\x04\"\x11\n\x0fGetRulesRequest\"W\n\x10GetRulesResponse\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x0e\n\x06origin\x18\x03 \x01(\t\x12\x0f\n\x07problem\x18\x04 \x01(\t\"\x12\n\x10GetStatusRequest\"k\n\x11GetStatusResponse\x12\x17\n\x0fstore_connected\x18\x01 \x01(\x08\x12\x11\n\tdecisions\x18\x02 \x01(\x04\x12\x0e\n\x06\x64\x65nied\x18\x03 \x01(\x04\x12\x1a\n\x12\x64\x65graded_decisions\x18\x04 \x01(\x04\x32\xa0\x06\n\x10RatelimitService\x12M\n\x06\x44\x65\x63ide\x12 .mesh.ratelimit.v1.DecideRequest\x1a!.mesh.ratelimit.v1.DecideResponse\x12M\n\x06Refund\x12 .mesh.ratelimit.v1.RefundRequest\x1a!.mesh.ratelimit.v1.RefundResponse\x12O\n\x05Renew\x12\x1f.mesh.ratelimit.v1.RenewRequest\x1a .mesh.ratelimit.v1.RenewResponse\"\x03\x90\x02\x02\x12U\n\x07Release\x12!.mesh.ratelimit.v1.ReleaseRequest\x1a\".mesh.ratelimit.v1.ReleaseResponse\"\x03\x90\x02\x02\x12X\n\x08GetUsage\x12\".mesh.ratelimit.v1.GetUsageRequest\x1a#.mesh.ratelimit.v1.GetUsageResponse\"\x03\x90\x02\x01\x12S\n\x08PutRules\x12\".mesh.ratelimit.v1.PutRulesRequest\x1a#.mesh.ratelimit.v1.PutRulesResponse\x12`\n\nWatchRules\x12$.mesh.ratelimit.v1.WatchRulesRequest\x1a%.mesh.ratelimit.v1.WatchRulesResponse\"\x03\x90\x02\x01\x30\x01\x12X\n\x08GetRules\x12\".mesh.ratelimit.v1.GetRulesRequest\x1a#.mesh.ratelimit.v1.GetRulesResponse\"\x03\x90\x02\x01\x12[\n\tGetStatus\x12#.mesh.ratelimit.v1.GetStatusRequest\x1a$.mesh.ratelimit.v1.GetStatusResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mesh.ratelimit.v1.ratelimit_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_RATELIMITSERVICE'].methods_by_name['Renew']._loaded_options = None
+  _globals['_RATELIMITSERVICE'].methods_by_name['Renew']._serialized_options = b'\220\002\002'
+  _globals['_RATELIMITSERVICE'].methods_by_name['Release']._loaded_options = None
+  _globals['_RATELIMITSERVICE'].methods_by_name['Release']._serialized_options = b'\220\002\002'
+  _globals['_RATELIMITSERVICE'].methods_by_name['GetUsage']._loaded_options = None
+  _globals['_RATELIMITSERVICE'].methods_by_name['GetUsage']._serialized_options = b'\220\002\001'
+  _globals['_RATELIMITSERVICE'].methods_by_name['WatchRules']._loaded_options = None
+  _globals['_RATELIMITSERVICE'].methods_by_name['WatchRules']._serialized_options = b'\220\002\001'
   _globals['_RATELIMITSERVICE'].methods_by_name['GetRules']._loaded_options = None
   _globals['_RATELIMITSERVICE'].methods_by_name['GetRules']._serialized_options = b'\220\002\001'
   _globals['_RATELIMITSERVICE'].methods_by_name['GetStatus']._loaded_options = None
@@ -38,21 +46,49 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DECIDEREQUEST']._serialized_start=56
   _globals['_DECIDEREQUEST']._serialized_end=117
   _globals['_SUBJECT']._serialized_start=120
-  _globals['_SUBJECT']._serialized_end=250
-  _globals['_DECIDERESPONSE']._serialized_start=252
-  _globals['_DECIDERESPONSE']._serialized_end=316
-  _globals['_DECISION']._serialized_start=319
-  _globals['_DECISION']._serialized_end=475
-  _globals['_RULESTATE']._serialized_start=477
-  _globals['_RULESTATE']._serialized_end=602
-  _globals['_GETRULESREQUEST']._serialized_start=604
-  _globals['_GETRULESREQUEST']._serialized_end=621
-  _globals['_GETRULESRESPONSE']._serialized_start=623
-  _globals['_GETRULESRESPONSE']._serialized_end=677
-  _globals['_GETSTATUSREQUEST']._serialized_start=679
-  _globals['_GETSTATUSREQUEST']._serialized_end=697
-  _globals['_GETSTATUSRESPONSE']._serialized_start=699
-  _globals['_GETSTATUSRESPONSE']._serialized_end=806
-  _globals['_RATELIMITSERVICE']._serialized_start=809
-  _globals['_RATELIMITSERVICE']._serialized_end=1089
+  _globals['_SUBJECT']._serialized_end=264
+  _globals['_DECIDERESPONSE']._serialized_start=266
+  _globals['_DECIDERESPONSE']._serialized_end=330
+  _globals['_DECISION']._serialized_start=333
+  _globals['_DECISION']._serialized_end=509
+  _globals['_RULESTATE']._serialized_start=512
+  _globals['_RULESTATE']._serialized_end=657
+  _globals['_REFUNDREQUEST']._serialized_start=659
+  _globals['_REFUNDREQUEST']._serialized_end=718
+  _globals['_REFUND']._serialized_start=720
+  _globals['_REFUND']._serialized_end=789
+  _globals['_REFUNDRESPONSE']._serialized_start=791
+  _globals['_REFUNDRESPONSE']._serialized_end=807
+  _globals['_RENEWREQUEST']._serialized_start=809
+  _globals['_RENEWREQUEST']._serialized_end=869
+  _globals['_RENEWRESPONSE']._serialized_start=871
+  _globals['_RENEWRESPONSE']._serialized_end=900
+  _globals['_RELEASEREQUEST']._serialized_start=902
+  _globals['_RELEASEREQUEST']._serialized_end=964
+  _globals['_RELEASERESPONSE']._serialized_start=966
+  _globals['_RELEASERESPONSE']._serialized_end=983
+  _globals['_GETUSAGEREQUEST']._serialized_start=985
+  _globals['_GETUSAGEREQUEST']._serialized_end=1047
+  _globals['_GETUSAGERESPONSE']._serialized_start=1049
+  _globals['_GETUSAGERESPONSE']._serialized_end=1133
+  _globals['_CLASSUSAGE']._serialized_start=1135
+  _globals['_CLASSUSAGE']._serialized_end=1213
+  _globals['_PUTRULESREQUEST']._serialized_start=1215
+  _globals['_PUTRULESREQUEST']._serialized_end=1277
+  _globals['_PUTRULESRESPONSE']._serialized_start=1279
+  _globals['_PUTRULESRESPONSE']._serialized_end=1317
+  _globals['_WATCHRULESREQUEST']._serialized_start=1319
+  _globals['_WATCHRULESREQUEST']._serialized_end=1338
+  _globals['_WATCHRULESRESPONSE']._serialized_start=1340
+  _globals['_WATCHRULESRESPONSE']._serialized_end=1380
+  _globals['_GETRULESREQUEST']._serialized_start=1382
+  _globals['_GETRULESREQUEST']._serialized_end=1399
+  _globals['_GETRULESRESPONSE']._serialized_start=1401
+  _globals['_GETRULESRESPONSE']._serialized_end=1488
+  _globals['_GETSTATUSREQUEST']._serialized_start=1490
+  _globals['_GETSTATUSREQUEST']._serialized_end=1508
+  _globals['_GETSTATUSRESPONSE']._serialized_start=1510
+  _globals['_GETSTATUSRESPONSE']._serialized_end=1617
+  _globals['_RATELIMITSERVICE']._serialized_start=1620
+  _globals['_RATELIMITSERVICE']._serialized_end=2420
 # @@protoc_insertion_point(module_scope)

@@ -39,6 +39,36 @@ class RatelimitServiceStub:
                 request_serializer=mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.DecideRequest.SerializeToString,
                 response_deserializer=mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.DecideResponse.FromString,
                 _registered_method=True)
+        self.Refund = channel.unary_unary(
+                '/mesh.ratelimit.v1.RatelimitService/Refund',
+                request_serializer=mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.RefundRequest.SerializeToString,
+                response_deserializer=mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.RefundResponse.FromString,
+                _registered_method=True)
+        self.Renew = channel.unary_unary(
+                '/mesh.ratelimit.v1.RatelimitService/Renew',
+                request_serializer=mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.RenewRequest.SerializeToString,
+                response_deserializer=mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.RenewResponse.FromString,
+                _registered_method=True)
+        self.Release = channel.unary_unary(
+                '/mesh.ratelimit.v1.RatelimitService/Release',
+                request_serializer=mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.ReleaseRequest.SerializeToString,
+                response_deserializer=mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.ReleaseResponse.FromString,
+                _registered_method=True)
+        self.GetUsage = channel.unary_unary(
+                '/mesh.ratelimit.v1.RatelimitService/GetUsage',
+                request_serializer=mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.GetUsageRequest.SerializeToString,
+                response_deserializer=mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.GetUsageResponse.FromString,
+                _registered_method=True)
+        self.PutRules = channel.unary_unary(
+                '/mesh.ratelimit.v1.RatelimitService/PutRules',
+                request_serializer=mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.PutRulesRequest.SerializeToString,
+                response_deserializer=mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.PutRulesResponse.FromString,
+                _registered_method=True)
+        self.WatchRules = channel.unary_stream(
+                '/mesh.ratelimit.v1.RatelimitService/WatchRules',
+                request_serializer=mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.WatchRulesRequest.SerializeToString,
+                response_deserializer=mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.WatchRulesResponse.FromString,
+                _registered_method=True)
         self.GetRules = channel.unary_unary(
                 '/mesh.ratelimit.v1.RatelimitService/GetRules',
                 request_serializer=mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.GetRulesRequest.SerializeToString,
@@ -65,6 +95,51 @@ class RatelimitServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Refund(self, request, context):
+        """Gives back a part of what an allowed request took, as tokens that were reserved and not used. Takes effect at once in
+        every rule that counted it and that can give back. Not idempotent: whoever is in doubt does not repeat it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Renew(self, request, context):
+        """Prolongs the holds of requests that still run, each by one lease from now. A hold that is not renewed for one lease ends.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Release(self, request, context):
+        """Ends holds. One that has ended already, or never began, is passed over.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUsage(self, request, context):
+        """What is left to a subject under its rules now; takes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutRules(self, request, context):
+        """Puts other rules in force, in every instance within a second; counters keep what they have counted.
+        INVALID_ARGUMENT (with line and reason in its details): the text is wrong, and the rules stay as they were.
+        FAILED_PRECONDITION (reason RULES_CHANGED): they are not those of `expected_generation` any more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchRules(self, request, context):
+        """Tells the generation of the rules in force, at once and whenever it changes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetRules(self, request, context):
         """The rules in force and where they come from.
         """
@@ -86,6 +161,36 @@ def add_RatelimitServiceServicer_to_server(servicer, server):
                     servicer.Decide,
                     request_deserializer=mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.DecideRequest.FromString,
                     response_serializer=mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.DecideResponse.SerializeToString,
+            ),
+            'Refund': grpc.unary_unary_rpc_method_handler(
+                    servicer.Refund,
+                    request_deserializer=mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.RefundRequest.FromString,
+                    response_serializer=mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.RefundResponse.SerializeToString,
+            ),
+            'Renew': grpc.unary_unary_rpc_method_handler(
+                    servicer.Renew,
+                    request_deserializer=mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.RenewRequest.FromString,
+                    response_serializer=mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.RenewResponse.SerializeToString,
+            ),
+            'Release': grpc.unary_unary_rpc_method_handler(
+                    servicer.Release,
+                    request_deserializer=mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.ReleaseRequest.FromString,
+                    response_serializer=mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.ReleaseResponse.SerializeToString,
+            ),
+            'GetUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUsage,
+                    request_deserializer=mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.GetUsageRequest.FromString,
+                    response_serializer=mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.GetUsageResponse.SerializeToString,
+            ),
+            'PutRules': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutRules,
+                    request_deserializer=mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.PutRulesRequest.FromString,
+                    response_serializer=mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.PutRulesResponse.SerializeToString,
+            ),
+            'WatchRules': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchRules,
+                    request_deserializer=mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.WatchRulesRequest.FromString,
+                    response_serializer=mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.WatchRulesResponse.SerializeToString,
             ),
             'GetRules': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRules,
@@ -125,6 +230,168 @@ class RatelimitService:
             '/mesh.ratelimit.v1.RatelimitService/Decide',
             mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.DecideRequest.SerializeToString,
             mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.DecideResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Refund(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.ratelimit.v1.RatelimitService/Refund',
+            mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.RefundRequest.SerializeToString,
+            mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.RefundResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Renew(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.ratelimit.v1.RatelimitService/Renew',
+            mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.RenewRequest.SerializeToString,
+            mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.RenewResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Release(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.ratelimit.v1.RatelimitService/Release',
+            mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.ReleaseRequest.SerializeToString,
+            mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.ReleaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.ratelimit.v1.RatelimitService/GetUsage',
+            mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.GetUsageRequest.SerializeToString,
+            mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.GetUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutRules(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.ratelimit.v1.RatelimitService/PutRules',
+            mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.PutRulesRequest.SerializeToString,
+            mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.PutRulesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchRules(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mesh.ratelimit.v1.RatelimitService/WatchRules',
+            mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.WatchRulesRequest.SerializeToString,
+            mesh_dot_ratelimit_dot_v1_dot_ratelimit__pb2.WatchRulesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,6 +38,23 @@ class RatelimitServiceStub:
     INVALID_ARGUMENT: an unknown route class or a cost out of range; nothing is counted for
     any request of the batch.
     """
+    Refund: _grpc.UnaryUnaryMultiCallable[_ratelimit_pb2.RefundRequest, _ratelimit_pb2.RefundResponse]
+    """Gives back a part of what an allowed request took, as tokens that were reserved and not used. Takes effect at once in
+    every rule that counted it and that can give back. Not idempotent: whoever is in doubt does not repeat it.
+    """
+    Renew: _grpc.UnaryUnaryMultiCallable[_ratelimit_pb2.RenewRequest, _ratelimit_pb2.RenewResponse]
+    """Prolongs the holds of requests that still run, each by one lease from now. A hold that is not renewed for one lease ends."""
+    Release: _grpc.UnaryUnaryMultiCallable[_ratelimit_pb2.ReleaseRequest, _ratelimit_pb2.ReleaseResponse]
+    """Ends holds. One that has ended already, or never began, is passed over."""
+    GetUsage: _grpc.UnaryUnaryMultiCallable[_ratelimit_pb2.GetUsageRequest, _ratelimit_pb2.GetUsageResponse]
+    """What is left to a subject under its rules now; takes nothing."""
+    PutRules: _grpc.UnaryUnaryMultiCallable[_ratelimit_pb2.PutRulesRequest, _ratelimit_pb2.PutRulesResponse]
+    """Puts other rules in force, in every instance within a second; counters keep what they have counted.
+    INVALID_ARGUMENT (with line and reason in its details): the text is wrong, and the rules stay as they were.
+    FAILED_PRECONDITION (reason RULES_CHANGED): they are not those of `expected_generation` any more.
+    """
+    WatchRules: _grpc.UnaryStreamMultiCallable[_ratelimit_pb2.WatchRulesRequest, _ratelimit_pb2.WatchRulesResponse]
+    """Tells the generation of the rules in force, at once and whenever it changes."""
     GetRules: _grpc.UnaryUnaryMultiCallable[_ratelimit_pb2.GetRulesRequest, _ratelimit_pb2.GetRulesResponse]
     """The rules in force and where they come from."""
     GetStatus: _grpc.UnaryUnaryMultiCallable[_ratelimit_pb2.GetStatusRequest, _ratelimit_pb2.GetStatusResponse]
@@ -53,6 +70,23 @@ class RatelimitServiceAsyncStub(RatelimitServiceStub):
     INVALID_ARGUMENT: an unknown route class or a cost out of range; nothing is counted for
     any request of the batch.
     """
+    Refund: _aio.UnaryUnaryMultiCallable[_ratelimit_pb2.RefundRequest, _ratelimit_pb2.RefundResponse]  # type: ignore[assignment]
+    """Gives back a part of what an allowed request took, as tokens that were reserved and not used. Takes effect at once in
+    every rule that counted it and that can give back. Not idempotent: whoever is in doubt does not repeat it.
+    """
+    Renew: _aio.UnaryUnaryMultiCallable[_ratelimit_pb2.RenewRequest, _ratelimit_pb2.RenewResponse]  # type: ignore[assignment]
+    """Prolongs the holds of requests that still run, each by one lease from now. A hold that is not renewed for one lease ends."""
+    Release: _aio.UnaryUnaryMultiCallable[_ratelimit_pb2.ReleaseRequest, _ratelimit_pb2.ReleaseResponse]  # type: ignore[assignment]
+    """Ends holds. One that has ended already, or never began, is passed over."""
+    GetUsage: _aio.UnaryUnaryMultiCallable[_ratelimit_pb2.GetUsageRequest, _ratelimit_pb2.GetUsageResponse]  # type: ignore[assignment]
+    """What is left to a subject under its rules now; takes nothing."""
+    PutRules: _aio.UnaryUnaryMultiCallable[_ratelimit_pb2.PutRulesRequest, _ratelimit_pb2.PutRulesResponse]  # type: ignore[assignment]
+    """Puts other rules in force, in every instance within a second; counters keep what they have counted.
+    INVALID_ARGUMENT (with line and reason in its details): the text is wrong, and the rules stay as they were.
+    FAILED_PRECONDITION (reason RULES_CHANGED): they are not those of `expected_generation` any more.
+    """
+    WatchRules: _aio.UnaryStreamMultiCallable[_ratelimit_pb2.WatchRulesRequest, _ratelimit_pb2.WatchRulesResponse]  # type: ignore[assignment]
+    """Tells the generation of the rules in force, at once and whenever it changes."""
     GetRules: _aio.UnaryUnaryMultiCallable[_ratelimit_pb2.GetRulesRequest, _ratelimit_pb2.GetRulesResponse]  # type: ignore[assignment]
     """The rules in force and where they come from."""
     GetStatus: _aio.UnaryUnaryMultiCallable[_ratelimit_pb2.GetStatusRequest, _ratelimit_pb2.GetStatusResponse]  # type: ignore[assignment]
@@ -71,6 +105,59 @@ class RatelimitServiceServicer(metaclass=_abc_1.ABCMeta):
         INVALID_ARGUMENT: an unknown route class or a cost out of range; nothing is counted for
         any request of the batch.
         """
+
+    @_abc_1.abstractmethod
+    def Refund(
+        self,
+        request: _ratelimit_pb2.RefundRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ratelimit_pb2.RefundResponse, _abc.Awaitable[_ratelimit_pb2.RefundResponse]]:
+        """Gives back a part of what an allowed request took, as tokens that were reserved and not used. Takes effect at once in
+        every rule that counted it and that can give back. Not idempotent: whoever is in doubt does not repeat it.
+        """
+
+    @_abc_1.abstractmethod
+    def Renew(
+        self,
+        request: _ratelimit_pb2.RenewRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ratelimit_pb2.RenewResponse, _abc.Awaitable[_ratelimit_pb2.RenewResponse]]:
+        """Prolongs the holds of requests that still run, each by one lease from now. A hold that is not renewed for one lease ends."""
+
+    @_abc_1.abstractmethod
+    def Release(
+        self,
+        request: _ratelimit_pb2.ReleaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ratelimit_pb2.ReleaseResponse, _abc.Awaitable[_ratelimit_pb2.ReleaseResponse]]:
+        """Ends holds. One that has ended already, or never began, is passed over."""
+
+    @_abc_1.abstractmethod
+    def GetUsage(
+        self,
+        request: _ratelimit_pb2.GetUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ratelimit_pb2.GetUsageResponse, _abc.Awaitable[_ratelimit_pb2.GetUsageResponse]]:
+        """What is left to a subject under its rules now; takes nothing."""
+
+    @_abc_1.abstractmethod
+    def PutRules(
+        self,
+        request: _ratelimit_pb2.PutRulesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ratelimit_pb2.PutRulesResponse, _abc.Awaitable[_ratelimit_pb2.PutRulesResponse]]:
+        """Puts other rules in force, in every instance within a second; counters keep what they have counted.
+        INVALID_ARGUMENT (with line and reason in its details): the text is wrong, and the rules stay as they were.
+        FAILED_PRECONDITION (reason RULES_CHANGED): they are not those of `expected_generation` any more.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchRules(
+        self,
+        request: _ratelimit_pb2.WatchRulesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_ratelimit_pb2.WatchRulesResponse], _abc.AsyncIterator[_ratelimit_pb2.WatchRulesResponse]]:
+        """Tells the generation of the rules in force, at once and whenever it changes."""
 
     @_abc_1.abstractmethod
     def GetRules(
