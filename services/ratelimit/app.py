@@ -16,7 +16,7 @@ from chassis.rpc.server import open_server
 from services.ratelimit.config import Settings
 from services.ratelimit.memory import MemoryShadow
 from services.ratelimit.operations import Limiter
-from services.ratelimit.rpc import DECIDE, RatelimitServicer
+from services.ratelimit.rpc.decisions import DECIDE, RatelimitServicer
 from services.ratelimit.rules.file import RuleFile
 from services.ratelimit.store import RedisStore
 

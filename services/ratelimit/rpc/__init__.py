@@ -1,0 +1,1 @@
+"""The faces: gRPC for the mesh, and what Envoy and its operators speak."""
