@@ -51,7 +51,7 @@ class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_State.ValueType
     DESCRIPTOR: _descriptor.EnumDescriptor
     STATE_UNSPECIFIED: _State.ValueType  # 0
     STATE_SCHEDULED: _State.ValueType  # 1
-    """Waits for a time: a retry, or a start that lies ahead."""
+    """Waits for a time (a retry, or a start that lies ahead) or for the tasks it runs after."""
     STATE_QUEUED: _State.ValueType  # 2
     STATE_RUNNING: _State.ValueType  # 3
     STATE_SUCCEEDED: _State.ValueType  # 4
@@ -67,7 +67,7 @@ class State(_State, metaclass=_StateEnumTypeWrapper): ...
 
 STATE_UNSPECIFIED: State.ValueType  # 0
 STATE_SCHEDULED: State.ValueType  # 1
-"""Waits for a time: a retry, or a start that lies ahead."""
+"""Waits for a time (a retry, or a start that lies ahead) or for the tasks it runs after."""
 STATE_QUEUED: State.ValueType  # 2
 STATE_RUNNING: State.ValueType  # 3
 STATE_SUCCEEDED: State.ValueType  # 4
@@ -79,6 +79,58 @@ STATE_CANCELLED: State.ValueType  # 7
 STATE_EXPIRED: State.ValueType  # 8
 """Its deadline passed before it started."""
 Global___State: _TypeAlias = State  # noqa: Y015
+
+class _Join:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _JoinEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Join.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    JOIN_UNSPECIFIED: _Join.ValueType  # 0
+    """ALL"""
+    JOIN_ALL: _Join.ValueType  # 1
+    """All of them have succeeded. As soon as one has ended otherwise it is cancelled (error DEPENDENCY_FAILED)."""
+    JOIN_ANY: _Join.ValueType  # 2
+    """One of them has succeeded. When all have ended otherwise it is cancelled (error DEPENDENCY_FAILED)."""
+
+class Join(_Join, metaclass=_JoinEnumTypeWrapper):
+    """When a task starts that runs after others."""
+
+JOIN_UNSPECIFIED: Join.ValueType  # 0
+"""ALL"""
+JOIN_ALL: Join.ValueType  # 1
+"""All of them have succeeded. As soon as one has ended otherwise it is cancelled (error DEPENDENCY_FAILED)."""
+JOIN_ANY: Join.ValueType  # 2
+"""One of them has succeeded. When all have ended otherwise it is cancelled (error DEPENDENCY_FAILED)."""
+Global___Join: _TypeAlias = Join  # noqa: Y015
+
+class _Misfire:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MisfireEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Misfire.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MISFIRE_UNSPECIFIED: _Misfire.ValueType  # 0
+    """ONCE"""
+    MISFIRE_SKIP: _Misfire.ValueType  # 1
+    """Nothing, when they are more than a minute old."""
+    MISFIRE_ONCE: _Misfire.ValueType  # 2
+    """One task for all of them, at the last of these times."""
+    MISFIRE_ALL: _Misfire.ValueType  # 3
+    """A task for each, the oldest first, at most 1000."""
+
+class Misfire(_Misfire, metaclass=_MisfireEnumTypeWrapper):
+    """What a schedule does with times that passed while the mesh was down."""
+
+MISFIRE_UNSPECIFIED: Misfire.ValueType  # 0
+"""ONCE"""
+MISFIRE_SKIP: Misfire.ValueType  # 1
+"""Nothing, when they are more than a minute old."""
+MISFIRE_ONCE: Misfire.ValueType  # 2
+"""One task for all of them, at the last of these times."""
+MISFIRE_ALL: Misfire.ValueType  # 3
+"""A task for each, the oldest first, at most 1000."""
+Global___Misfire: _TypeAlias = Misfire  # noqa: Y015
 
 @_typing.final
 class Task(_message.Message):
@@ -101,6 +153,13 @@ class Task(_message.Message):
     RUN_AT_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    PARTIAL_FIELD_NUMBER: _builtins.int
+    RUN_AFTER_FIELD_NUMBER: _builtins.int
+    JOIN_FIELD_NUMBER: _builtins.int
+    UNIQUE_KEY_FIELD_NUMBER: _builtins.int
+    DEADLINE_AT_FIELD_NUMBER: _builtins.int
+    TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
+    SCHEDULE_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """"task_" and a ULID."""
     kind: _builtins.str
@@ -120,6 +179,13 @@ class Task(_message.Message):
     """Of the request that submitted it."""
     labels: _builtins.bytes
     """Free text for people, as in the title of a development task; JSON object, empty for none."""
+    partial: _builtins.bytes
+    """A JSON document: the last partial result, as long as there is no result. Empty for none."""
+    join: Global___Join.ValueType
+    unique_key: _builtins.str
+    timeout_seconds: _builtins.int
+    schedule_id: _builtins.str
+    """The schedule that submitted it; empty for none."""
     @_builtins.property
     def error(self) -> Global___TaskError:
         """Why it did not succeed."""
@@ -132,6 +198,12 @@ class Task(_message.Message):
     def finished_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def run_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def run_after(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As submitted."""
+
+    @_builtins.property
+    def deadline_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
@@ -152,10 +224,17 @@ class Task(_message.Message):
         run_at: _timestamp_pb2.Timestamp | None = ...,
         traceparent: _builtins.str = ...,
         labels: _builtins.bytes = ...,
+        partial: _builtins.bytes = ...,
+        run_after: _abc.Iterable[_builtins.str] | None = ...,
+        join: Global___Join.ValueType = ...,
+        unique_key: _builtins.str = ...,
+        deadline_at: _timestamp_pb2.Timestamp | None = ...,
+        timeout_seconds: _builtins.int = ...,
+        schedule_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "run_at", b"run_at", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deadline_at", b"deadline_at", "error", b"error", "finished_at", b"finished_at", "run_at", b"run_at", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "id", b"id", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "owner_id", b"owner_id", "payload", b"payload", "priority", b"priority", "progress", b"progress", "result", b"result", "run_at", b"run_at", "started_at", b"started_at", "state", b"state", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "created_at", b"created_at", "deadline_at", b"deadline_at", "error", b"error", "finished_at", b"finished_at", "id", b"id", "join", b"join", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "owner_id", b"owner_id", "partial", b"partial", "payload", b"payload", "priority", b"priority", "progress", b"progress", "result", b"result", "run_after", b"run_after", "run_at", b"run_at", "schedule_id", b"schedule_id", "started_at", b"started_at", "state", b"state", "timeout_seconds", b"timeout_seconds", "traceparent", b"traceparent", "unique_key", b"unique_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -168,7 +247,7 @@ class TaskError(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     code: _builtins.str
-    """A stable code, as in "HANDLER_ERROR", "TIMEOUT", "WORKER_LOST"."""
+    """A stable code, as in "HANDLER_ERROR", "TIMEOUT", "WORKER_LOST", "CANCELLED", "DEADLINE_EXCEEDED", "DEPENDENCY_FAILED"."""
     message: _builtins.str
     def __init__(
         self,
@@ -198,6 +277,10 @@ class SubmitRequest(_message.Message):
     DEADLINE_AT_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    RUN_AFTER_FIELD_NUMBER: _builtins.int
+    JOIN_FIELD_NUMBER: _builtins.int
+    UNIQUE_KEY_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     payload: _builtins.bytes
     """A JSON document of at most 256 KiB."""
@@ -210,6 +293,11 @@ class SubmitRequest(_message.Message):
     idempotency_key: _builtins.str
     """Same key, same owner: the first call's task is returned, `replayed` set."""
     labels: _builtins.bytes
+    join: Global___Join.ValueType
+    unique_key: _builtins.str
+    """At most 200 characters: while a task of this owner and kind with this key is live, it is returned instead, `duplicate` set. Empty: none."""
+    name: _builtins.str
+    """In SubmitMany: what the other requests call this one, 1 to 50 characters out of letters, digits, _ and -. Empty: nothing."""
     @_builtins.property
     def run_at(self) -> _timestamp_pb2.Timestamp:
         """Not before this."""
@@ -217,6 +305,12 @@ class SubmitRequest(_message.Message):
     @_builtins.property
     def deadline_at(self) -> _timestamp_pb2.Timestamp:
         """Ended as EXPIRED or FAILED when it has not succeeded by then."""
+
+    @_builtins.property
+    def run_after(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Tasks of the same owner that must have ended well first, at most 100. In SubmitMany also names of other requests, as "#name".
+        A task with `run_at` too waits for both.
+        """
 
     def __init__(
         self,
@@ -231,10 +325,14 @@ class SubmitRequest(_message.Message):
         deadline_at: _timestamp_pb2.Timestamp | None = ...,
         idempotency_key: _builtins.str = ...,
         labels: _builtins.bytes = ...,
+        run_after: _abc.Iterable[_builtins.str] | None = ...,
+        join: Global___Join.ValueType = ...,
+        unique_key: _builtins.str = ...,
+        name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deadline_at", b"deadline_at", "run_at", b"run_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_at", b"deadline_at", "idempotency_key", b"idempotency_key", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "owner_id", b"owner_id", "payload", b"payload", "priority", b"priority", "run_at", b"run_at", "timeout_seconds", b"timeout_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_at", b"deadline_at", "idempotency_key", b"idempotency_key", "join", b"join", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "name", b"name", "owner_id", b"owner_id", "payload", b"payload", "priority", b"priority", "run_after", b"run_after", "run_at", b"run_at", "timeout_seconds", b"timeout_seconds", "unique_key", b"unique_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -248,11 +346,14 @@ class SubmitResponse(_message.Message):
     REPLAYED_FIELD_NUMBER: _builtins.int
     QUEUE_POSITION_FIELD_NUMBER: _builtins.int
     ESTIMATED_SECONDS_FIELD_NUMBER: _builtins.int
+    DUPLICATE_FIELD_NUMBER: _builtins.int
     replayed: _builtins.bool
     queue_position: _builtins.int
     """Tasks that are ahead of it in its queue, plus one."""
     estimated_seconds: _builtins.float
     """Seconds until it should have ended, from measured rates. 0: nothing was measured yet."""
+    duplicate: _builtins.bool
+    """`task` is the live one that has the unique key; this request made none."""
     @_builtins.property
     def task(self) -> Global___Task: ...
     def __init__(
@@ -262,14 +363,110 @@ class SubmitResponse(_message.Message):
         replayed: _builtins.bool = ...,
         queue_position: _builtins.int = ...,
         estimated_seconds: _builtins.float = ...,
+        duplicate: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimated_seconds", b"estimated_seconds", "queue_position", b"queue_position", "replayed", b"replayed", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate", b"duplicate", "estimated_seconds", b"estimated_seconds", "queue_position", b"queue_position", "replayed", b"replayed", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SubmitResponse: _TypeAlias = SubmitResponse  # noqa: Y015
+
+@_typing.final
+class SubmitManyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubmitRequest]:
+        """1 to 500, together at most 8 MiB of payload."""
+
+    def __init__(
+        self,
+        *,
+        requests: _abc.Iterable[Global___SubmitRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubmitManyRequest: _TypeAlias = SubmitManyRequest  # noqa: Y015
+
+@_typing.final
+class SubmitManyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def responses(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubmitResponse]:
+        """In the order of the requests."""
+
+    def __init__(
+        self,
+        *,
+        responses: _abc.Iterable[Global___SubmitResponse] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["responses", b"responses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubmitManyResponse: _TypeAlias = SubmitManyResponse  # noqa: Y015
+
+@_typing.final
+class RequeueTaskRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    OWNER_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    owner_id: _builtins.str
+    """Empty: whoever owns it."""
+    attempts: _builtins.int
+    """More attempts it may take from here on. 0: one."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        owner_id: _builtins.str = ...,
+        attempts: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "id", b"id", "owner_id", b"owner_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequeueTaskRequest: _TypeAlias = RequeueTaskRequest  # noqa: Y015
+
+@_typing.final
+class RequeueTaskResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_FIELD_NUMBER: _builtins.int
+    REQUEUED_FIELD_NUMBER: _builtins.int
+    requeued: _builtins.bool
+    """False: it was live already."""
+    @_builtins.property
+    def task(self) -> Global___Task: ...
+    def __init__(
+        self,
+        *,
+        task: Global___Task | None = ...,
+        requeued: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requeued", b"requeued", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequeueTaskResponse: _TypeAlias = RequeueTaskResponse  # noqa: Y015
 
 @_typing.final
 class GetTaskRequest(_message.Message):
@@ -478,7 +675,10 @@ class Event(_message.Message):
     """"queued", "started", "progress", "retrying", "succeeded", "failed", "dead", "cancelled", "expired"."""
     attempt: _builtins.int
     data: _builtins.bytes
-    """A JSON object, as in {"progress": 0.5, "message": "…"}."""
+    """A JSON object: {"progress": 0.5, "message": "…", "partial": …} of progress (the last two where there are any), {"error": {"code",
+    "message"}} of bad ends, {"error", "retry_in_seconds"} of retrying, {"reason"} of queued again ("WORKER_LOST", "HANDED_BACK",
+    "REQUEUED", "PREREQUISITES_MET").
+    """
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -523,16 +723,22 @@ class GetSummaryResponse(_message.Message):
     FINISHED_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
     KNOWN_KINDS_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    UNPUBLISHED_FIELD_NUMBER: _builtins.int
     finished_per_second: _builtins.float
     """Tasks ended a second, over the last minute."""
     finished: _builtins.int
     failed: _builtins.int
+    unpublished: _builtins.int
+    """Messages that wait for the broker."""
     @_builtins.property
     def queues(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueueSummary]: ...
     @_builtins.property
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkerSummary]: ...
     @_builtins.property
     def known_kinds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___GroupSummary]: ...
     def __init__(
         self,
         *,
@@ -542,14 +748,486 @@ class GetSummaryResponse(_message.Message):
         finished: _builtins.int = ...,
         failed: _builtins.int = ...,
         known_kinds: _abc.Iterable[_builtins.str] | None = ...,
+        groups: _abc.Iterable[Global___GroupSummary] | None = ...,
+        unpublished: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "finished", b"finished", "finished_per_second", b"finished_per_second", "known_kinds", b"known_kinds", "queues", b"queues", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "finished", b"finished", "finished_per_second", b"finished_per_second", "groups", b"groups", "known_kinds", b"known_kinds", "queues", b"queues", "unpublished", b"unpublished", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetSummaryResponse: _TypeAlias = GetSummaryResponse  # noqa: Y015
+
+@_typing.final
+class GroupSummary(_message.Message):
+    """A queue group: its four queues, one bound, one rate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    FINISHED_PER_SECOND_FIELD_NUMBER: _builtins.int
+    AVERAGE_SECONDS_FIELD_NUMBER: _builtins.int
+    FINISHED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    waiting: _builtins.int
+    """Tasks that are queued or scheduled, and the bound of their number."""
+    limit: _builtins.int
+    running: _builtins.int
+    slots: _builtins.int
+    """Of all its workers that take work."""
+    finished_per_second: _builtins.float
+    """Over the last minute."""
+    average_seconds: _builtins.float
+    """What an attempt takes, over the last minute or, when nothing ended in it, over all time. 0: nothing was measured yet."""
+    finished: _builtins.int
+    failed: _builtins.int
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        waiting: _builtins.int = ...,
+        limit: _builtins.int = ...,
+        running: _builtins.int = ...,
+        slots: _builtins.int = ...,
+        finished_per_second: _builtins.float = ...,
+        average_seconds: _builtins.float = ...,
+        finished: _builtins.int = ...,
+        failed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["average_seconds", b"average_seconds", "failed", b"failed", "finished", b"finished", "finished_per_second", b"finished_per_second", "group", b"group", "limit", b"limit", "running", b"running", "slots", b"slots", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GroupSummary: _TypeAlias = GroupSummary  # noqa: Y015
+
+@_typing.final
+class ListChannelsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListChannelsRequest: _TypeAlias = ListChannelsRequest  # noqa: Y015
+
+@_typing.final
+class ListChannelsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANNELS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def channels(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChannelSummary]:
+        """By name."""
+
+    def __init__(
+        self,
+        *,
+        channels: _abc.Iterable[Global___ChannelSummary] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channels", b"channels"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListChannelsResponse: _TypeAlias = ListChannelsResponse  # noqa: Y015
+
+@_typing.final
+class ChannelSummary(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANNEL_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    RESPONSE_SECONDS_FIELD_NUMBER: _builtins.int
+    FINISHED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    LAST_FINISHED_AT_FIELD_NUMBER: _builtins.int
+    channel: _builtins.str
+    waiting: _builtins.int
+    """Of its live tasks now."""
+    running: _builtins.int
+    response_seconds: _builtins.float
+    """From acceptance to the end, over the last five minutes or, when nothing ended in them, over all time. 0: nothing ended yet."""
+    finished: _builtins.int
+    """All that ended."""
+    failed: _builtins.int
+    @_builtins.property
+    def last_finished_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        channel: _builtins.str = ...,
+        waiting: _builtins.int = ...,
+        running: _builtins.int = ...,
+        response_seconds: _builtins.float = ...,
+        finished: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        last_finished_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_finished_at", b"last_finished_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "failed", b"failed", "finished", b"finished", "last_finished_at", b"last_finished_at", "response_seconds", b"response_seconds", "running", b"running", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChannelSummary: _TypeAlias = ChannelSummary  # noqa: Y015
+
+@_typing.final
+class Schedule(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    OWNER_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    CRON_FIELD_NUMBER: _builtins.int
+    TIMEZONE_FIELD_NUMBER: _builtins.int
+    MISFIRE_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    NEXT_AT_FIELD_NUMBER: _builtins.int
+    LAST_AT_FIELD_NUMBER: _builtins.int
+    LAST_TASK_ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """"sched_" and a ULID."""
+    owner_id: _builtins.str
+    name: _builtins.str
+    """For people."""
+    cron: _builtins.str
+    """Five fields (minute, hour, day of month, month, day of week), six with seconds first, or @hourly, @daily, @weekly, @monthly, @yearly.
+    When both days are restricted, either will do.
+    """
+    timezone: _builtins.str
+    """An IANA zone, as in "Europe/Berlin". A time that a clock change skips comes once, right after the gap; one that comes twice comes once,
+    the first time.
+    """
+    misfire: Global___Misfire.ValueType
+    paused: _builtins.bool
+    last_task_id: _builtins.str
+    """Of the last time."""
+    @_builtins.property
+    def task(self) -> Global___SubmitRequest:
+        """What it submits: `kind`, `payload`, `priority`, `max_attempts`, `timeout_seconds`, `labels` and `unique_key` count, the rest is unused."""
+
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def next_at(self) -> _timestamp_pb2.Timestamp:
+        """Unset while it is paused."""
+
+    @_builtins.property
+    def last_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        owner_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        cron: _builtins.str = ...,
+        timezone: _builtins.str = ...,
+        misfire: Global___Misfire.ValueType = ...,
+        paused: _builtins.bool = ...,
+        task: Global___SubmitRequest | None = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        next_at: _timestamp_pb2.Timestamp | None = ...,
+        last_at: _timestamp_pb2.Timestamp | None = ...,
+        last_task_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "last_at", b"last_at", "next_at", b"next_at", "task", b"task"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "cron", b"cron", "id", b"id", "last_at", b"last_at", "last_task_id", b"last_task_id", "misfire", b"misfire", "name", b"name", "next_at", b"next_at", "owner_id", b"owner_id", "paused", b"paused", "task", b"task", "timezone", b"timezone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Schedule: _TypeAlias = Schedule  # noqa: Y015
+
+@_typing.final
+class CreateScheduleRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OWNER_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    CRON_FIELD_NUMBER: _builtins.int
+    TIMEZONE_FIELD_NUMBER: _builtins.int
+    MISFIRE_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    owner_id: _builtins.str
+    name: _builtins.str
+    cron: _builtins.str
+    timezone: _builtins.str
+    """Empty: UTC."""
+    misfire: Global___Misfire.ValueType
+    paused: _builtins.bool
+    @_builtins.property
+    def task(self) -> Global___SubmitRequest: ...
+    def __init__(
+        self,
+        *,
+        owner_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        cron: _builtins.str = ...,
+        timezone: _builtins.str = ...,
+        misfire: Global___Misfire.ValueType = ...,
+        paused: _builtins.bool = ...,
+        task: Global___SubmitRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cron", b"cron", "misfire", b"misfire", "name", b"name", "owner_id", b"owner_id", "paused", b"paused", "task", b"task", "timezone", b"timezone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateScheduleRequest: _TypeAlias = CreateScheduleRequest  # noqa: Y015
+
+@_typing.final
+class CreateScheduleResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def schedule(self) -> Global___Schedule: ...
+    def __init__(
+        self,
+        *,
+        schedule: Global___Schedule | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["schedule", b"schedule"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["schedule", b"schedule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateScheduleResponse: _TypeAlias = CreateScheduleResponse  # noqa: Y015
+
+@_typing.final
+class GetScheduleRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    OWNER_ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    owner_id: _builtins.str
+    """Empty: whoever owns it."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        owner_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "owner_id", b"owner_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetScheduleRequest: _TypeAlias = GetScheduleRequest  # noqa: Y015
+
+@_typing.final
+class GetScheduleResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def schedule(self) -> Global___Schedule: ...
+    def __init__(
+        self,
+        *,
+        schedule: Global___Schedule | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["schedule", b"schedule"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["schedule", b"schedule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetScheduleResponse: _TypeAlias = GetScheduleResponse  # noqa: Y015
+
+@_typing.final
+class ListSchedulesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OWNER_ID_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    owner_id: _builtins.str
+    """Empty: all."""
+    offset: _builtins.int
+    limit: _builtins.int
+    """At most 1000; 0 means 20."""
+    def __init__(
+        self,
+        *,
+        owner_id: _builtins.str = ...,
+        offset: _builtins.int = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "offset", b"offset", "owner_id", b"owner_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSchedulesRequest: _TypeAlias = ListSchedulesRequest  # noqa: Y015
+
+@_typing.final
+class ListSchedulesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULES_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    total: _builtins.int
+    @_builtins.property
+    def schedules(self) -> _containers.RepeatedCompositeFieldContainer[Global___Schedule]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        schedules: _abc.Iterable[Global___Schedule] | None = ...,
+        total: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["schedules", b"schedules", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSchedulesResponse: _TypeAlias = ListSchedulesResponse  # noqa: Y015
+
+@_typing.final
+class UpdateScheduleRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    OWNER_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    CRON_FIELD_NUMBER: _builtins.int
+    TIMEZONE_FIELD_NUMBER: _builtins.int
+    MISFIRE_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    owner_id: _builtins.str
+    name: _builtins.str
+    cron: _builtins.str
+    timezone: _builtins.str
+    misfire: Global___Misfire.ValueType
+    paused: _builtins.bool
+    """True pauses, false resumes."""
+    @_builtins.property
+    def task(self) -> Global___SubmitRequest:
+        """Unset: as it was."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        owner_id: _builtins.str = ...,
+        name: _builtins.str | None = ...,
+        cron: _builtins.str | None = ...,
+        timezone: _builtins.str | None = ...,
+        misfire: Global___Misfire.ValueType | None = ...,
+        paused: _builtins.bool | None = ...,
+        task: Global___SubmitRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cron", b"_cron", "_misfire", b"_misfire", "_name", b"_name", "_paused", b"_paused", "_timezone", b"_timezone", "cron", b"cron", "misfire", b"misfire", "name", b"name", "paused", b"paused", "task", b"task", "timezone", b"timezone"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cron", b"_cron", "_misfire", b"_misfire", "_name", b"_name", "_paused", b"_paused", "_timezone", b"_timezone", "cron", b"cron", "id", b"id", "misfire", b"misfire", "name", b"name", "owner_id", b"owner_id", "paused", b"paused", "task", b"task", "timezone", b"timezone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cron: _TypeAlias = _typing.Literal["cron"]  # noqa: Y015
+    _WhichOneofArgType__cron: _TypeAlias = _typing.Literal["_cron", b"_cron"]  # noqa: Y015
+    _WhichOneofReturnType__misfire: _TypeAlias = _typing.Literal["misfire"]  # noqa: Y015
+    _WhichOneofArgType__misfire: _TypeAlias = _typing.Literal["_misfire", b"_misfire"]  # noqa: Y015
+    _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
+    _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015
+    _WhichOneofReturnType__paused: _TypeAlias = _typing.Literal["paused"]  # noqa: Y015
+    _WhichOneofArgType__paused: _TypeAlias = _typing.Literal["_paused", b"_paused"]  # noqa: Y015
+    _WhichOneofReturnType__timezone: _TypeAlias = _typing.Literal["timezone"]  # noqa: Y015
+    _WhichOneofArgType__timezone: _TypeAlias = _typing.Literal["_timezone", b"_timezone"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cron) -> _WhichOneofReturnType__cron | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__misfire) -> _WhichOneofReturnType__misfire | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__name) -> _WhichOneofReturnType__name | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__paused) -> _WhichOneofReturnType__paused | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__timezone) -> _WhichOneofReturnType__timezone | None: ...
+
+Global___UpdateScheduleRequest: _TypeAlias = UpdateScheduleRequest  # noqa: Y015
+
+@_typing.final
+class UpdateScheduleResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def schedule(self) -> Global___Schedule: ...
+    def __init__(
+        self,
+        *,
+        schedule: Global___Schedule | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["schedule", b"schedule"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["schedule", b"schedule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateScheduleResponse: _TypeAlias = UpdateScheduleResponse  # noqa: Y015
+
+@_typing.final
+class DeleteScheduleRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    OWNER_ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    owner_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        owner_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "owner_id", b"owner_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteScheduleRequest: _TypeAlias = DeleteScheduleRequest  # noqa: Y015
+
+@_typing.final
+class DeleteScheduleResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteScheduleResponse: _TypeAlias = DeleteScheduleResponse  # noqa: Y015
 
 @_typing.final
 class QueueSummary(_message.Message):
@@ -592,6 +1270,10 @@ class WorkerSummary(_message.Message):
     FINISHED_FIELD_NUMBER: _builtins.int
     OPENED_AT_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    EXTERNAL_FIELD_NUMBER: _builtins.int
+    LAST_HEARTBEAT_AT_FIELD_NUMBER: _builtins.int
+    AVERAGE_SECONDS_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     name: _builtins.str
     host: _builtins.str
@@ -599,10 +1281,18 @@ class WorkerSummary(_message.Message):
     running: _builtins.int
     finished: _builtins.int
     draining: _builtins.bool
+    external: _builtins.bool
+    """It speaks to the gateway and not to RabbitMQ."""
+    average_seconds: _builtins.float
+    """What an attempt took in this session, over all its time. 0: none has ended."""
     @_builtins.property
     def kinds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def opened_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def last_heartbeat_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -615,10 +1305,14 @@ class WorkerSummary(_message.Message):
         finished: _builtins.int = ...,
         opened_at: _timestamp_pb2.Timestamp | None = ...,
         draining: _builtins.bool = ...,
+        external: _builtins.bool = ...,
+        last_heartbeat_at: _timestamp_pb2.Timestamp | None = ...,
+        average_seconds: _builtins.float = ...,
+        groups: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["opened_at", b"opened_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_heartbeat_at", b"last_heartbeat_at", "opened_at", b"opened_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "finished", b"finished", "host", b"host", "kinds", b"kinds", "name", b"name", "opened_at", b"opened_at", "running", b"running", "session_id", b"session_id", "slots", b"slots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["average_seconds", b"average_seconds", "draining", b"draining", "external", b"external", "finished", b"finished", "groups", b"groups", "host", b"host", "kinds", b"kinds", "last_heartbeat_at", b"last_heartbeat_at", "name", b"name", "opened_at", b"opened_at", "running", b"running", "session_id", b"session_id", "slots", b"slots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -632,10 +1326,16 @@ class OpenSessionRequest(_message.Message):
     HOST_FIELD_NUMBER: _builtins.int
     KINDS_FIELD_NUMBER: _builtins.int
     SLOTS_FIELD_NUMBER: _builtins.int
+    RESUME_SESSION_ID_FIELD_NUMBER: _builtins.int
+    EXTERNAL_FIELD_NUMBER: _builtins.int
     worker_name: _builtins.str
     """A name for people, as in "tasks-worker-1"."""
     host: _builtins.str
     slots: _builtins.int
+    resume_session_id: _builtins.str
+    """The session to go on with, if its lease still runs; its kinds and slots become those of this call."""
+    external: _builtins.bool
+    """It speaks to the gateway and not to RabbitMQ; for those who look at the workers."""
     @_builtins.property
     def kinds(self) -> _containers.RepeatedCompositeFieldContainer[Global___KindSpec]:
         """Kinds it can do; they become known to Submit."""
@@ -647,10 +1347,12 @@ class OpenSessionRequest(_message.Message):
         host: _builtins.str = ...,
         kinds: _abc.Iterable[Global___KindSpec] | None = ...,
         slots: _builtins.int = ...,
+        resume_session_id: _builtins.str = ...,
+        external: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "kinds", b"kinds", "slots", b"slots", "worker_name", b"worker_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["external", b"external", "host", b"host", "kinds", b"kinds", "resume_session_id", b"resume_session_id", "slots", b"slots", "worker_name", b"worker_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -664,11 +1366,19 @@ class KindSpec(_message.Message):
     GROUP_FIELD_NUMBER: _builtins.int
     DEFAULT_MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
     DEFAULT_TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
+    MAX_RUNNING_FIELD_NUMBER: _builtins.int
+    RETRY_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     group: _builtins.str
     """The queue group its pointers travel in, as in "builtin", "agents", "llm"."""
     default_max_attempts: _builtins.int
     default_timeout_seconds: _builtins.int
+    max_running: _builtins.int
+    """How many of the kind may run at once, all workers together. 0: no bound."""
+    @_builtins.property
+    def retry(self) -> Global___RetryPolicy:
+        """Unset: doubling from one second up to five minutes, half of it jitter."""
+
     def __init__(
         self,
         *,
@@ -676,14 +1386,50 @@ class KindSpec(_message.Message):
         group: _builtins.str = ...,
         default_max_attempts: _builtins.int = ...,
         default_timeout_seconds: _builtins.int = ...,
+        max_running: _builtins.int = ...,
+        retry: Global___RetryPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retry", b"retry"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_max_attempts", b"default_max_attempts", "default_timeout_seconds", b"default_timeout_seconds", "group", b"group", "kind", b"kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_max_attempts", b"default_max_attempts", "default_timeout_seconds", b"default_timeout_seconds", "group", b"group", "kind", b"kind", "max_running", b"max_running", "retry", b"retry"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___KindSpec: _TypeAlias = KindSpec  # noqa: Y015
+
+@_typing.final
+class RetryPolicy(_message.Message):
+    """The wait before attempt n + 1: base · factor^(n-1) seconds, at most `max_seconds`, less a random share of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BASE_SECONDS_FIELD_NUMBER: _builtins.int
+    FACTOR_FIELD_NUMBER: _builtins.int
+    MAX_SECONDS_FIELD_NUMBER: _builtins.int
+    JITTER_FIELD_NUMBER: _builtins.int
+    base_seconds: _builtins.float
+    """Above 0, at most 86,400."""
+    factor: _builtins.float
+    """1 to 10."""
+    max_seconds: _builtins.float
+    """From `base_seconds` to 604,800."""
+    jitter: _builtins.float
+    """0 to 1: the share of the wait that is random."""
+    def __init__(
+        self,
+        *,
+        base_seconds: _builtins.float = ...,
+        factor: _builtins.float = ...,
+        max_seconds: _builtins.float = ...,
+        jitter: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_seconds", b"base_seconds", "factor", b"factor", "jitter", b"jitter", "max_seconds", b"max_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryPolicy: _TypeAlias = RetryPolicy  # noqa: Y015
 
 @_typing.final
 class OpenSessionResponse(_message.Message):
@@ -692,23 +1438,68 @@ class OpenSessionResponse(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     LEASE_SECONDS_FIELD_NUMBER: _builtins.int
     HEARTBEAT_SECONDS_FIELD_NUMBER: _builtins.int
+    RESUMED_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     lease_seconds: _builtins.int
     heartbeat_seconds: _builtins.int
+    resumed: _builtins.bool
+    """The session that was asked for goes on; what it holds is in the answer to its next heartbeat."""
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
         lease_seconds: _builtins.int = ...,
         heartbeat_seconds: _builtins.int = ...,
+        resumed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_seconds", b"heartbeat_seconds", "lease_seconds", b"lease_seconds", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_seconds", b"heartbeat_seconds", "lease_seconds", b"lease_seconds", "resumed", b"resumed", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OpenSessionResponse: _TypeAlias = OpenSessionResponse  # noqa: Y015
+
+@_typing.final
+class WatchSessionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchSessionRequest: _TypeAlias = WatchSessionRequest  # noqa: Y015
+
+@_typing.final
+class WatchSessionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CANCELLED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def cancelled(self) -> _containers.RepeatedCompositeFieldContainer[Global___Pointer]:
+        """Attempts the session holds whose owner wants them stopped, each said once in a stream. An empty message says that the stream stands."""
+
+    def __init__(
+        self,
+        *,
+        cancelled: _abc.Iterable[Global___Pointer] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchSessionResponse: _TypeAlias = WatchSessionResponse  # noqa: Y015
 
 @_typing.final
 class HeartbeatRequest(_message.Message):
@@ -985,11 +1776,14 @@ class ProgressRequest(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    PARTIAL_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     task_id: _builtins.str
     attempt: _builtins.int
     progress: _builtins.float
     message: _builtins.str
+    partial: _builtins.bytes
+    """A JSON document of at most 64 KiB: what there is of the result so far. Empty leaves the last one."""
     def __init__(
         self,
         *,
@@ -998,10 +1792,11 @@ class ProgressRequest(_message.Message):
         attempt: _builtins.int = ...,
         progress: _builtins.float = ...,
         message: _builtins.str = ...,
+        partial: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "message", b"message", "progress", b"progress", "session_id", b"session_id", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "message", b"message", "partial", b"partial", "progress", b"progress", "session_id", b"session_id", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1071,18 +1866,22 @@ class CloseSessionRequest(_message.Message):
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
+    LOST_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     drain: _builtins.bool
     """Only stop claims; the session lives on until its work is done."""
+    lost: _builtins.bool
+    """Its connection is gone: only shorten the lease to two seconds, within which OpenSession may resume it."""
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
         drain: _builtins.bool = ...,
+        lost: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drain", b"drain", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drain", b"drain", "lost", b"lost", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

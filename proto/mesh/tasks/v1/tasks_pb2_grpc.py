@@ -40,6 +40,11 @@ class TaskServiceStub:
                 request_serializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.SubmitRequest.SerializeToString,
                 response_deserializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.SubmitResponse.FromString,
                 _registered_method=True)
+        self.SubmitMany = channel.unary_unary(
+                '/mesh.tasks.v1.TaskService/SubmitMany',
+                request_serializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.SubmitManyRequest.SerializeToString,
+                response_deserializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.SubmitManyResponse.FromString,
+                _registered_method=True)
         self.GetTask = channel.unary_unary(
                 '/mesh.tasks.v1.TaskService/GetTask',
                 request_serializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.GetTaskRequest.SerializeToString,
@@ -55,6 +60,11 @@ class TaskServiceStub:
                 request_serializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.CancelTaskRequest.SerializeToString,
                 response_deserializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.CancelTaskResponse.FromString,
                 _registered_method=True)
+        self.RequeueTask = channel.unary_unary(
+                '/mesh.tasks.v1.TaskService/RequeueTask',
+                request_serializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.RequeueTaskRequest.SerializeToString,
+                response_deserializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.RequeueTaskResponse.FromString,
+                _registered_method=True)
         self.ListEvents = channel.unary_unary(
                 '/mesh.tasks.v1.TaskService/ListEvents',
                 request_serializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.ListEventsRequest.SerializeToString,
@@ -65,6 +75,36 @@ class TaskServiceStub:
                 request_serializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.GetSummaryRequest.SerializeToString,
                 response_deserializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.GetSummaryResponse.FromString,
                 _registered_method=True)
+        self.ListChannels = channel.unary_unary(
+                '/mesh.tasks.v1.TaskService/ListChannels',
+                request_serializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.ListChannelsRequest.SerializeToString,
+                response_deserializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.ListChannelsResponse.FromString,
+                _registered_method=True)
+        self.CreateSchedule = channel.unary_unary(
+                '/mesh.tasks.v1.TaskService/CreateSchedule',
+                request_serializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.CreateScheduleRequest.SerializeToString,
+                response_deserializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.CreateScheduleResponse.FromString,
+                _registered_method=True)
+        self.GetSchedule = channel.unary_unary(
+                '/mesh.tasks.v1.TaskService/GetSchedule',
+                request_serializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.GetScheduleRequest.SerializeToString,
+                response_deserializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.GetScheduleResponse.FromString,
+                _registered_method=True)
+        self.ListSchedules = channel.unary_unary(
+                '/mesh.tasks.v1.TaskService/ListSchedules',
+                request_serializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.ListSchedulesRequest.SerializeToString,
+                response_deserializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.ListSchedulesResponse.FromString,
+                _registered_method=True)
+        self.UpdateSchedule = channel.unary_unary(
+                '/mesh.tasks.v1.TaskService/UpdateSchedule',
+                request_serializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.UpdateScheduleRequest.SerializeToString,
+                response_deserializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.UpdateScheduleResponse.FromString,
+                _registered_method=True)
+        self.DeleteSchedule = channel.unary_unary(
+                '/mesh.tasks.v1.TaskService/DeleteSchedule',
+                request_serializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.DeleteScheduleRequest.SerializeToString,
+                response_deserializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.DeleteScheduleResponse.FromString,
+                _registered_method=True)
 
 
 class TaskServiceServicer:
@@ -73,8 +113,19 @@ class TaskServiceServicer:
 
     def Submit(self, request, context):
         """Accepts a task: it is committed when this returns. INVALID_ARGUMENT for a kind nobody ever announced (reason UNKNOWN_KIND,
-        with the known list in its details) or a bad payload; ALREADY_EXISTS (reason IDEMPOTENCY_MISMATCH) when the key was
-        used for another request; RESOURCE_EXHAUSTED (reason QUEUE_FULL, with RetryInfo) past a queue's bound.
+        with the known list in its details), a bad payload (PAYLOAD_TOO_LARGE, or its field in the details) or a prerequisite that does not
+        exist or is another owner's (UNKNOWN_PREREQUISITE, with its id in the details); FAILED_PRECONDITION (reason IDEMPOTENCY_MISMATCH) when the
+        key was used for another request; RESOURCE_EXHAUSTED (reason QUEUE_FULL, with RetryInfo) past a queue's bound, before anything is
+        written. A task whose prerequisites have failed already is accepted, and cancelled at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SubmitMany(self, request, context):
+        """Accepts many tasks in one commit, all or none of them; they may run after each other. Errors as of Submit, with the number of the
+        request (from 0) in the details as `index`; besides, INVALID_ARGUMENT for a circle (reason DEPENDENCY_CYCLE) or a name that is used
+        twice or not at all (UNKNOWN_PREREQUISITE).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -100,6 +151,16 @@ class TaskServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RequeueTask(self, request, context):
+        """Queues a task again that ended as FAILED, DEAD or CANCELLED: T13. Its attempts go on from where they were, its feed too, and its old
+        error stays in the feed. Safe to repeat: a live task is returned as it is. NOT_FOUND; FAILED_PRECONDITION (reason NOT_REQUEUABLE, its state
+        in the details) for one that succeeded or expired, or whose deadline has passed; FAILED_PRECONDITION (reason UNIQUE_KEY_TAKEN) while another
+        live task has its unique key; RESOURCE_EXHAUSTED as of Submit.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListEvents(self, request, context):
         """The events of one task after a sequence number, in order, without gaps.
         """
@@ -114,6 +175,49 @@ class TaskServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListChannels(self, request, context):
+        """Load and response time of the channels that customers come through: of tasks with a string `channel` of at most 50 characters at the
+        top of their payload, as `sentiment_analysis` has it. A channel is listed from its first task on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateSchedule(self, request, context):
+        """A schedule submits one task each time its cron expression says so. INVALID_ARGUMENT for an expression that is none or never comes
+        true (reason INVALID_CRON), an unknown time zone (INVALID_TIMEZONE), and whatever Submit refuses in the task.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSchedule(self, request, context):
+        """NOT_FOUND (reason SCHEDULE_NOT_FOUND), here and below, also for another owner's.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSchedules(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateSchedule(self, request, context):
+        """Changes what is given and leaves the rest. After a change of times, and after a pause, the next time is the first one from now on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSchedule(self, request, context):
+        """Its tasks live on. Safe to repeat only in effect: the second call finds nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TaskServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -121,6 +225,11 @@ def add_TaskServiceServicer_to_server(servicer, server):
                     servicer.Submit,
                     request_deserializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.SubmitRequest.FromString,
                     response_serializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.SubmitResponse.SerializeToString,
+            ),
+            'SubmitMany': grpc.unary_unary_rpc_method_handler(
+                    servicer.SubmitMany,
+                    request_deserializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.SubmitManyRequest.FromString,
+                    response_serializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.SubmitManyResponse.SerializeToString,
             ),
             'GetTask': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTask,
@@ -137,6 +246,11 @@ def add_TaskServiceServicer_to_server(servicer, server):
                     request_deserializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.CancelTaskRequest.FromString,
                     response_serializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.CancelTaskResponse.SerializeToString,
             ),
+            'RequeueTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequeueTask,
+                    request_deserializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.RequeueTaskRequest.FromString,
+                    response_serializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.RequeueTaskResponse.SerializeToString,
+            ),
             'ListEvents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListEvents,
                     request_deserializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.ListEventsRequest.FromString,
@@ -146,6 +260,36 @@ def add_TaskServiceServicer_to_server(servicer, server):
                     servicer.GetSummary,
                     request_deserializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.GetSummaryRequest.FromString,
                     response_serializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.GetSummaryResponse.SerializeToString,
+            ),
+            'ListChannels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListChannels,
+                    request_deserializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.ListChannelsRequest.FromString,
+                    response_serializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.ListChannelsResponse.SerializeToString,
+            ),
+            'CreateSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateSchedule,
+                    request_deserializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.CreateScheduleRequest.FromString,
+                    response_serializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.CreateScheduleResponse.SerializeToString,
+            ),
+            'GetSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSchedule,
+                    request_deserializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.GetScheduleRequest.FromString,
+                    response_serializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.GetScheduleResponse.SerializeToString,
+            ),
+            'ListSchedules': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSchedules,
+                    request_deserializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.ListSchedulesRequest.FromString,
+                    response_serializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.ListSchedulesResponse.SerializeToString,
+            ),
+            'UpdateSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateSchedule,
+                    request_deserializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.UpdateScheduleRequest.FromString,
+                    response_serializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.UpdateScheduleResponse.SerializeToString,
+            ),
+            'DeleteSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSchedule,
+                    request_deserializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.DeleteScheduleRequest.FromString,
+                    response_serializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.DeleteScheduleResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -176,6 +320,33 @@ class TaskService:
             '/mesh.tasks.v1.TaskService/Submit',
             mesh_dot_tasks_dot_v1_dot_tasks__pb2.SubmitRequest.SerializeToString,
             mesh_dot_tasks_dot_v1_dot_tasks__pb2.SubmitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitMany(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.tasks.v1.TaskService/SubmitMany',
+            mesh_dot_tasks_dot_v1_dot_tasks__pb2.SubmitManyRequest.SerializeToString,
+            mesh_dot_tasks_dot_v1_dot_tasks__pb2.SubmitManyResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -268,6 +439,33 @@ class TaskService:
             _registered_method=True)
 
     @staticmethod
+    def RequeueTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.tasks.v1.TaskService/RequeueTask',
+            mesh_dot_tasks_dot_v1_dot_tasks__pb2.RequeueTaskRequest.SerializeToString,
+            mesh_dot_tasks_dot_v1_dot_tasks__pb2.RequeueTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListEvents(request,
             target,
             options=(),
@@ -321,6 +519,168 @@ class TaskService:
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def ListChannels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.tasks.v1.TaskService/ListChannels',
+            mesh_dot_tasks_dot_v1_dot_tasks__pb2.ListChannelsRequest.SerializeToString,
+            mesh_dot_tasks_dot_v1_dot_tasks__pb2.ListChannelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.tasks.v1.TaskService/CreateSchedule',
+            mesh_dot_tasks_dot_v1_dot_tasks__pb2.CreateScheduleRequest.SerializeToString,
+            mesh_dot_tasks_dot_v1_dot_tasks__pb2.CreateScheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.tasks.v1.TaskService/GetSchedule',
+            mesh_dot_tasks_dot_v1_dot_tasks__pb2.GetScheduleRequest.SerializeToString,
+            mesh_dot_tasks_dot_v1_dot_tasks__pb2.GetScheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSchedules(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.tasks.v1.TaskService/ListSchedules',
+            mesh_dot_tasks_dot_v1_dot_tasks__pb2.ListSchedulesRequest.SerializeToString,
+            mesh_dot_tasks_dot_v1_dot_tasks__pb2.ListSchedulesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.tasks.v1.TaskService/UpdateSchedule',
+            mesh_dot_tasks_dot_v1_dot_tasks__pb2.UpdateScheduleRequest.SerializeToString,
+            mesh_dot_tasks_dot_v1_dot_tasks__pb2.UpdateScheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.tasks.v1.TaskService/DeleteSchedule',
+            mesh_dot_tasks_dot_v1_dot_tasks__pb2.DeleteScheduleRequest.SerializeToString,
+            mesh_dot_tasks_dot_v1_dot_tasks__pb2.DeleteScheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class WorkerServiceStub:
     """For those who do the work. A worker process opens a session, consumes pointers from RabbitMQ, claims what they
@@ -343,6 +703,11 @@ class WorkerServiceStub:
                 '/mesh.tasks.v1.WorkerService/Heartbeat',
                 request_serializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.HeartbeatRequest.SerializeToString,
                 response_deserializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.HeartbeatResponse.FromString,
+                _registered_method=True)
+        self.WatchSession = channel.unary_stream(
+                '/mesh.tasks.v1.WorkerService/WatchSession',
+                request_serializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.WatchSessionRequest.SerializeToString,
+                response_deserializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.WatchSessionResponse.FromString,
                 _registered_method=True)
         self.Claim = channel.unary_unary(
                 '/mesh.tasks.v1.WorkerService/Claim',
@@ -378,7 +743,8 @@ class WorkerServiceServicer:
     """
 
     def OpenSession(self, request, context):
-        """Opens a session for one process and announces what it can do. A session is never reused after it was lost.
+        """Opens a session for one process and announces what it can do. A session is never reused after it was lost: with a
+        `resume_session_id` whose lease still runs the same session goes on (`resumed` is set), with any other a new one is opened.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -387,6 +753,16 @@ class WorkerServiceServicer:
     def Heartbeat(self, request, context):
         """Prolongs the lease and learns of cancellations. NOT_FOUND (reason SESSION_LOST): the session is presumed dead; stop all its work and open
         a new one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchSession(self, request, context):
+        """Stays open for as long as the worker lives, and pushes what it has to know at once. Opening it prolongs the lease like a heartbeat;
+        heartbeats are needed besides. When the stream breaks without a word (the process was killed, its connection reset), the lease is
+        shortened to about a second, so that its work is given to others; a worker that still lives opens the stream anew and keeps its
+        session. One stream a session: a newer one takes over from an older. NOT_FOUND (reason SESSION_LOST).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -411,7 +787,7 @@ class WorkerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Progress(self, request, context):
-        """Records progress, at most one event a second and task.
+        """Records progress and a partial result. At most one event a second and task is made of it; the task itself always shows the latest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -425,7 +801,7 @@ class WorkerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CloseSession(self, request, context):
-        """Stops claims for the session (drain), or ends it: whatever it still holds is queued again.
+        """Stops claims for the session (drain), shortens its lease (lost), or ends it: whatever it still holds is queued again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -443,6 +819,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.Heartbeat,
                     request_deserializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.HeartbeatRequest.FromString,
                     response_serializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.HeartbeatResponse.SerializeToString,
+            ),
+            'WatchSession': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchSession,
+                    request_deserializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.WatchSessionRequest.FromString,
+                    response_serializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.WatchSessionResponse.SerializeToString,
             ),
             'Claim': grpc.unary_unary_rpc_method_handler(
                     servicer.Claim,
@@ -527,6 +908,33 @@ class WorkerService:
             '/mesh.tasks.v1.WorkerService/Heartbeat',
             mesh_dot_tasks_dot_v1_dot_tasks__pb2.HeartbeatRequest.SerializeToString,
             mesh_dot_tasks_dot_v1_dot_tasks__pb2.HeartbeatResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mesh.tasks.v1.WorkerService/WatchSession',
+            mesh_dot_tasks_dot_v1_dot_tasks__pb2.WatchSessionRequest.SerializeToString,
+            mesh_dot_tasks_dot_v1_dot_tasks__pb2.WatchSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

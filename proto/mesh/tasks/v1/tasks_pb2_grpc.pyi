@@ -35,8 +35,15 @@ class TaskServiceStub:
     def __new__(cls, channel: _aio.Channel) -> TaskServiceAsyncStub: ...
     Submit: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.SubmitRequest, _tasks_pb2.SubmitResponse]
     """Accepts a task: it is committed when this returns. INVALID_ARGUMENT for a kind nobody ever announced (reason UNKNOWN_KIND,
-    with the known list in its details) or a bad payload; ALREADY_EXISTS (reason IDEMPOTENCY_MISMATCH) when the key was
-    used for another request; RESOURCE_EXHAUSTED (reason QUEUE_FULL, with RetryInfo) past a queue's bound.
+    with the known list in its details), a bad payload (PAYLOAD_TOO_LARGE, or its field in the details) or a prerequisite that does not
+    exist or is another owner's (UNKNOWN_PREREQUISITE, with its id in the details); FAILED_PRECONDITION (reason IDEMPOTENCY_MISMATCH) when the
+    key was used for another request; RESOURCE_EXHAUSTED (reason QUEUE_FULL, with RetryInfo) past a queue's bound, before anything is
+    written. A task whose prerequisites have failed already is accepted, and cancelled at once.
+    """
+    SubmitMany: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.SubmitManyRequest, _tasks_pb2.SubmitManyResponse]
+    """Accepts many tasks in one commit, all or none of them; they may run after each other. Errors as of Submit, with the number of the
+    request (from 0) in the details as `index`; besides, INVALID_ARGUMENT for a circle (reason DEPENDENCY_CYCLE) or a name that is used
+    twice or not at all (UNKNOWN_PREREQUISITE).
     """
     GetTask: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.GetTaskRequest, _tasks_pb2.GetTaskResponse]
     ListTasks: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.ListTasksRequest, _tasks_pb2.ListTasksResponse]
@@ -44,10 +51,31 @@ class TaskServiceStub:
     """A waiting task ends at once; a running one is asked to stop. Safe to repeat. FAILED_PRECONDITION (reason TASK_ENDED, its state in the
     details) when it has ended in another way already.
     """
+    RequeueTask: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.RequeueTaskRequest, _tasks_pb2.RequeueTaskResponse]
+    """Queues a task again that ended as FAILED, DEAD or CANCELLED: T13. Its attempts go on from where they were, its feed too, and its old
+    error stays in the feed. Safe to repeat: a live task is returned as it is. NOT_FOUND; FAILED_PRECONDITION (reason NOT_REQUEUABLE, its state
+    in the details) for one that succeeded or expired, or whose deadline has passed; FAILED_PRECONDITION (reason UNIQUE_KEY_TAKEN) while another
+    live task has its unique key; RESOURCE_EXHAUSTED as of Submit.
+    """
     ListEvents: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.ListEventsRequest, _tasks_pb2.ListEventsResponse]
     """The events of one task after a sequence number, in order, without gaps."""
     GetSummary: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.GetSummaryRequest, _tasks_pb2.GetSummaryResponse]
     """Depths, rates and workers. Answers from figures at most a second old."""
+    ListChannels: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.ListChannelsRequest, _tasks_pb2.ListChannelsResponse]
+    """Load and response time of the channels that customers come through: of tasks with a string `channel` of at most 50 characters at the
+    top of their payload, as `sentiment_analysis` has it. A channel is listed from its first task on.
+    """
+    CreateSchedule: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.CreateScheduleRequest, _tasks_pb2.CreateScheduleResponse]
+    """A schedule submits one task each time its cron expression says so. INVALID_ARGUMENT for an expression that is none or never comes
+    true (reason INVALID_CRON), an unknown time zone (INVALID_TIMEZONE), and whatever Submit refuses in the task.
+    """
+    GetSchedule: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.GetScheduleRequest, _tasks_pb2.GetScheduleResponse]
+    """NOT_FOUND (reason SCHEDULE_NOT_FOUND), here and below, also for another owner's."""
+    ListSchedules: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.ListSchedulesRequest, _tasks_pb2.ListSchedulesResponse]
+    UpdateSchedule: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.UpdateScheduleRequest, _tasks_pb2.UpdateScheduleResponse]
+    """Changes what is given and leaves the rest. After a change of times, and after a pause, the next time is the first one from now on."""
+    DeleteSchedule: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.DeleteScheduleRequest, _tasks_pb2.DeleteScheduleResponse]
+    """Its tasks live on. Safe to repeat only in effect: the second call finds nothing."""
 
 @_typing.type_check_only
 class TaskServiceAsyncStub(TaskServiceStub):
@@ -56,8 +84,15 @@ class TaskServiceAsyncStub(TaskServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Submit: _aio.UnaryUnaryMultiCallable[_tasks_pb2.SubmitRequest, _tasks_pb2.SubmitResponse]  # type: ignore[assignment]
     """Accepts a task: it is committed when this returns. INVALID_ARGUMENT for a kind nobody ever announced (reason UNKNOWN_KIND,
-    with the known list in its details) or a bad payload; ALREADY_EXISTS (reason IDEMPOTENCY_MISMATCH) when the key was
-    used for another request; RESOURCE_EXHAUSTED (reason QUEUE_FULL, with RetryInfo) past a queue's bound.
+    with the known list in its details), a bad payload (PAYLOAD_TOO_LARGE, or its field in the details) or a prerequisite that does not
+    exist or is another owner's (UNKNOWN_PREREQUISITE, with its id in the details); FAILED_PRECONDITION (reason IDEMPOTENCY_MISMATCH) when the
+    key was used for another request; RESOURCE_EXHAUSTED (reason QUEUE_FULL, with RetryInfo) past a queue's bound, before anything is
+    written. A task whose prerequisites have failed already is accepted, and cancelled at once.
+    """
+    SubmitMany: _aio.UnaryUnaryMultiCallable[_tasks_pb2.SubmitManyRequest, _tasks_pb2.SubmitManyResponse]  # type: ignore[assignment]
+    """Accepts many tasks in one commit, all or none of them; they may run after each other. Errors as of Submit, with the number of the
+    request (from 0) in the details as `index`; besides, INVALID_ARGUMENT for a circle (reason DEPENDENCY_CYCLE) or a name that is used
+    twice or not at all (UNKNOWN_PREREQUISITE).
     """
     GetTask: _aio.UnaryUnaryMultiCallable[_tasks_pb2.GetTaskRequest, _tasks_pb2.GetTaskResponse]  # type: ignore[assignment]
     ListTasks: _aio.UnaryUnaryMultiCallable[_tasks_pb2.ListTasksRequest, _tasks_pb2.ListTasksResponse]  # type: ignore[assignment]
@@ -65,10 +100,31 @@ class TaskServiceAsyncStub(TaskServiceStub):
     """A waiting task ends at once; a running one is asked to stop. Safe to repeat. FAILED_PRECONDITION (reason TASK_ENDED, its state in the
     details) when it has ended in another way already.
     """
+    RequeueTask: _aio.UnaryUnaryMultiCallable[_tasks_pb2.RequeueTaskRequest, _tasks_pb2.RequeueTaskResponse]  # type: ignore[assignment]
+    """Queues a task again that ended as FAILED, DEAD or CANCELLED: T13. Its attempts go on from where they were, its feed too, and its old
+    error stays in the feed. Safe to repeat: a live task is returned as it is. NOT_FOUND; FAILED_PRECONDITION (reason NOT_REQUEUABLE, its state
+    in the details) for one that succeeded or expired, or whose deadline has passed; FAILED_PRECONDITION (reason UNIQUE_KEY_TAKEN) while another
+    live task has its unique key; RESOURCE_EXHAUSTED as of Submit.
+    """
     ListEvents: _aio.UnaryUnaryMultiCallable[_tasks_pb2.ListEventsRequest, _tasks_pb2.ListEventsResponse]  # type: ignore[assignment]
     """The events of one task after a sequence number, in order, without gaps."""
     GetSummary: _aio.UnaryUnaryMultiCallable[_tasks_pb2.GetSummaryRequest, _tasks_pb2.GetSummaryResponse]  # type: ignore[assignment]
     """Depths, rates and workers. Answers from figures at most a second old."""
+    ListChannels: _aio.UnaryUnaryMultiCallable[_tasks_pb2.ListChannelsRequest, _tasks_pb2.ListChannelsResponse]  # type: ignore[assignment]
+    """Load and response time of the channels that customers come through: of tasks with a string `channel` of at most 50 characters at the
+    top of their payload, as `sentiment_analysis` has it. A channel is listed from its first task on.
+    """
+    CreateSchedule: _aio.UnaryUnaryMultiCallable[_tasks_pb2.CreateScheduleRequest, _tasks_pb2.CreateScheduleResponse]  # type: ignore[assignment]
+    """A schedule submits one task each time its cron expression says so. INVALID_ARGUMENT for an expression that is none or never comes
+    true (reason INVALID_CRON), an unknown time zone (INVALID_TIMEZONE), and whatever Submit refuses in the task.
+    """
+    GetSchedule: _aio.UnaryUnaryMultiCallable[_tasks_pb2.GetScheduleRequest, _tasks_pb2.GetScheduleResponse]  # type: ignore[assignment]
+    """NOT_FOUND (reason SCHEDULE_NOT_FOUND), here and below, also for another owner's."""
+    ListSchedules: _aio.UnaryUnaryMultiCallable[_tasks_pb2.ListSchedulesRequest, _tasks_pb2.ListSchedulesResponse]  # type: ignore[assignment]
+    UpdateSchedule: _aio.UnaryUnaryMultiCallable[_tasks_pb2.UpdateScheduleRequest, _tasks_pb2.UpdateScheduleResponse]  # type: ignore[assignment]
+    """Changes what is given and leaves the rest. After a change of times, and after a pause, the next time is the first one from now on."""
+    DeleteSchedule: _aio.UnaryUnaryMultiCallable[_tasks_pb2.DeleteScheduleRequest, _tasks_pb2.DeleteScheduleResponse]  # type: ignore[assignment]
+    """Its tasks live on. Safe to repeat only in effect: the second call finds nothing."""
 
 class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
     """For those who want work done."""
@@ -80,8 +136,21 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tasks_pb2.SubmitResponse, _abc.Awaitable[_tasks_pb2.SubmitResponse]]:
         """Accepts a task: it is committed when this returns. INVALID_ARGUMENT for a kind nobody ever announced (reason UNKNOWN_KIND,
-        with the known list in its details) or a bad payload; ALREADY_EXISTS (reason IDEMPOTENCY_MISMATCH) when the key was
-        used for another request; RESOURCE_EXHAUSTED (reason QUEUE_FULL, with RetryInfo) past a queue's bound.
+        with the known list in its details), a bad payload (PAYLOAD_TOO_LARGE, or its field in the details) or a prerequisite that does not
+        exist or is another owner's (UNKNOWN_PREREQUISITE, with its id in the details); FAILED_PRECONDITION (reason IDEMPOTENCY_MISMATCH) when the
+        key was used for another request; RESOURCE_EXHAUSTED (reason QUEUE_FULL, with RetryInfo) past a queue's bound, before anything is
+        written. A task whose prerequisites have failed already is accepted, and cancelled at once.
+        """
+
+    @_abc_1.abstractmethod
+    def SubmitMany(
+        self,
+        request: _tasks_pb2.SubmitManyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tasks_pb2.SubmitManyResponse, _abc.Awaitable[_tasks_pb2.SubmitManyResponse]]:
+        """Accepts many tasks in one commit, all or none of them; they may run after each other. Errors as of Submit, with the number of the
+        request (from 0) in the details as `index`; besides, INVALID_ARGUMENT for a circle (reason DEPENDENCY_CYCLE) or a name that is used
+        twice or not at all (UNKNOWN_PREREQUISITE).
         """
 
     @_abc_1.abstractmethod
@@ -109,6 +178,18 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def RequeueTask(
+        self,
+        request: _tasks_pb2.RequeueTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tasks_pb2.RequeueTaskResponse, _abc.Awaitable[_tasks_pb2.RequeueTaskResponse]]:
+        """Queues a task again that ended as FAILED, DEAD or CANCELLED: T13. Its attempts go on from where they were, its feed too, and its old
+        error stays in the feed. Safe to repeat: a live task is returned as it is. NOT_FOUND; FAILED_PRECONDITION (reason NOT_REQUEUABLE, its state
+        in the details) for one that succeeded or expired, or whose deadline has passed; FAILED_PRECONDITION (reason UNIQUE_KEY_TAKEN) while another
+        live task has its unique key; RESOURCE_EXHAUSTED as of Submit.
+        """
+
+    @_abc_1.abstractmethod
     def ListEvents(
         self,
         request: _tasks_pb2.ListEventsRequest,
@@ -124,6 +205,57 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_tasks_pb2.GetSummaryResponse, _abc.Awaitable[_tasks_pb2.GetSummaryResponse]]:
         """Depths, rates and workers. Answers from figures at most a second old."""
 
+    @_abc_1.abstractmethod
+    def ListChannels(
+        self,
+        request: _tasks_pb2.ListChannelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tasks_pb2.ListChannelsResponse, _abc.Awaitable[_tasks_pb2.ListChannelsResponse]]:
+        """Load and response time of the channels that customers come through: of tasks with a string `channel` of at most 50 characters at the
+        top of their payload, as `sentiment_analysis` has it. A channel is listed from its first task on.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateSchedule(
+        self,
+        request: _tasks_pb2.CreateScheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tasks_pb2.CreateScheduleResponse, _abc.Awaitable[_tasks_pb2.CreateScheduleResponse]]:
+        """A schedule submits one task each time its cron expression says so. INVALID_ARGUMENT for an expression that is none or never comes
+        true (reason INVALID_CRON), an unknown time zone (INVALID_TIMEZONE), and whatever Submit refuses in the task.
+        """
+
+    @_abc_1.abstractmethod
+    def GetSchedule(
+        self,
+        request: _tasks_pb2.GetScheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tasks_pb2.GetScheduleResponse, _abc.Awaitable[_tasks_pb2.GetScheduleResponse]]:
+        """NOT_FOUND (reason SCHEDULE_NOT_FOUND), here and below, also for another owner's."""
+
+    @_abc_1.abstractmethod
+    def ListSchedules(
+        self,
+        request: _tasks_pb2.ListSchedulesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tasks_pb2.ListSchedulesResponse, _abc.Awaitable[_tasks_pb2.ListSchedulesResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def UpdateSchedule(
+        self,
+        request: _tasks_pb2.UpdateScheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tasks_pb2.UpdateScheduleResponse, _abc.Awaitable[_tasks_pb2.UpdateScheduleResponse]]:
+        """Changes what is given and leaves the rest. After a change of times, and after a pause, the next time is the first one from now on."""
+
+    @_abc_1.abstractmethod
+    def DeleteSchedule(
+        self,
+        request: _tasks_pb2.DeleteScheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tasks_pb2.DeleteScheduleResponse, _abc.Awaitable[_tasks_pb2.DeleteScheduleResponse]]:
+        """Its tasks live on. Safe to repeat only in effect: the second call finds nothing."""
+
 def add_TaskServiceServicer_to_server(servicer: TaskServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class WorkerServiceStub:
@@ -137,10 +269,18 @@ class WorkerServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> WorkerServiceAsyncStub: ...
     OpenSession: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.OpenSessionRequest, _tasks_pb2.OpenSessionResponse]
-    """Opens a session for one process and announces what it can do. A session is never reused after it was lost."""
+    """Opens a session for one process and announces what it can do. A session is never reused after it was lost: with a
+    `resume_session_id` whose lease still runs the same session goes on (`resumed` is set), with any other a new one is opened.
+    """
     Heartbeat: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.HeartbeatRequest, _tasks_pb2.HeartbeatResponse]
     """Prolongs the lease and learns of cancellations. NOT_FOUND (reason SESSION_LOST): the session is presumed dead; stop all its work and open
     a new one.
+    """
+    WatchSession: _grpc.UnaryStreamMultiCallable[_tasks_pb2.WatchSessionRequest, _tasks_pb2.WatchSessionResponse]
+    """Stays open for as long as the worker lives, and pushes what it has to know at once. Opening it prolongs the lease like a heartbeat;
+    heartbeats are needed besides. When the stream breaks without a word (the process was killed, its connection reset), the lease is
+    shortened to about a second, so that its work is given to others; a worker that still lives opens the stream anew and keeps its
+    session. One stream a session: a newer one takes over from an older. NOT_FOUND (reason SESSION_LOST).
     """
     Claim: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.ClaimRequest, _tasks_pb2.ClaimResponse]
     """Claims what the pointers point at. Pointers that are missing in the answer are duplicates or stale: acknowledge and forget
@@ -153,11 +293,11 @@ class WorkerServiceStub:
     call ended is listed as stale. At most 1000 outcomes in one call.
     """
     Progress: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.ProgressRequest, _tasks_pb2.ProgressResponse]
-    """Records progress, at most one event a second and task."""
+    """Records progress and a partial result. At most one event a second and task is made of it; the task itself always shows the latest."""
     HandBack: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.HandBackRequest, _tasks_pb2.HandBackResponse]
     """Gives attempts back unfinished; they are queued again at once and count as no attempt."""
     CloseSession: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.CloseSessionRequest, _tasks_pb2.CloseSessionResponse]
-    """Stops claims for the session (drain), or ends it: whatever it still holds is queued again."""
+    """Stops claims for the session (drain), shortens its lease (lost), or ends it: whatever it still holds is queued again."""
 
 @_typing.type_check_only
 class WorkerServiceAsyncStub(WorkerServiceStub):
@@ -168,10 +308,18 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     OpenSession: _aio.UnaryUnaryMultiCallable[_tasks_pb2.OpenSessionRequest, _tasks_pb2.OpenSessionResponse]  # type: ignore[assignment]
-    """Opens a session for one process and announces what it can do. A session is never reused after it was lost."""
+    """Opens a session for one process and announces what it can do. A session is never reused after it was lost: with a
+    `resume_session_id` whose lease still runs the same session goes on (`resumed` is set), with any other a new one is opened.
+    """
     Heartbeat: _aio.UnaryUnaryMultiCallable[_tasks_pb2.HeartbeatRequest, _tasks_pb2.HeartbeatResponse]  # type: ignore[assignment]
     """Prolongs the lease and learns of cancellations. NOT_FOUND (reason SESSION_LOST): the session is presumed dead; stop all its work and open
     a new one.
+    """
+    WatchSession: _aio.UnaryStreamMultiCallable[_tasks_pb2.WatchSessionRequest, _tasks_pb2.WatchSessionResponse]  # type: ignore[assignment]
+    """Stays open for as long as the worker lives, and pushes what it has to know at once. Opening it prolongs the lease like a heartbeat;
+    heartbeats are needed besides. When the stream breaks without a word (the process was killed, its connection reset), the lease is
+    shortened to about a second, so that its work is given to others; a worker that still lives opens the stream anew and keeps its
+    session. One stream a session: a newer one takes over from an older. NOT_FOUND (reason SESSION_LOST).
     """
     Claim: _aio.UnaryUnaryMultiCallable[_tasks_pb2.ClaimRequest, _tasks_pb2.ClaimResponse]  # type: ignore[assignment]
     """Claims what the pointers point at. Pointers that are missing in the answer are duplicates or stale: acknowledge and forget
@@ -184,11 +332,11 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     call ended is listed as stale. At most 1000 outcomes in one call.
     """
     Progress: _aio.UnaryUnaryMultiCallable[_tasks_pb2.ProgressRequest, _tasks_pb2.ProgressResponse]  # type: ignore[assignment]
-    """Records progress, at most one event a second and task."""
+    """Records progress and a partial result. At most one event a second and task is made of it; the task itself always shows the latest."""
     HandBack: _aio.UnaryUnaryMultiCallable[_tasks_pb2.HandBackRequest, _tasks_pb2.HandBackResponse]  # type: ignore[assignment]
     """Gives attempts back unfinished; they are queued again at once and count as no attempt."""
     CloseSession: _aio.UnaryUnaryMultiCallable[_tasks_pb2.CloseSessionRequest, _tasks_pb2.CloseSessionResponse]  # type: ignore[assignment]
-    """Stops claims for the session (drain), or ends it: whatever it still holds is queued again."""
+    """Stops claims for the session (drain), shortens its lease (lost), or ends it: whatever it still holds is queued again."""
 
 class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     """For those who do the work. A worker process opens a session, consumes pointers from RabbitMQ, claims what they
@@ -202,7 +350,9 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tasks_pb2.OpenSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tasks_pb2.OpenSessionResponse, _abc.Awaitable[_tasks_pb2.OpenSessionResponse]]:
-        """Opens a session for one process and announces what it can do. A session is never reused after it was lost."""
+        """Opens a session for one process and announces what it can do. A session is never reused after it was lost: with a
+        `resume_session_id` whose lease still runs the same session goes on (`resumed` is set), with any other a new one is opened.
+        """
 
     @_abc_1.abstractmethod
     def Heartbeat(
@@ -212,6 +362,18 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_tasks_pb2.HeartbeatResponse, _abc.Awaitable[_tasks_pb2.HeartbeatResponse]]:
         """Prolongs the lease and learns of cancellations. NOT_FOUND (reason SESSION_LOST): the session is presumed dead; stop all its work and open
         a new one.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchSession(
+        self,
+        request: _tasks_pb2.WatchSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_tasks_pb2.WatchSessionResponse], _abc.AsyncIterator[_tasks_pb2.WatchSessionResponse]]:
+        """Stays open for as long as the worker lives, and pushes what it has to know at once. Opening it prolongs the lease like a heartbeat;
+        heartbeats are needed besides. When the stream breaks without a word (the process was killed, its connection reset), the lease is
+        shortened to about a second, so that its work is given to others; a worker that still lives opens the stream anew and keeps its
+        session. One stream a session: a newer one takes over from an older. NOT_FOUND (reason SESSION_LOST).
         """
 
     @_abc_1.abstractmethod
@@ -242,7 +404,7 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tasks_pb2.ProgressRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tasks_pb2.ProgressResponse, _abc.Awaitable[_tasks_pb2.ProgressResponse]]:
-        """Records progress, at most one event a second and task."""
+        """Records progress and a partial result. At most one event a second and task is made of it; the task itself always shows the latest."""
 
     @_abc_1.abstractmethod
     def HandBack(
@@ -258,6 +420,6 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tasks_pb2.CloseSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tasks_pb2.CloseSessionResponse, _abc.Awaitable[_tasks_pb2.CloseSessionResponse]]:
-        """Stops claims for the session (drain), or ends it: whatever it still holds is queued again."""
+        """Stops claims for the session (drain), shortens its lease (lost), or ends it: whatever it still holds is queued again."""
 
 def add_WorkerServiceServicer_to_server(servicer: WorkerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
