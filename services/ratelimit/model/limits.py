@@ -1,19 +1,25 @@
 """Limits as the rules file states them, and the book that finds them by route class and role."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from hashlib import blake2b
 from typing import NamedTuple
 
 from chassis.errors import Invalid
+from services.ratelimit.model.errands import Action, Errand, hold_of
 
 SECOND_US = 1_000_000
 
 # Far above what one request can mean; keeps every product below 2^53, where the script's numbers stop being exact.
 MAX_COST = 1_000_000
 MAX_COUNT = 2**52
+
+# State of a concurrency rule is one value that is read and written whole.
+MAX_SLOTS = 10_000
+# Places of a holder that died are free again within a lease.
+MAX_LEASE_US = 10 * SECOND_US
 
 # Longer identities enter a key as their digest, so that no caller decides how long our keys are.
 _LONGEST_VERBATIM = 64
@@ -31,11 +37,24 @@ class Algorithm(StrEnum):
     `FIXED_WINDOW`: windows aligned to the epoch; up to twice the limit may pass around a boundary.
     `SLIDING_WINDOW`: never more than the limit in any window, wherever it begins.
     `TOKEN_BUCKET`: bursts up to the limit, then a steady rate (GCRA).
+    `CONCURRENCY`: so many at the same time, each from its decision until it is released or its lease ends.
     """
 
     FIXED_WINDOW = "fixed_window"
     SLIDING_WINDOW = "sliding_window"
     TOKEN_BUCKET = "token_bucket"  # noqa: S105 - not a password
+    CONCURRENCY = "concurrency"
+
+
+class OnStoreFailure(StrEnum):
+    """What a rule does while the store is away.
+
+    `SHARE`: this instance lets its share of the limit pass. `ALLOW`: all passes and counts. `DENY`: nothing passes.
+    """
+
+    SHARE = "share"
+    ALLOW = "allow"
+    DENY = "deny"
 
 
 class Subject(NamedTuple):
@@ -48,9 +67,12 @@ class Subject(NamedTuple):
     ip: str = ""
     model: str = ""
     cost: int = 1
+    hold: str = ""
 
 
 DIMENSIONS = ("user", "api_key", "ip", "model", "role")
+# Of whom a single caller may have limits of its own; where several have one for a rule, the first named here counts.
+OVERRIDABLE = ("api_key", "user", "ip")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,14 +80,17 @@ class Limit:
     """One rule as it applies to one role.
 
     Counters hold units: one each for windows; for a token bucket `window_us` units a token, of which `rate` drain away
-    every µs, so that all arithmetic stays in integers.
+    every µs, so that all arithmetic stays in integers. A concurrency rule counts places, one a request at any cost.
 
     Args:
-        limit: the most that passes in one window, for a token bucket the burst.
+        limit: the most that passes in one window, for a token bucket the burst, for concurrency the places.
+        window_us: for concurrency the lease.
         rate: tokens that flow into the bucket per window; 0 for windows.
         granularity_us: to what a sliding window rounds the instant of a hit, upwards; 1 is an exact log.
         unit: units that a cost of one takes.
         capacity: units that fit.
+        shadow: never denies and is not shown to callers; counts as if it did, and a metric says what it would deny.
+        counts_denied: a request counts even when it is denied (by this rule or another), as in Envoy's service.
     """
 
     rule: str
@@ -77,6 +102,14 @@ class Limit:
     granularity_us: int
     unit: int
     capacity: int
+    on_store_failure: OnStoreFailure = OnStoreFailure.SHARE
+    shadow: bool = False
+    counts_denied: bool = False
+
+    @property
+    def concurrent(self) -> bool:
+        """Whether it limits requests at the same time."""
+        return self.algorithm is Algorithm.CONCURRENCY
 
     @property
     def window_seconds(self) -> int:
@@ -90,18 +123,24 @@ class Limit:
         return -(-self.capacity // self.rate) if self.rate else self.window_us + self.granularity_us
 
     def share(self, instances: int) -> "Limit":
-        """What one of so many instances that cannot see each other's counters may let pass: at least one."""
+        """What one of so many instances that cannot see each other's counters may let pass: at least one.
+
+        Of a rule that allows everything without the store it is a shadow, which counts what passes.
+        """
+        allow = self.on_store_failure is OnStoreFailure.ALLOW
+        base = replace(self, shadow=True, counts_denied=True) if allow else self
         if self.algorithm is Algorithm.TOKEN_BUCKET:
             # The same bucket with dearer tokens: burst and rate shrink together.
-            return replace(self, unit=min(self.unit * instances, self.capacity))
-        shared = max(1, self.capacity // instances)
+            return replace(base, unit=min(self.unit * instances, self.capacity))
         coarse_us = max(self.granularity_us, self.window_us // _SHADOW_BUCKETS)
-        return replace(self, capacity=shared, granularity_us=coarse_us)
+        return replace(base, capacity=max(1, self.capacity // instances), granularity_us=coarse_us)
 
     @property
     def suffix(self) -> str:
         """What tells this rule's counters from others for the same subject; a limit that changes keeps them."""
-        return f":{self.rule}:{'+'.join(self.per)}:{self.algorithm[0]}{self.window_us}"
+        # The state of windows and buckets is in units of their window; a place is a place under any lease.
+        window = "" if self.concurrent else self.window_us
+        return f":{self.rule}:{'+'.join(self.per)}:{self.algorithm[0]}{window}"
 
 
 def limit_of(
@@ -110,31 +149,62 @@ def limit_of(
     algorithm: Algorithm,
     per: tuple[str, ...],
     limit: int,
-    window_us: int,
+    window_us: int = 0,
+    lease_us: int = MAX_LEASE_US,
     rate: int = 0,
     exact: bool = True,
+    on_store_failure: OnStoreFailure | str = OnStoreFailure.SHARE,
+    shadow: bool = False,
+    counts_denied: bool = False,
 ) -> Limit:
-    """A limit with its derived figures. A sliding window keeps an exact log, or a ring of buckets when not `exact`."""
+    """A limit with its derived figures. Raises Invalid when it makes no sense.
+
+    Args:
+        window_us: not read for concurrency, whose holds last for `lease_us`.
+        exact: whether a sliding window keeps an exact log, and not a ring of buckets.
+        counts_denied: for fixed windows only.
+    """
     bucket = algorithm is Algorithm.TOKEN_BUCKET
+    concurrent = algorithm is Algorithm.CONCURRENCY
+    length_us = lease_us if concurrent else window_us
+    most = MAX_SLOTS if concurrent else MAX_COUNT // max(1, length_us) if bucket else MAX_COUNT
+    _check(rule, "limit", limit, most)
+    _check(rule, "rate", rate or limit, most)
+    _check(rule, "lease" if concurrent else "window", length_us, MAX_LEASE_US if concurrent else MAX_COUNT)
+    if counts_denied and algorithm is not Algorithm.FIXED_WINDOW:
+        raise Invalid(f"rule {rule}: only a fixed window counts denied requests", code="BAD_RULES")
     return Limit(
         rule=rule,
         algorithm=algorithm,
         per=per,
         limit=limit,
-        window_us=window_us,
+        window_us=length_us,
         rate=(rate or limit) if bucket else 0,
-        granularity_us=1 if exact or bucket else max(1, window_us // _RING_BUCKETS),
+        granularity_us=max(1, window_us // _RING_BUCKETS) if algorithm is Algorithm.SLIDING_WINDOW and not exact else 1,
         unit=window_us if bucket else 1,
         capacity=limit * window_us if bucket else limit,
+        on_store_failure=OnStoreFailure(on_store_failure),
+        shadow=shadow,
+        counts_denied=counts_denied,
     )
 
 
+def _check(rule: str, what: str, value: int, most: int) -> None:
+    if not 1 <= value <= most:
+        raise Invalid(f"rule {rule}: {what} must be between 1 and {most}, not {value}", code="BAD_RULES")
+
+
 class Ask(NamedTuple):
-    """One request as counters see it: which ones, under which limits, how much. All or nothing."""
+    """One request as counters see it: which ones, under which limits, how much. All or nothing.
+
+    Args:
+        errand: None for the most common ask, which takes its cost and holds nothing.
+    """
 
     keys: tuple[str, ...]
     limits: tuple[Limit, ...]
     cost: int
+    errand: Errand | None = None
 
 
 KeyMaker = Callable[[Subject], str | None]
@@ -179,6 +249,8 @@ def _part(value: str) -> str:
 
 Plan = tuple[tuple[Limit, KeyMaker], ...]
 
+_LONGEST_HOLD = 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class RuleBook:
@@ -189,39 +261,67 @@ class RuleBook:
             stands for every role that has none of its own.
         source: the file's text.
         generation: changes with the text, the same in every process that reads the same text.
+        overrides: what dimension → whose → rule → the limit in place of the rule's own; None: no limit.
     """
 
     classes: Mapping[str, tuple[Mapping[str, Limit], ...]]
     source: str
     generation: int
+    overrides: Mapping[str, Mapping[str, Mapping[str, Limit | None]]] = field(default_factory=dict)
 
     @cached_property
-    def _plans(self) -> dict[tuple[str, str], Plan]:
+    def _plans(self) -> dict[tuple[str, str, tuple[str, ...]], Plan]:
         return {}
 
     def ask(self, subject: Subject) -> Ask:
-        """What to ask the counters for a subject. Raises Invalid for an unknown class or a cost out of range."""
+        """What to ask the counters for a subject.
+
+        Raises Invalid for an unknown class, a cost out of range and a hold that is too long.
+        """
         if subject.cost > MAX_COST or subject.cost < 0:
             raise Invalid(f"cost must be between 0 and {MAX_COST}, not {subject.cost}", details={"field": "cost"})
-        keys, limits = [], []
-        for limit, make in self._plan(subject.route_class, subject.role):
+        hold = subject.hold
+        if len(hold) > _LONGEST_HOLD:
+            raise Invalid(f"hold must have at most {_LONGEST_HOLD} characters", details={"field": "hold"})
+        keys, limits, holds = [], [], False
+        whose = self._overridden(subject) if self.overrides else ()
+        for limit, make in self._plan(subject.route_class, subject.role, whose):
+            concurrent = limit.algorithm is Algorithm.CONCURRENCY
+            if concurrent and not hold:
+                continue
             key = make(subject)
             if key is not None:
+                holds |= concurrent
                 keys.append(key)
                 limits.append(limit)
-        return Ask(tuple(keys), tuple(limits), subject.cost)
+        return Ask(tuple(keys), tuple(limits), subject.cost, Errand(Action.TAKE, hold_of(hold)) if holds else None)
 
-    def _plan(self, route_class: str, role: str) -> Plan:
-        plan = self._plans.get((route_class, role))
-        return self._make_plan(route_class, role) if plan is None else plan
+    def _overridden(self, subject: Subject) -> tuple[str, ...]:
+        """For each of `OVERRIDABLE` the subject's value if it has limits of its own; empty when none has."""
+        values = [str(subject[DIMENSION_FIELDS[name]]) for name in OVERRIDABLE]
+        found = [
+            value if value in self.overrides.get(name, ()) else ""
+            for name, value in zip(OVERRIDABLE, values, strict=True)
+        ]
+        return tuple(found) if any(found) else ()
 
-    def _make_plan(self, route_class: str, role: str) -> Plan:
+    def _plan(self, route_class: str, role: str, whose: tuple[str, ...]) -> Plan:
+        plan = self._plans.get((route_class, role, whose))
+        return self._make_plan(route_class, role, whose) if plan is None else plan
+
+    def _make_plan(self, route_class: str, role: str, whose: tuple[str, ...]) -> Plan:
         rules = self.classes[self.find(route_class)]
-        applied = [rule.get(role) or rule.get("default") for rule in rules]
+        own = [rule.get(role) or rule.get("default") for rule in rules]
+        names = [next(iter(rule.values())).rule for rule in rules]
+        overrides = [self.overrides[name][value] for name, value in zip(OVERRIDABLE, whose, strict=False) if value]
+        applied = [
+            next((override[name] for override in overrides if name in override), limit)
+            for name, limit in zip(names, own, strict=True)
+        ]
         plan = tuple((limit, key_maker(limit)) for limit in applied if limit is not None)
         # What callers send must not fill the memory.
         if len(self._plans) < _PLANS_KEPT:
-            self._plans[route_class, role] = plan
+            self._plans[route_class, role, whose] = plan
         return plan
 
     def find(self, route_class: str) -> str:
