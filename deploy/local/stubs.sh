@@ -9,4 +9,4 @@ bin=.venv/bin
     --plugin=protoc-gen-mypy="$bin/protoc-gen-mypy" \
     --plugin=protoc-gen-mypy_grpc="$bin/protoc-gen-mypy_grpc" \
     --python_out=proto --grpc_python_out=proto --mypy_out=proto --mypy_grpc_out=proto \
-    $(cd proto && find mesh -name '*.proto' | sort)
+    $(cd proto && find envoy mesh -name '*.proto' | sort)
