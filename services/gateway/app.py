@@ -1,7 +1,6 @@
 """The only place that builds things: identity, the ways to peers, the APIs, the edge around them, the listener."""
 
 from collections.abc import Callable
-from functools import partial
 
 from mesh.ratelimit.v1 import ratelimit_pb2_grpc
 from prometheus_client import REGISTRY
@@ -14,7 +13,7 @@ from chassis.messaging.connection import open_broker
 from chassis.rpc.lane import open_lane
 from services.gateway.apis import health
 from services.gateway.apis.behind import Behind
-from services.gateway.apis.dialects import Dialect, classify, dialect_of, is_public
+from services.gateway.apis.dialects import Dialect, answer_tokens, classify, dialect_of, is_public
 from services.gateway.apis.errors import render
 from services.gateway.apis.exchange import ClientGone
 from services.gateway.apis.front import create_app
@@ -31,14 +30,14 @@ from services.gateway.identity.store import ApiKeyStore, ChangeStore, SessionSto
 from services.gateway.identity.tables import SCHEMA
 from services.gateway.identity.tokens import JwtSignatures
 from services.gateway.listener import Listener
-from services.gateway.live.feed import open_feed
+from services.gateway.live.executions import Executions
+from services.gateway.live.feed import Feeds, open_feeds
 from services.gateway.live.hub import Hub
+from services.gateway.live.tasks import Tasks
 from services.gateway.peers import open_peers
 
 VERSION = "0.1.0"
 
-# A decision takes about a millisecond. Beyond this a request is better served than kept.
-_LIMITER_PATIENCE_SECONDS = 0.5
 # While the limiter is away, one request a second asks whether it is back; the others do not wait for it.
 _LIMITER_FAILURES = 5
 _LIMITER_RECOVERY_SECONDS = 1.0
@@ -62,29 +61,37 @@ async def build(settings: Settings, host: Host) -> None:
     watched = health.Watched(ratelimit=ratelimit, llm=peers.llm, tasks=peers.tasks)
     observation = health.Observation(watched, host.health, metrics, host.clock)
     host.spawn("observation", observation.watch())
-    hub = Hub(host.clock, _health_score(host))
-    await open_feed(host, broker, hub)
+    feeds = Feeds(executions=Hub(host.clock, Executions(peers.agents)), tasks=Hub(host.clock, Tasks(peers.tasks)))
+    await open_feeds(host, broker, feeds, _health_score(host))
     behind = Behind(
         peers=peers,
         identity=identity,
-        hub=hub,
+        feeds=feeds,
         clock=host.clock,
         chat_timeout_seconds=settings.http.chat_timeout_seconds,
         version=VERSION,
     )
-    breaker = Breaker(
-        "ratelimit", host.clock, failure_threshold=_LIMITER_FAILURES, recovery_seconds=_LIMITER_RECOVERY_SECONDS
-    )
     layers = Layers(
         security=_security(settings.http),
         identities=identity,
-        limits=Limits(partial(ratelimit.Decide, timeout=_LIMITER_PATIENCE_SECONDS), breaker, REGISTRY),
+        limits=await _open_limits(host, ratelimit),
         metrics=metrics,
     )
     app = create_app(behind, more=health.operations(observation))
     edge = Edge(app, layers, _rules(), host.clock, body_limit_bytes=settings.http.body_limit_bytes)
     await listener.start(edge)
     await _announce(settings, host)
+
+
+async def _open_limits(host: Host, ratelimit: "ratelimit_pb2_grpc.RatelimitServiceAsyncStub") -> Limits:
+    breaker = Breaker(
+        "ratelimit", host.clock, failure_threshold=_LIMITER_FAILURES, recovery_seconds=_LIMITER_RECOVERY_SECONDS
+    )
+    limits = Limits(ratelimit, breaker, host.clock, REGISTRY)
+    await host.enter(limits.holds.open())
+    host.spawn("holds", limits.holds.run())
+    host.spawn("rules", limits.watch.run())
+    return limits
 
 
 async def _announce(settings: Settings, host: Host) -> None:
@@ -137,6 +144,7 @@ def _rules() -> Rules:
         render=render,
         client_gone=ClientGone,
         speaks_openai=lambda path: dialect_of(path) is Dialect.OPENAI,
+        answer_tokens=answer_tokens,
     )
 
 

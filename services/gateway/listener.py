@@ -24,6 +24,9 @@ _LARGEST_HEAD_BYTES = 64 * 1024
 _BODY_PERIOD_SECONDS = 20.0
 _LEAST_BODY_BYTES_A_PERIOD = 20 * 1024
 _LARGEST_SOCKET_MESSAGE_BYTES = 1024 * 1024
+# A client whose host has vanished is noticed within the sum: its worker's tasks are to run elsewhere 12 seconds later.
+_SOCKET_PING_EVERY_SECONDS = 4.0
+_SOCKET_PONG_WITHIN_SECONDS = 5.0
 
 
 class Listener:
@@ -56,6 +59,8 @@ class Listener:
             http=_Protocol,
             ws=_SocketProtocol,
             ws_max_size=_LARGEST_SOCKET_MESSAGE_BYTES,
+            ws_ping_interval=_SOCKET_PING_EVERY_SECONDS,
+            ws_ping_timeout=_SOCKET_PONG_WITHIN_SECONDS,
             # Without lifespan: the process's own life cycle opens and closes everything.
             lifespan="off",
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,

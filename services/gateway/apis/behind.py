@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from chassis.clock import Clock
 from services.gateway.identity.operations import Identity
-from services.gateway.live.hub import Hub
+from services.gateway.live.feed import Feeds
 from services.gateway.peers import Peers
 
 
@@ -14,7 +14,7 @@ class Behind:
 
     peers: Peers
     identity: Identity
-    hub: Hub
+    feeds: Feeds
     clock: Clock
     chat_timeout_seconds: float
     version: str

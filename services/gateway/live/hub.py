@@ -1,101 +1,101 @@
-"""Who watches, and what they are told: events to the sockets of their owner, figures of the machine to everybody."""
+"""One feed: what the bus brings goes in order to those who watch, and what it did not bring is looked up for them.
+
+The bus may lose what it carries to us: our queue goes with its connection, and events that nobody has a queue for are
+published to nobody. So each new subscription is followed by a look at everything that may have happened meanwhile.
+"""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-import psutil
-from mesh.agents.v1 import agents_pb2
+from datetime import datetime, timedelta
 
 from chassis.clock import Clock
-from chassis.errors import Exhausted, MeshError
+from chassis.errors import MeshError, NotFound
 from chassis.logging import get_logger
 from chassis.messaging.message import Message
-from services.gateway.live.frames import Frame, frame_of, history_of, metrics_frame
-from services.gateway.live.mailbox import GOING_AWAY, Mailbox
+from services.gateway.live.frames import Frame
+from services.gateway.live.mailbox import MISSED, Mailbox
 from services.gateway.live.order import Order
+from services.gateway.live.rooms import EVERYBODY, Rooms
+from services.gateway.live.source import Source
 
 log = get_logger(__name__)
 
-PATTERNS = ("agents.#",)
-_MOST_SOCKETS_EACH = 100
-_METRICS_EVERY_SECONDS = 5.0
-_SWEEP_EVERY_SECONDS = 0.5
-_LATER_SECONDS = 5.0
-
-# The execution of that id, as it is now. Raises MeshError.
-History = Callable[[str], Awaitable[agents_pb2.Execution]]
+_SWEEP_EVERY_SECONDS = 0.1
+_ASK_AGAIN_SECONDS = 1.0
+# Sockets that would have to be told what cannot be looked up for so long are closed instead: their clients connect
+# again and say what they have seen.
+_PATIENCE_SECONDS = 30.0
+_LOOKUPS_AT_ONCE = 16
+# Between an event and its news there are a commit, a relay and two clocks.
+_MARGIN = timedelta(seconds=5)
+_SUBSCRIBED_WITHIN_SECONDS = 1.0
 
 
 class Hub:
-    """One process's sockets.
+    """One feed in one process."""
 
-    Args:
-        health_score: how many of this process's dependencies answer, from 0 to 1.
-    """
-
-    def __init__(self, clock: Clock, health_score: Callable[[], float]) -> None:
+    def __init__(self, clock: Clock, source: Source) -> None:
         self._clock = clock
-        self._health_score = health_score
-        self._rooms: dict[str, set[Mailbox]] = {}
+        self.source = source
+        self.rooms = Rooms()
         self._order = Order()
-        self._history: History | None = None
-        self._suspected: list[str] = []
-        self._empty = asyncio.Event()
-        self._empty.set()
-        self._draining = False
-
-    @property
-    def sockets(self) -> int:
-        """How many are open."""
-        return sum(map(len, self._rooms.values()))
+        self._heard_at: datetime | None = None
+        self._missed_since: datetime | None = None
+        # Subjects to be looked up, and since when (monotonic seconds) that has been tried in vain.
+        self._suspected: dict[str, float | None] = {}
+        self._failing_since: float | None = None
+        self._ask_at = float("-inf")
+        self._subscribed = asyncio.Event()
+        self._limit = asyncio.Semaphore(_LOOKUPS_AT_ONCE)
 
     @contextmanager
-    def joined(self, user_id: str) -> Iterator[Mailbox]:
-        """A mailbox that is filled with what belongs to a user. Raises Exhausted beyond 100 of one user."""
-        room = self._rooms.setdefault(user_id, set())
-        if self._draining or len(room) >= _MOST_SOCKETS_EACH:
-            self._leave_if_empty(user_id)
-            raise Exhausted(
-                f"At most {_MOST_SOCKETS_EACH} sockets a user",
-                code="TOO_MANY_SOCKETS",
-                retry_after_seconds=_LATER_SECONDS,
-            )
-        mailbox = Mailbox()
-        room.add(mailbox)
-        self._empty.clear()
+    def joined(self, room: str, only: str = "") -> Iterator[Mailbox]:
+        """See `Rooms.joined`."""
+        if self._heard_at is None:
+            self._heard_at = self._clock.now()
         try:
-            yield mailbox
+            with self.rooms.joined(room, only) as mailbox:
+                yield mailbox
         finally:
-            room.discard(mailbox)
-            self._leave_if_empty(user_id)
+            if not self.rooms.watched(room):
+                # What happens while nobody is there is not heard; whoever comes back is told from the records.
+                self._order.forget(room)
 
-    def _leave_if_empty(self, user_id: str) -> None:
-        if not self._rooms.get(user_id):
-            self._rooms.pop(user_id, None)
-        if not self._rooms:
-            self._empty.set()
+    async def listening(self) -> None:
+        """Waits a moment for the bus to be listened to; what happens before that is looked up later."""
+        try:
+            async with asyncio.timeout(_SUBSCRIBED_WITHIN_SECONDS):
+                await self._subscribed.wait()
+        except TimeoutError:
+            log.info("Somebody watches before the bus is heard")
 
     def tell(self, message: Message) -> None:
         """Passes an event on to those it belongs to, in order. Raises DecodeError for a body that is none."""
-        frame = frame_of(message)
+        if self._heard_at is None or message.time > self._heard_at:
+            self._heard_at = message.time
+        frame = self.source.frame_of(message, self.rooms.watched)
         if frame is not None:
-            for ready in self._order.accept(frame, self._clock.monotonic()):
-                self._send(ready)
-
-    def _send(self, frame: Frame) -> None:
-        rooms = [self._rooms.get(frame.owner, set())] if frame.owner else list(self._rooms.values())
-        for room in rooms:
-            for mailbox in room:
-                mailbox.put(frame)
-
-    def learn_from(self, history: History) -> None:
-        """Names whom to ask for what the bus did not bring."""
-        self._history = history
+            self._send(self._order.accept(frame, self._clock.monotonic()))
 
     def suspect(self) -> None:
-        """The bus may have told something while nobody listened: what is unfinished is looked up at the next sweep."""
-        self._suspected = self._order.unfinished()
+        """A subscription is new: what was told while none stood is looked up at the next sweep."""
+        self._subscribed.set()
+        if self._missed_since is None and self._heard_at is not None:
+            self._missed_since = self._heard_at - _MARGIN
+        for name in self._order.unfinished():
+            self._suspected.setdefault(name, None)
+
+    def silence(self) -> None:
+        """The bus is not listened to any more, because nobody watches; nothing that is known here stays true."""
+        self._subscribed.clear()
+        self._order = Order()
+        self._suspected.clear()
+        self._heard_at = self._missed_since = self._failing_since = None
+
+    def _send(self, frames: list[Frame]) -> None:
+        for frame in frames:
+            self.rooms.send(frame)
 
     async def sweep(self) -> None:
         """For ever: fills what is missing."""
@@ -104,42 +104,72 @@ class Hub:
             await self.fill()
 
     async def fill(self) -> None:
-        """Tells what the bus did not bring, from the history; where that cannot be read, goes on without it."""
-        suspected, self._suspected = self._suspected, []
-        for subject in dict.fromkeys((*self._order.overdue(self._clock.monotonic()), *suspected)):
-            for frame in await self._missing(subject):
-                self._send(frame)
+        """Looks up what the bus did not bring, and tells it. What cannot be looked up now is tried again."""
+        now = self._clock.monotonic()
+        for name in self._order.overdue(now):
+            self._suspected.setdefault(name, None)
+        if now < self._ask_at or not (self._suspected or self._missed_since):
+            return
+        self._ask_at = now
+        await self._look_for_unknown()
+        await asyncio.gather(*(self._look_up(name) for name in list(self._suspected)))
 
-    async def _missing(self, subject: str) -> list[Frame]:
+    async def _look_for_unknown(self) -> None:
+        """Finds the subjects that began, or went on, without our hearing of them at all."""
+        if self._missed_since is None:
+            return
+        since = self._missed_since
+        try:
+            for owner in self.rooms.owners:
+                for name in await self.source.recent("" if owner == EVERYBODY else owner, since):
+                    if not self._order.knows(name):
+                        self._suspected.setdefault(name, None)
+        except MeshError as error:
+            self._failing_since = self._fail("events", error, self._failing_since, lambda: self._give_up(""))
+            return
+        if self._missed_since == since:
+            self._missed_since = self._failing_since = None
+
+    async def _look_up(self, name: str) -> None:
+        owner = self._order.owner_of(name)
         # Where nobody watches there is nobody to look it up for.
-        if self._history is not None and self._order.owner_of(subject) in self._rooms:
-            try:
-                return self._order.catch_up(subject, history_of(await self._history(subject)))
-            except MeshError as error:
-                log.warning("Events are missing and cannot be looked up", subject=subject, error=str(error))
-        return self._order.go_on(subject)
+        if not self.rooms.owners or not self.rooms.watched(owner):
+            self._suspected.pop(name, None)
+            self._send(self._order.go_on(name))
+            return
+        try:
+            async with self._limit:
+                history = await self.source.history(name, self._order.told_up_to(name))
+        except NotFound:
+            history = []
+        except MeshError as error:
+            since = self._suspected.get(name)
+            self._suspected[name] = self._fail(name, error, since, lambda: self._give_up(owner, name))
+            return
+        self._suspected.pop(name, None)
+        self._send(self._order.catch_up(name, history) or self._order.go_on(name))
 
-    async def measure(self) -> None:
-        """For ever: tells everybody how the machine is."""
-        psutil.cpu_percent()
-        while True:
-            await asyncio.sleep(_METRICS_EVERY_SECONDS)
-            if self._rooms:
-                self._send(self.metrics())
+    def _fail(self, what: str, error: MeshError, since: float | None, give_up: Callable[[], None]) -> float | None:
+        """Notes that something cannot be looked up. Returns since when, None when it was given up."""
+        now = self._clock.monotonic()
+        self._ask_at = now + _ASK_AGAIN_SECONDS
+        if since is None:
+            log.warning("Events are missing and cannot be looked up yet", subject=what, error=str(error))
+            return now
+        if now - since < _PATIENCE_SECONDS:
+            return since
+        log.error("Events are missing and could not be looked up; their sockets end", subject=what, error=str(error))
+        give_up()
+        return None
 
-    def metrics(self) -> Frame:
-        """How the machine is now; processor load since this was last asked."""
-        return metrics_frame(
-            cpu_percent=psutil.cpu_percent(),
-            memory_percent=psutil.virtual_memory().percent,
-            health_score=self._health_score(),
-            now=self._clock.now(),
-        )
+    def _give_up(self, owner: str, name: str = "") -> None:
+        self.rooms.end(owner, MISSED)
+        if name:
+            self._suspected.pop(name, None)
+            self._order.go_on(name)
+        else:
+            self._missed_since = None
 
     async def drain(self) -> None:
-        """Closes every socket, takes no new one, and returns when all have gone."""
-        self._draining = True
-        for room in self._rooms.values():
-            for mailbox in room:
-                mailbox.end(GOING_AWAY)
-        await self._empty.wait()
+        """Ends every socket, takes no new one, and returns when all have gone."""
+        await self.rooms.drain()

@@ -13,6 +13,9 @@ _CHECK_EVERY_SECONDS = 1.0
 _CLOSE_SECONDS = 1.0
 _PINGS = {"ping": "pong", '{"type":"ping"}': '{"type":"pong"}', '{"type": "ping"}': '{"type":"pong"}'}
 
+# Told of what a client says besides pings.
+Hear = Callable[[str], Awaitable[None]]
+
 
 class _Over(Exception):
     """The session ends; without an ending when the client has left."""
@@ -22,12 +25,14 @@ class _Over(Exception):
         self.ending = ending
 
 
-async def serve(socket: WebSocket, mailbox: Mailbox, still_allowed: Callable[[], Awaitable[bool]]) -> None:
+async def serve(
+    socket: WebSocket, mailbox: Mailbox, still_allowed: Callable[[], Awaitable[bool]], hear: Hear | None = None
+) -> None:
     """Runs an accepted socket until its client leaves, its mailbox ends, or `still_allowed` says no."""
     ending: Ending | None = None
     try:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_read(socket))
+            tasks.create_task(_read(socket, hear))
             tasks.create_task(_write(socket, mailbox))
             tasks.create_task(_end(mailbox))
             tasks.create_task(_check(still_allowed))
@@ -37,21 +42,28 @@ async def serve(socket: WebSocket, mailbox: Mailbox, still_allowed: Callable[[],
     except* WebSocketDisconnect:
         ending = None
     if ending is not None:
-        # A client that does not read does not read the close either.
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_CLOSE_SECONDS):
-                await socket.close(ending.code, ending.reason)
+        await close(socket, ending)
 
 
-async def _read(socket: WebSocket) -> None:
-    """Clients have nothing to say but pings; whatever else they say is passed over."""
+async def close(socket: WebSocket, ending: Ending) -> None:
+    """Closes a socket; a client that does not read does not read the close either."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            await socket.close(ending.code, ending.reason)
+
+
+async def _read(socket: WebSocket, hear: Hear | None) -> None:
+    """What a client says besides pings is passed over where nobody listens."""
     while True:
         message = await socket.receive()
         if message["type"] == "websocket.disconnect":
             raise _Over(None)
-        answer = _PINGS.get(message.get("text") or "")
+        said = message.get("text") or ""
+        answer = _PINGS.get(said)
         if answer is not None:
             await socket.send_text(answer)
+        elif hear is not None:
+            await hear(said)
 
 
 async def _write(socket: WebSocket, mailbox: Mailbox) -> None:

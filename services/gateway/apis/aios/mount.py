@@ -15,5 +15,5 @@ def routers(behind: Behind) -> list[APIRouter]:
         Auth(behind.identity).router(),
         Agents(behind.peers.agents).router(),
         Executions(behind.peers.agents).router(),
-        Sockets(behind.hub, behind.identity, behind.peers.agents).router(),
+        Sockets(behind.feeds.executions, behind.identity).router(),
     ]

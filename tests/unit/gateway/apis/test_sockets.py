@@ -41,7 +41,7 @@ async def test_a_user_and_an_administrator_hear_what_happens(world: World, who: 
     heard: list[Any] = []
     stay = asyncio.Event()
     session = asyncio.create_task(connect(world, who, user_id, heard, stay=stay))
-    while world.hub.sockets == 0 or not heard:
+    while world.hub.rooms.sockets == 0 or not heard:
         await asyncio.sleep(0)
     world.hub.tell(run_finished(1, USER.user_id))
     while len(heard) == 1:
@@ -50,7 +50,7 @@ async def test_a_user_and_an_administrator_hear_what_happens(world: World, who: 
     await session
     assert [message["type"] for message in heard] == ["websocket.accept", "websocket.send"]
     assert "agent_completed" in heard[1]["text"]
-    assert world.hub.sockets == 0
+    assert world.hub.rooms.sockets == 0
 
 
 @pytest.mark.parametrize("user_id", [OTHER.user_id, ADMIN.username, "nobody", "\0"])

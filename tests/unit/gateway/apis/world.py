@@ -14,7 +14,10 @@ from services.gateway.apis.front import create_app
 from services.gateway.edge.asgi import Message, Receive, Scope, Send
 from services.gateway.edge.context import KEY, RequestContext
 from services.gateway.identity.model import Principal
+from services.gateway.live.executions import Executions
+from services.gateway.live.feed import Feeds
 from services.gateway.live.hub import Hub
+from services.gateway.live.tasks import Tasks
 from services.gateway.peers import Peers
 from tests.support.clock import FakeClock
 from tests.unit.gateway.apis.fakes import FakeAgents, FakeIdentity, FakeLlm, FakeTasks
@@ -52,14 +55,17 @@ class World:
         self.clock = FakeClock()
         self.llm, self.tasks, self.agents = FakeLlm(), FakeTasks(self.clock), FakeAgents(self.clock)
         self.identity = FakeIdentity(self.clock, WHO)
-        self.hub = Hub(self.clock, lambda: 1.0)
+        executions: Any = Executions(self.agents)  # type: ignore[arg-type]  # as below
+        tasks: Any = Tasks(self.tasks)  # type: ignore[arg-type]  # as below
+        self.feeds = Feeds(executions=Hub(self.clock, executions), tasks=Hub(self.clock, tasks))
+        self.hub = self.feeds.executions
         peers: Any = Peers(agents=self.agents, tasks=self.tasks, llm=self.llm)  # type: ignore[arg-type]  # fakes
         identity: Any = self.identity
         self.front = create_app(
             Behind(
                 peers=peers,
                 identity=identity,
-                hub=self.hub,
+                feeds=self.feeds,
                 clock=self.clock,
                 chat_timeout_seconds=60.0,
                 version="1.2.3",

@@ -2,15 +2,23 @@
 
 import json
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from google.protobuf.message import DecodeError
 from mesh.agents.v1 import events_pb2
 
-from services.gateway.live.frames import frame_of, metrics_frame
+from chassis.messaging.message import Message
+from services.gateway.live.executions import Executions
+from services.gateway.live.frames import Frame, metrics_frame
 from tests.unit.gateway.live.events import told
 
 NOW = datetime(2024, 1, 15, 12, tzinfo=UTC)
+
+
+def frame_of(message: Message) -> Frame | None:
+    nobody: Any = None
+    return Executions(nobody).frame_of(message, lambda _owner: True)
 
 
 def test_an_execution_that_started():

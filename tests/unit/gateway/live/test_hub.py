@@ -2,27 +2,78 @@
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from mesh.agents.v1 import agents_pb2, events_pb2
 
-from chassis.errors import Exhausted, Unavailable
-from services.gateway.live.hub import History, Hub
-from services.gateway.live.mailbox import GOING_AWAY, Mailbox
+from chassis.errors import Exhausted, NotFound, Unavailable
+from services.gateway.live.executions import Executions
+from services.gateway.live.figures import Figures
+from services.gateway.live.hub import Hub
+from services.gateway.live.mailbox import GOING_AWAY, MISSED, Mailbox
 from services.gateway.live.order import HOLD_SECONDS
 from tests.support.clock import FakeClock
 from tests.unit.gateway.live.events import run_finished, told
 
 
+class Agents:
+    """The agents service: `executions` by id; away while `away`."""
+
+    def __init__(self) -> None:
+        self.executions: dict[str, agents_pb2.Execution] = {}
+        self.away = False
+        self.asked: list[str] = []
+
+    async def GetExecution(self, request: Any) -> Any:  # noqa: N802 - the contract's name
+        self.asked.append(request.id)
+        if self.away:
+            raise Unavailable(private="killed")
+        if request.id not in self.executions:
+            raise NotFound("Execution not found")
+        return agents_pb2.GetExecutionResponse(execution=self.executions[request.id])
+
+    async def ListRuns(self, request: Any) -> Any:  # noqa: N802 - the contract's name
+        if self.away:
+            raise Unavailable(private="killed")
+        mine = [each for each in self.executions.values() if each.owner_id == request.owner_id]
+        runs = [agents_pb2.Run(execution_id=each.id, status="success", finished_at=LATE) for each in mine]
+        return agents_pb2.ListRunsResponse(runs=runs)
+
+
+LATE = Timestamp(seconds=4_000_000_000)
+
+
 @pytest.fixture
-def hub() -> Hub:
-    return Hub(FakeClock(), lambda: 0.5)
+def agents() -> Agents:
+    return Agents()
+
+
+@pytest.fixture
+def hub(agents: Agents) -> Hub:
+    stub: Any = agents
+    return Hub(FakeClock(), Executions(stub))
 
 
 def clock(hub: Hub) -> FakeClock:
     assert isinstance(hub._clock, FakeClock)
     return hub._clock
+
+
+def add_finished(agents: Agents, runs: int) -> None:
+    """Execution e1, in which all runs have ended, in the order of their ids."""
+    ended = [
+        agents_pb2.Run(agent_id=f"a{number}", status="success", finished_at=Timestamp(seconds=number))
+        for number in range(2, runs + 2)
+    ]
+    execution = agents_pb2.Execution(id="e1", owner_id="u1", runs=ended, finished_at=Timestamp(seconds=99))
+    agents.executions["e1"] = execution
+
+
+async def fill_after(hub: Hub, seconds: float) -> None:
+    clock(hub).advance(seconds)
+    await hub.fill()
 
 
 def kinds(mailbox: Mailbox) -> list[str]:
@@ -69,15 +120,16 @@ def test_a_user_has_a_hundred_sockets_and_no_more(hub: Hub):
     assert refusal.value.code == "TOO_MANY_SOCKETS"
     entered[0].__exit__(None, None, None)
     with hub.joined("u1"):
-        assert hub.sockets == 100
+        assert hub.rooms.sockets == 100
     for each in entered[1:]:
         each.__exit__(None, None, None)
-    assert hub.sockets == 0
+    assert hub.rooms.sockets == 0
 
 
 def test_figures_are_those_of_this_machine(hub: Hub):
     """With the score that the process gives itself."""
-    data = json.loads(hub.metrics().text)["data"]
+    figures = Figures(hub.rooms, clock(hub), lambda: 0.5)
+    data = json.loads(figures.metrics().text)["data"]
     assert data["system_health_score"] == 0.5
     assert 0 <= data["memory_usage"] <= 100
 
@@ -93,68 +145,82 @@ async def test_a_drain_ends_every_socket_and_takes_no_new_one(hub: Hub):
     await draining
 
 
-def finished(runs: int) -> History:
-    """A history in which all runs of execution e1 have ended, in the order of their ids."""
-
-    async def read(execution_id: str) -> agents_pb2.Execution:
-        ended = [
-            agents_pb2.Run(agent_id=f"a{number}", status="success", finished_at=Timestamp(seconds=number))
-            for number in range(2, runs + 2)
-        ]
-        end = Timestamp(seconds=99)
-        return agents_pb2.Execution(id=execution_id, owner_id="u1", runs=ended, finished_at=end)
-
-    return read
+WHOLE = ["execution_started", "agent_completed", "agent_completed", "execution_completed"]
 
 
-async def test_what_the_bus_lost_is_looked_up(hub: Hub):
+async def test_what_the_bus_lost_is_looked_up(hub: Hub, agents: Agents):
     """A gap is filled in its place."""
-    hub.learn_from(finished(2))
+    add_finished(agents, 2)
     with hub.joined("u1") as mailbox:
         hub.tell(told(events_pb2.ExecutionStarted(execution_id="e1", owner_id="u1"), "e1", 1))
         hub.tell(run_finished(3))
-        clock(hub).advance(HOLD_SECONDS)
-        await hub.fill()
-        expected = ["execution_started", "agent_completed", "agent_completed", "execution_completed"]
-        assert kinds(mailbox) == expected
+        await fill_after(hub, HOLD_SECONDS)
+        assert kinds(mailbox) == WHOLE
 
 
-async def test_an_end_that_was_lost_is_looked_up_after_the_bus_was_away(hub: Hub):
+async def test_an_end_that_was_lost_is_looked_up_after_the_bus_was_away(hub: Hub, agents: Agents):
     """Nothing waits behind it, so only the new subscription tells that it may be missing."""
-    hub.learn_from(finished(1))
+    add_finished(agents, 2)
     with hub.joined("u1") as mailbox:
         hub.tell(told(events_pb2.ExecutionStarted(execution_id="e1", owner_id="u1"), "e1", 1))
-        await hub.fill()
+        await fill_after(hub, 1)
         assert kinds(mailbox) == ["execution_started"]
         hub.suspect()
-        await hub.fill()
-        assert kinds(mailbox) == ["execution_started", "agent_completed", "execution_completed"]
+        await fill_after(hub, 1)
+        assert kinds(mailbox) == WHOLE
 
 
-async def test_nothing_is_looked_up_for_nobody(hub: Hub):
+async def test_an_execution_of_which_nothing_was_heard_is_found(hub: Hub, agents: Agents):
+    """It began and ended while the broker was away: its events were published to nobody."""
+    with hub.joined("u1") as mailbox:
+        add_finished(agents, 2)
+        hub.suspect()
+        await fill_after(hub, 1)
+        assert kinds(mailbox) == WHOLE
+        hub.suspect()
+        await fill_after(hub, 1)
+        assert kinds(mailbox) == WHOLE
+
+
+async def test_what_cannot_be_looked_up_now_is_looked_up_later(hub: Hub, agents: Agents):
+    """The service may be away together with the broker; sockets wait, in order."""
+    add_finished(agents, 2)
+    agents.away = True
+    with hub.joined("u1") as mailbox:
+        hub.tell(told(events_pb2.ExecutionStarted(execution_id="e1", owner_id="u1"), "e1", 1))
+        hub.suspect()
+        for _ in range(3):
+            await fill_after(hub, 2)
+        assert kinds(mailbox) == ["execution_started"]
+        agents.away = False
+        await fill_after(hub, 2)
+        assert kinds(mailbox) == WHOLE
+        assert mailbox.ending is None
+
+
+async def test_sockets_that_would_miss_something_are_closed(hub: Hub, agents: Agents):
+    """Half a minute is long enough to wait; who connects again is told from the records."""
+    agents.away = True
+    with hub.joined("u1") as mailbox, hub.joined("u2") as other:
+        hub.tell(run_finished(2))
+        for _ in range(20):
+            await fill_after(hub, 2)
+        assert mailbox.ending == MISSED
+        assert other.ending is None
+
+
+async def test_nothing_is_looked_up_for_nobody(hub: Hub, agents: Agents):
     """A broker that comes back must not bring a question for every execution of every user."""
-    asked: list[str] = []
-
-    async def read(execution_id: str) -> agents_pb2.Execution:
-        asked.append(execution_id)
-        return agents_pb2.Execution(id=execution_id)
-
-    hub.learn_from(read)
-    hub.tell(run_finished(1))
-    hub.suspect()
-    await hub.fill()
-    assert asked == []
+    with hub.joined("u2"):
+        hub.tell(run_finished(1))
+        hub.suspect()
+        await fill_after(hub, 1)
+    assert agents.asked == []
 
 
-async def test_without_an_answer_it_goes_on(hub: Hub):
-    """A service that is away does not hold up what is here."""
-
-    async def away(execution_id: str) -> agents_pb2.Execution:
-        raise Unavailable(private=execution_id)
-
-    hub.learn_from(away)
+async def test_what_is_gone_holds_nothing_up(hub: Hub):
+    """An execution that nobody knows has no history; what waits is told without it."""
     with hub.joined("u1") as mailbox:
         hub.tell(run_finished(2))
-        clock(hub).advance(HOLD_SECONDS)
-        await hub.fill()
+        await fill_after(hub, HOLD_SECONDS)
         assert kinds(mailbox) == ["agent_completed"]

@@ -79,6 +79,6 @@ def test_a_subject_is_unfinished_until_its_last_frame():
 def test_it_remembers_a_bounded_number_of_subjects():
     """The oldest are forgotten."""
     order = Order()
-    for number in range(10_050):
+    for number in range(50_050):
         order.accept(frame(1, f"e{number}"), 0.0)
-    assert len(order._subjects) == 10_000
+    assert len(order._subjects) == 50_000

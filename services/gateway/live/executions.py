@@ -1,0 +1,149 @@
+"""The feed of executions, in the shapes of the AI OS API: events of the agents service, and what it still knows."""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any
+
+from mesh.agents.v1 import agents_pb2, agents_pb2_grpc, events_pb2
+
+from chassis.messaging.message import Message
+from services.gateway.live.frames import Frame, kind_text
+from services.gateway.live.source import Watched
+from services.gateway.views import duration_ms, percentage
+
+PATTERNS = ("agents.#",)
+
+Built = tuple[str, str, dict[str, Any]]
+_COMPLETED = "execution_completed"
+_UNDER_WAY = frozenset({"pending", "running"})
+# Of one user, since a moment seconds or minutes ago.
+_MOST_RECENT_RUNS = 1000
+
+
+class Executions:
+    """The source of ``WS /api/ws/{user_id}``. Every event is followed, watched or not: there are few of them."""
+
+    def __init__(self, agents: "agents_pb2_grpc.AgentServiceAsyncStub") -> None:
+        self._agents = agents
+
+    def frame_of(self, message: Message, watched: Watched) -> Frame | None:
+        """See `Source`."""
+        del watched
+        build = _BUILDERS.get(message.type)
+        return None if build is None else _frame(build(message.body), message.subject, message.sequence)
+
+    async def history(self, subject: str, since: int) -> list[Frame]:
+        """See `Source`; always from the beginning, because an execution does not remember its events' numbers."""
+        del since
+        answer = await self._agents.GetExecution(agents_pb2.GetExecutionRequest(id=subject))
+        return history_of(answer.execution)
+
+    async def recent(self, owner: str, since: datetime) -> list[str]:
+        """See `Source`."""
+        query = agents_pb2.ListRunsRequest(owner_id=owner, limit=_MOST_RECENT_RUNS)
+        answer = await self._agents.ListRuns(query)
+        return list(dict.fromkeys(run.execution_id for run in answer.runs if _is_since(run, since)))
+
+
+def _is_since(run: agents_pb2.Run, since: datetime) -> bool:
+    if run.status in _UNDER_WAY:
+        return True
+    return bool(run.finished_at.ToDatetime(tzinfo=UTC) >= since)
+
+
+def history_of(execution: agents_pb2.Execution) -> list[Frame]:
+    """Every frame that events have told or should have told of an execution so far, in order."""
+    ended = [run for run in execution.runs if run.status not in _UNDER_WAY]
+    ended.sort(key=lambda run: run.finished_at.ToNanoseconds())
+    built = [_started(execution), *(_completed(execution, run) for run in ended)]
+    if execution.HasField("finished_at"):
+        built.append(_all_completed(execution, [run.status for run in ended]))
+    return [_frame(each, execution.id, sequence) for sequence, each in enumerate(built, start=1)]
+
+
+def _frame(built: Built, subject: str, sequence: int) -> Frame:
+    owner, kind, data = built
+    key = f"{kind} {data.get('agent_id', '')}"
+    return Frame(
+        text=kind_text(kind, data), owner=owner, subject=subject, sequence=sequence, key=key, last=kind == _COMPLETED
+    )
+
+
+def _started(execution: agents_pb2.Execution) -> Built:
+    event = events_pb2.ExecutionStarted(
+        execution_id=execution.id,
+        owner_id=execution.owner_id,
+        agent_count=len(execution.runs),
+        parallel=execution.parallel,
+    )
+    return _execution_started(event.SerializeToString())
+
+
+def _completed(execution: agents_pb2.Execution, run: agents_pb2.Run) -> Built:
+    event = events_pb2.RunFinished(
+        execution_id=execution.id,
+        owner_id=execution.owner_id,
+        agent_id=run.agent_id,
+        agent_name=run.agent_name,
+        status=run.status,
+        duration_ms=duration_ms(run, "started_at", "finished_at") or 0,
+    )
+    return _agent_completed(event.SerializeToString())
+
+
+def _all_completed(execution: agents_pb2.Execution, statuses: list[str]) -> Built:
+    successful = statuses.count("success")
+    event = events_pb2.ExecutionFinished(
+        execution_id=execution.id,
+        owner_id=execution.owner_id,
+        total_agents=len(execution.runs),
+        successful=successful,
+        failed=len(statuses) - successful,
+    )
+    return _execution_completed(event.SerializeToString())
+
+
+def _execution_started(body: bytes) -> Built:
+    event = events_pb2.ExecutionStarted.FromString(body)
+    data = {"execution_id": event.execution_id, "agent_count": event.agent_count, "parallel": event.parallel}
+    return event.owner_id, "execution_started", data
+
+
+def _agent_completed(body: bytes) -> Built:
+    event = events_pb2.RunFinished.FromString(body)
+    data = {
+        "execution_id": event.execution_id,
+        "agent_id": event.agent_id,
+        "agent_name": event.agent_name,
+        "status": event.status,
+        "duration_ms": event.duration_ms,
+    }
+    return event.owner_id, "agent_completed", data
+
+
+def _execution_completed(body: bytes) -> Built:
+    event = events_pb2.ExecutionFinished.FromString(body)
+    data = {
+        "execution_id": event.execution_id,
+        "total_agents": event.total_agents,
+        "successful": event.successful,
+        "failed": event.failed,
+        "success_rate": percentage(event.successful, event.total_agents),
+    }
+    return event.owner_id, _COMPLETED, data
+
+
+def _agent_created(body: bytes) -> Built:
+    event = events_pb2.AgentCreated.FromString(body)
+    return "", "agent_created", {"agent_id": event.agent_id, "name": event.name}
+
+
+_BUILDERS: Mapping[str, Callable[[bytes], Built]] = MappingProxyType(
+    {
+        "mesh.agents.v1.ExecutionStarted": _execution_started,
+        "mesh.agents.v1.RunFinished": _agent_completed,
+        "mesh.agents.v1.ExecutionFinished": _execution_completed,
+        "mesh.agents.v1.AgentCreated": _agent_created,
+    }
+)
