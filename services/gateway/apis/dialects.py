@@ -5,6 +5,8 @@ Pure tables over method and path; knows no handler.
 
 from enum import StrEnum
 
+from services.gateway.apis.llm import OPENAI_ANSWER_TOKENS, V1_ANSWER_TOKENS
+
 
 class Dialect(StrEnum):
     """Whose shapes a path speaks."""
@@ -24,6 +26,15 @@ _UNLIMITED = frozenset(
 _PUBLIC_POSTS = frozenset({"/api/auth/register", "/api/auth/login", "/api/auth/refresh"})
 _V1_CLASSES = {"chat": "v1.chat", "models": "v1.models", "tasks": "v1.tasks", "cache": "v1.cache"}
 _V1_PREFIX = "/api/v1/"
+# Those that have limits of their own besides their resource's.
+_V1_POSTS = {"/api/v1/models/pull": "v1.models.pull", "/api/v1/tasks": "v1.tasks.submit"}
+_OPENAI_CHATS = frozenset({"/v1/chat/completions", "/v1/completions"})
+# Tokens that an answer may have where its request does not say.
+_ANSWER_TOKENS = {
+    "/v1/chat/completions": OPENAI_ANSWER_TOKENS,
+    "/api/v1/chat": V1_ANSWER_TOKENS,
+    "/api/v1/chat/stream": V1_ANSWER_TOKENS,
+}
 
 
 def dialect_of(path: str) -> Dialect:
@@ -37,17 +48,23 @@ def dialect_of(path: str) -> Dialect:
 
 def classify(method: str, path: str) -> str:
     """The route class that rate limits are kept by, as in ``v1.chat``; empty where none applies."""
-    del method  # No class of this catalogue depends on it yet; the edge's contract has it.
     if path in _UNLIMITED:
         return ""
     match dialect_of(path):
         case Dialect.OPENAI:
-            return "openai.default"
+            return "openai.chat" if path in _OPENAI_CHATS else "openai.default"
         case Dialect.AIOS:
             return "aios.default"
         case Dialect.V1:
+            if method == "POST" and path in _V1_POSTS:
+                return _V1_POSTS[path]
             resource = path[len(_V1_PREFIX) :].split("/", 1)[0] if path.startswith(_V1_PREFIX) else ""
             return _V1_CLASSES.get(resource, "v1.default")
+
+
+def answer_tokens(method: str, path: str) -> int:
+    """How many tokens an answer may have where its request does not say; 0 where none are used."""
+    return _ANSWER_TOKENS.get(path, 0) if method == "POST" else 0
 
 
 def is_public(method: str, path: str) -> bool:

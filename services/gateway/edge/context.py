@@ -1,12 +1,13 @@
 """What the edge knows of a request, carried in its ASGI scope for routes to read."""
 
 from collections.abc import MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mesh.ratelimit.v1 import ratelimit_pb2
 
 from chassis.errors import Forbidden, Unauthenticated
+from services.gateway.edge.tokens import Reservation
 from services.gateway.identity.model import ACCESS_SCOPE, Principal
 
 Scope = MutableMapping[str, Any]
@@ -26,6 +27,9 @@ class RequestContext:
         principal: who asks; None on public paths without a credential.
         decision: what the ratelimit service said; None where it was not asked or could not be.
         degraded: limits were not, or only locally, enforced for this request.
+        subject: under which the request was let in; None where nobody asked or nobody answered.
+        holds: it has a place under a limit of requests at the same time.
+        tokens: what it has reserved of its user's tokens.
     """
 
     request_id: str
@@ -36,6 +40,9 @@ class RequestContext:
     principal: Principal | None = None
     decision: ratelimit_pb2.Decision | None = None
     degraded: bool = False
+    subject: ratelimit_pb2.Subject | None = None
+    holds: bool = False
+    tokens: Reservation = field(default_factory=Reservation)
 
 
 def current(scope: Scope) -> RequestContext:

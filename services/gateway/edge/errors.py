@@ -24,6 +24,10 @@ class UnsupportedMediaType(errors.Invalid):
     default_message = "Unsupported media type"
 
 
+class OverLimit(errors.Exhausted):
+    """The rate limit says no. Without a time to come back at, nobody can tell one."""
+
+
 # Looked up along the class's ancestors, so the more special one wins.
 _STATUS: dict[type, int] = {
     MethodNotAllowed: 405,

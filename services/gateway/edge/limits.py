@@ -1,69 +1,182 @@
-"""Asks the ratelimit service about each request, and says in headers what it answered.
+"""Asks the ratelimit service about each request, before it runs, and tells it when the request has ended.
 
 Counts nothing itself. When the service cannot be asked, requests pass (`Limits._fail_open`, the one place that decides
 so): a limiter that is away must not take the mesh with it.
 """
 
-from collections.abc import Awaitable, Callable
-from datetime import datetime
-from math import ceil
+from functools import partial
 
-from mesh.ratelimit.v1 import ratelimit_pb2
+from mesh.ratelimit.v1 import ratelimit_pb2, ratelimit_pb2_grpc
 from prometheus_client import CollectorRegistry, Counter
 
 from chassis.breaker import Breaker
-from chassis.errors import Exhausted, MeshError
+from chassis.clock import Clock
+from chassis.errors import MeshError
 from chassis.logging import get_logger
-from services.gateway.edge.asgi import Header
 from services.gateway.edge.context import RequestContext
+from services.gateway.edge.denials import Denials, Key
+from services.gateway.edge.errors import OverLimit
+from services.gateway.edge.holds import Holds
+from services.gateway.edge.rules_watch import TOKENS, RulesWatch
+from services.gateway.edge.tokens import Reservation
 
 log = get_logger(__name__)
 
-_DEGRADED: Header = (b"x-ratelimit-degraded", b"true")
-
-
-Decide = Callable[[ratelimit_pb2.DecideRequest], Awaitable[ratelimit_pb2.DecideResponse]]
+# A decision takes about a millisecond. Beyond this a request is better served than kept.
+_PATIENCE_SECONDS = 0.5
+_MOST_TOKENS = 1_000_000
+# Longer than any wait that can be told.
+_NEVER_MS = 2**64
 
 
 class Limits:
     """One question a request; the lane beneath makes frames of those that wait together.
 
     Args:
-        decide: asks the service, and raises MeshError when it does not answer soon.
+        service: ratelimit's stub.
         breaker: ends the asking for a while when it keeps failing, so that nobody waits for nothing.
     """
 
-    def __init__(self, decide: Decide, breaker: Breaker, registry: CollectorRegistry) -> None:
-        self._ask = decide
+    def __init__(
+        self,
+        service: "ratelimit_pb2_grpc.RatelimitServiceAsyncStub",
+        breaker: Breaker,
+        clock: Clock,
+        registry: CollectorRegistry,
+    ) -> None:
+        self._service = service
         self._breaker = breaker
+        self._clock = clock
         self._failing_open = False
+        self._denials = Denials()
+        self.holds = Holds(service, clock, registry)
+        self.watch = RulesWatch(service, self._denials.follow)
         self._unasked = Counter(
             "mesh_ratelimit_unasked", "Requests that passed because ratelimit did not answer", registry=registry
         )
+        self._remembered = Counter(
+            "mesh_ratelimit_remembered_denials", "Requests refused without asking ratelimit again", registry=registry
+        )
 
-    async def decide(self, context: RequestContext) -> None:
-        """Puts the decision into the context. Raises Exhausted when it is no."""
-        request = ratelimit_pb2.DecideRequest(subjects=[_subject(context)])
+    async def decide(self, context: RequestContext, tokens: int = 0) -> None:
+        """Puts the decision into the context. Raises OverLimit when it is no; nothing is taken then.
+
+        Whoever asks ends the request with `leave`, whatever becomes of it.
+
+        Args:
+            tokens: how many the request will probably use of its user's tokens; 0: it uses none.
+        """
+        key = _key(context)
+        if self._denials and (denial := self._denials.find(key, self._clock.monotonic())) is not None:
+            self._remembered.inc()
+            context.decision = denial
+            raise _refusal(denial)
+        subject = _subject(context, self.holds.new_id())
+        subjects = [subject]
+        if tokens and self.watch.counts_tokens:
+            subjects.append(_token_subject(context, tokens))
+        asked_at = self._clock.monotonic()
+        decisions = await self._ask(context, subjects)
+        if decisions is None:
+            return
+        decision = context.decision = decisions[0]
+        context.degraded = decision.degraded
+        if decision.allowed:
+            self._take(context, subject, decision)
+        else:
+            self._denials.keep(key, decision, asked_at, self._clock.monotonic())
+        if len(subjects) > 1:
+            self._reserve(context, subjects[1], decisions[1])
+        if not decision.allowed:
+            raise _refusal(decision, *decisions[1:])
+        if context.tokens.refused:
+            raise _refusal(decisions[1])
+
+    def _take(self, context: RequestContext, subject: ratelimit_pb2.Subject, decision: ratelimit_pb2.Decision) -> None:
+        context.subject = subject
+        leases = [rule.window_seconds for rule in decision.rules if rule.concurrent]
+        if leases:
+            context.holds = True
+            self.holds.take(subject, min(leases))
+
+    # -- tokens ----------------------------------------------------------------------------------------------------
+
+    def _reserve(
+        self, context: RequestContext, subject: ratelimit_pb2.Subject, decision: ratelimit_pb2.Decision
+    ) -> None:
+        """All or nothing over both subjects: of a refused request `leave` gives back what either of them took."""
+        taken = [subject] if decision.allowed and decision.rules else []
+        context.tokens = Reservation(
+            taken=taken,
+            decision=decision if decision.rules else None,
+            refused=not decision.allowed,
+            reserve=partial(self._reserve_more, context),
+        )
+
+    async def _reserve_more(self, context: RequestContext, tokens: int) -> ratelimit_pb2.Subject | None:
+        subject = _token_subject(context, tokens)
+        decisions = await self._ask(context, [subject])
+        if decisions is None:
+            return None
+        decision = context.tokens.decision = decisions[0]
+        if not decision.allowed:
+            context.tokens.refused = True
+            raise _refusal(decision)
+        return subject
+
+    # -- the end of a request --------------------------------------------------------------------------------------
+
+    def leave(self, context: RequestContext, *, failed: bool) -> None:
+        """The request has ended: what it held and did not use goes back. At once, and the second time nothing happens.
+
+        Args:
+            failed: its answer was an error, so no token was used.
+        """
+        tokens, subject = context.tokens, context.subject
+        if context.holds and subject is not None:
+            context.holds = False
+            self.holds.release(subject)
+        if tokens.taken:
+            for reserved, amount in tokens.unused(0 if failed else tokens.used):
+                self.holds.refund(reserved, amount)
+            tokens.taken = []
+        if tokens.refused and subject is not None:
+            tokens.refused = False
+            self.holds.refund(subject, 1)
+            self._denials.forget(_key(context))
+
+    # -- asking ----------------------------------------------------------------------------------------------------
+
+    async def _ask(
+        self, context: RequestContext, subjects: list[ratelimit_pb2.Subject]
+    ) -> "list[ratelimit_pb2.Decision] | None":
+        """One decision for each subject; None when the service does not answer, and the request passes."""
         try:
             generation = self._breaker.begin()
         except MeshError as error:
             self._fail_open(context, error)
-            return
+            return None
         try:
-            response = await self._ask(request)
+            response = await self._service.Decide(
+                ratelimit_pb2.DecideRequest(subjects=subjects), timeout=_PATIENCE_SECONDS
+            )
         except MeshError as error:
             self._breaker.fail(generation)
+            self._in_doubt(subjects[0])
             self._fail_open(context, error)
-            return
+            return None
         except BaseException:
             self._breaker.give_up(generation)
+            self._in_doubt(subjects[0])
             raise
         self._breaker.succeed(generation)
         self._failing_open = False
-        decision = response.decisions[0]
-        context.decision, context.degraded = decision, decision.degraded
-        if not decision.allowed:
-            raise _refusal(decision)
+        return list(response.decisions)
+
+    def _in_doubt(self, subject: ratelimit_pb2.Subject) -> None:
+        """It may hold a place now; giving back what was never taken does no harm."""
+        if subject.hold:
+            self.holds.release(subject)
 
     def _fail_open(self, context: RequestContext, error: MeshError) -> None:
         context.degraded = True
@@ -73,81 +186,46 @@ class Limits:
             log.warning("The ratelimit service does not answer; requests pass without limits", error=str(error))
 
 
-def _subject(context: RequestContext) -> ratelimit_pb2.Subject:
+def _key(context: RequestContext) -> Key:
+    """Whose refusals are alike: all that a request is decided by but its hold."""
+    principal = context.principal
+    if principal is None:
+        return context.route_class, context.client_ip
+    return context.route_class, principal.user_id, principal.role, principal.key_id, context.client_ip
+
+
+def _subject(context: RequestContext, hold: str) -> ratelimit_pb2.Subject:
     principal = context.principal
     if principal is None:
         address = context.client_ip
-        return ratelimit_pb2.Subject(route_class=context.route_class, user=address, role="anonymous", ip=address)
+        return ratelimit_pb2.Subject(
+            route_class=context.route_class, user=address, role="anonymous", ip=address, hold=hold
+        )
     return ratelimit_pb2.Subject(
         route_class=context.route_class,
         user=principal.user_id,
         role=principal.role,
         api_key=principal.key_id,
         ip=context.client_ip,
+        hold=hold,
     )
 
 
-def _refusal(decision: ratelimit_pb2.Decision) -> Exhausted:
-    seconds = decision.retry_after_ms / 1000 if decision.HasField("retry_after_ms") else None
-    details = {"rule": decision.rules[decision.tightest].name} if decision.rules else {}
-    return Exhausted("Rate limit exceeded", details=details, retry_after_seconds=seconds)
+def _token_subject(context: RequestContext, tokens: int) -> ratelimit_pb2.Subject:
+    subject = _subject(context, "")
+    subject.route_class = TOKENS
+    subject.cost = min(tokens, _MOST_TOKENS)
+    return subject
 
 
-class LimitHeaders:
-    """Turns decisions into the headers of API §5. Policies change with the rules file alone and are kept as bytes."""
-
-    _MOST_POLICIES = 1024
-
-    def __init__(self) -> None:
-        self._policies: dict[tuple[str, int, int], bytes] = {}
-
-    def of(self, context: RequestContext, now: datetime, *, openai: bool) -> list[Header]:
-        """The headers of an answer, from its one decision.
-
-        Args:
-            openai: also the names that the OpenAI SDKs read.
-        """
-        decision = context.decision
-        headers: list[Header] = [_DEGRADED] if context.degraded else []
-        if decision is None or not decision.rules:
-            return headers
-        tightest = decision.rules[decision.tightest]
-        limit, remaining = b"%d" % tightest.limit, b"%d" % tightest.remaining
-        reset_ms = tightest.reset_after_ms
-        headers += (
-            (b"x-ratelimit-limit", limit),
-            (b"x-ratelimit-remaining", remaining),
-            (b"x-ratelimit-reset", b"%d" % ceil(now.timestamp() + reset_ms / 1000)),
-            (b"x-ratelimit-rule", tightest.name.encode()),
-            (b"ratelimit-policy", b", ".join([self._policy(rule) for rule in decision.rules])),
-            (b"ratelimit", b", ".join([_state(rule) for rule in decision.rules])),
-        )
-        if openai:
-            headers += (
-                (b"x-ratelimit-limit-requests", limit),
-                (b"x-ratelimit-remaining-requests", remaining),
-                (b"x-ratelimit-reset-requests", duration(reset_ms)),
-            )
-        return headers
-
-    def _policy(self, rule: ratelimit_pb2.RuleState) -> bytes:
-        key = rule.name, rule.limit, rule.window_seconds
-        policy = self._policies.get(key)
-        if policy is None:
-            if len(self._policies) >= self._MOST_POLICIES:
-                self._policies.clear()
-            policy = self._policies[key] = b'"%s";q=%d;w=%d' % (rule.name.encode(), rule.limit, rule.window_seconds)
-        return policy
-
-
-def _state(rule: ratelimit_pb2.RuleState) -> bytes:
-    return b'"%s";r=%d;t=%d' % (rule.name.encode(), rule.remaining, -(-rule.reset_after_ms // 1000))
-
-
-def duration(milliseconds: int) -> bytes:
-    """As OpenAI writes it: ``6m0s``, ``1.5s``, ``20ms``."""
-    if milliseconds < 1000:  # noqa: PLR2004 - a second
-        return b"%dms" % milliseconds
-    minutes, rest = divmod(milliseconds, 60_000)
-    seconds = f"{rest / 1000:.3f}".rstrip("0").rstrip(".")
-    return f"{minutes}m{seconds}s".encode() if minutes else f"{seconds}s".encode()
+def _refusal(*decisions: ratelimit_pb2.Decision) -> OverLimit:
+    """The answer to a request that was refused by at least one of its decisions."""
+    denied = [decision for decision in decisions if not decision.allowed]
+    # Whoever can tell no time outlasts the others: the request would not pass at theirs.
+    slowest = max(denied, key=lambda one: one.retry_after_ms if one.HasField("retry_after_ms") else _NEVER_MS)
+    seconds = slowest.retry_after_ms / 1000 if slowest.HasField("retry_after_ms") else None
+    if not slowest.rules:
+        return OverLimit("Rate limit exceeded", retry_after_seconds=seconds)
+    rule = slowest.rules[slowest.tightest]
+    message = "Too many requests at the same time" if rule.concurrent else "Rate limit exceeded"
+    return OverLimit(message, details={"rule": rule.name}, retry_after_seconds=seconds)

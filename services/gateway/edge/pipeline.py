@@ -17,7 +17,8 @@ from services.gateway.edge import body, credentials, trace
 from services.gateway.edge.asgi import App, Header, Receive, Scope, Send
 from services.gateway.edge.context import KEY, RequestContext
 from services.gateway.edge.errors import PayloadTooLarge
-from services.gateway.edge.limits import LimitHeaders, Limits
+from services.gateway.edge.limit_headers import LimitHeaders
+from services.gateway.edge.limits import Limits
 from services.gateway.edge.metrics import Metrics
 from services.gateway.edge.reply import Reply, SocketReply
 from services.gateway.edge.security import Security
@@ -25,10 +26,15 @@ from services.gateway.identity.model import Principal
 
 log = get_logger(__name__)
 
+_FIRST_ERROR = 400
 _CLIENT_LEFT = 499
 _SERVER_ERROR = 500
 _POLICY_VIOLATION = 1008
 _ASK_AGAIN_SECONDS = 1.0
+# What a body says of tokens is known before it is read by its length; of long ones, which may be pictures, this much.
+_BYTES_A_TOKEN = 4
+_MOST_PROMPT_TOKENS = 2048
+_LENGTH_DIGITS = 15
 _BODILESS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -52,6 +58,8 @@ class Rules:
         render: path, Accept, error, request id, now → status, headers and body in the path's dialect.
         client_gone: what the application raises when the client left before it was answered.
         speaks_openai: whether answers on a path carry the headers that OpenAI's SDKs read.
+        answer_tokens: method and path → tokens that an answer may have where the request does not say, of those that
+            its user has a minute; 0: it takes none of them.
     """
 
     classify: Callable[[str, str], str]
@@ -59,6 +67,7 @@ class Rules:
     render: Callable[[str, str, MeshError, str, datetime], tuple[int, list[Header], bytes]]
     client_gone: type[Exception]
     speaks_openai: Callable[[str], bool]
+    answer_tokens: Callable[[str, str], int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +127,7 @@ class Edge:
                 if status >= _SERVER_ERROR:
                     recording.fail(str(status))
         finally:
+            self._limits.leave(context, failed=status >= _FIRST_ERROR and status != _CLIENT_LEFT)
             self._metrics.observe(context.route, method, status, self._clock.monotonic() - began)
             self._leave()
 
@@ -169,9 +179,19 @@ class Edge:
             except Unauthenticated as error:
                 refusal = error
         if context.route_class:
-            await self._limits.decide(context)
+            await self._limits.decide(context, self._tokens(scope, headers, context.principal))
         if refusal is not None:
             raise refusal
+
+    def _tokens(self, scope: Scope, headers: dict[bytes, bytes], principal: Principal | None) -> int:
+        """How many tokens a request will probably take; its route knows better once the body is read."""
+        answer = self._rules.answer_tokens(_method(scope), scope["path"])
+        if not answer or principal is None:
+            return 0
+        length = headers.get(b"content-length", b"")
+        # What is no length is refused later, and counted all the same.
+        known = int(length) if length.isdigit() and len(length) <= _LENGTH_DIGITS else 0
+        return answer + min(known // _BYTES_A_TOKEN, _MOST_PROMPT_TOKENS)
 
     async def _who(self, credential: str | None) -> Principal:
         if not credential:

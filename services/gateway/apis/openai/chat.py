@@ -16,13 +16,14 @@ from services.gateway.apis.exchange import (
     send_json,
 )
 from services.gateway.apis.idempotency import IDEMPOTENCY_KEY, idempotency_key
-from services.gateway.apis.llm import answers, first
+from services.gateway.apis.llm import answers, first, metered, most_tokens
 from services.gateway.apis.openai.errors import openai_body, openai_status
 from services.gateway.apis.openai.shapes import ChatCompletionRequest
 from services.gateway.apis.openai.wire import Chunks, checked, completion, to_request
 from services.gateway.edge.asgi import Receive, Scope, Send
 from services.gateway.edge.body import parse_json
-from services.gateway.edge.context import require_scope
+from services.gateway.edge.context import current, require_scope
+from services.gateway.edge.tokens import Reservation
 
 _DONE = b"data: [DONE]\n\n"
 
@@ -40,17 +41,21 @@ class ChatCompletions:
         principal = require_scope(scope, "chat")
         body = checked(parse_json(await read_body(receive)))
         request = to_request(body, principal, idempotency_key(header(scope, IDEMPOTENCY_KEY)))
+        tokens = current(scope).tokens
+        await tokens.need(most_tokens(request))
         with Attendance(receive):
             if body.get("stream"):
-                await send_events(send, self._frames(request, body))
+                await send_events(send, self._frames(request, body, tokens))
             else:
-                response = await self._llm.Chat(request, timeout=self._timeout_seconds)
+                response = await metered(self._llm.Chat(request, timeout=self._timeout_seconds), request, tokens)
                 await send_json(send, completion(response, self._now()))
 
-    async def _frames(self, request: llm_pb2.ChatRequest, body: ChatCompletionRequest) -> AsyncGenerator[bytes]:
+    async def _frames(
+        self, request: llm_pb2.ChatRequest, body: ChatCompletionRequest, tokens: Reservation
+    ) -> AsyncGenerator[bytes]:
         options = body.get("stream_options")
         chunks = Chunks(self._now(), with_usage=bool(options and options.get("include_usage")))
-        async with aclosing(answers(self._llm, request, self._timeout_seconds)) as stream:
+        async with aclosing(answers(self._llm, request, self._timeout_seconds, tokens)) as stream:
             yield chunks.frames(await first(stream))
             try:
                 async for answer in stream:

@@ -18,16 +18,16 @@ from services.gateway.apis.exchange import (
     send_json,
 )
 from services.gateway.apis.idempotency import IDEMPOTENCY_KEY, idempotency_key
-from services.gateway.apis.llm import answers, first
+from services.gateway.apis.llm import V1_ANSWER_TOKENS, answers, first, metered, most_tokens
 from services.gateway.apis.problems import refused
 from services.gateway.apis.shapes import WHOLE
 from services.gateway.edge.asgi import Receive, Scope, Send
 from services.gateway.edge.body import parse_json
-from services.gateway.edge.context import require_scope
+from services.gateway.edge.context import current, require_scope
+from services.gateway.edge.tokens import Reservation
 from services.gateway.identity.model import Principal
 
 _TEMPERATURE = 0.7
-_MAX_TOKENS = 2048
 
 
 class ChatBody(TypedDict):
@@ -92,7 +92,7 @@ def to_request(body: ChatBody, principal: Principal, key: str) -> llm_pb2.ChatRe
         model=body.get("model") or "",
         messages=[llm_pb2.Message(role="user", content=body["message"])],
         temperature=_TEMPERATURE if temperature is None else temperature,
-        max_tokens=body.get("max_tokens") or _MAX_TOKENS,
+        max_tokens=body.get("max_tokens") or V1_ANSWER_TOKENS,
         user_id=principal.user_id,
         api_key_id=principal.key_id,
         idempotency_key=key,
@@ -110,7 +110,8 @@ class Chat:
         """ASGI handler of ``/api/v1/chat``. Raises what is wrong with the request or behind it."""
         request = await self._request(scope, receive)
         with Attendance(receive):
-            response = await self._llm.Chat(request, timeout=self._timeout_seconds)
+            call = self._llm.Chat(request, timeout=self._timeout_seconds)
+            response = await metered(call, request, current(scope).tokens)
         answer = {
             "response": response.choices[0].message.content if response.choices else "",
             "model": response.model,
@@ -122,16 +123,18 @@ class Chat:
         """ASGI handler of ``/api/v1/chat/stream``. Raises as `answer` does, before the first frame."""
         request = await self._request(scope, receive)
         with Attendance(receive):
-            await send_events(send, self._frames(request))
+            await send_events(send, self._frames(request, current(scope).tokens))
 
     async def _request(self, scope: Scope, receive: Receive) -> llm_pb2.ChatRequest:
         principal = require_scope(scope, "chat")
         body = checked(parse_json(await read_body(receive)))
-        return to_request(body, principal, idempotency_key(header(scope, IDEMPOTENCY_KEY)))
+        request = to_request(body, principal, idempotency_key(header(scope, IDEMPOTENCY_KEY)))
+        await current(scope).tokens.need(most_tokens(request))
+        return request
 
-    async def _frames(self, request: llm_pb2.ChatRequest) -> AsyncGenerator[bytes]:
+    async def _frames(self, request: llm_pb2.ChatRequest, tokens: Reservation) -> AsyncGenerator[bytes]:
         used = 0
-        async with aclosing(answers(self._llm, request, self._timeout_seconds)) as stream:
+        async with aclosing(answers(self._llm, request, self._timeout_seconds, tokens)) as stream:
             answer = await first(stream)
             try:
                 yield _pieces(answer)

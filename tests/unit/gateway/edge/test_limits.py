@@ -2,8 +2,9 @@ import pytest
 from mesh.ratelimit.v1 import ratelimit_pb2
 
 from chassis.errors import DeadlineExceeded, Invalid, MeshError, Unavailable
-from services.gateway.edge.limits import duration
-from tests.unit.gateway.edge.world import World, decision
+from services.gateway.edge.limit_headers import duration
+from tests.unit.gateway.edge.limiter import decision
+from tests.unit.gateway.edge.world import World
 
 TWO = [
     {"name": "v1_chat", "limit": 10, "remaining": 0, "window_seconds": 60, "reset_after_ms": 6001},
@@ -79,9 +80,11 @@ async def test_the_subject_of_a_decision():
     """User, role, key and address of who asks."""
     world = World()
     await world.ask()
-    assert world.limiter.asked == [
-        ratelimit_pb2.Subject(route_class="v1.chat", user="u1", role="user", api_key="k1", ip="192.0.2.7")
-    ]
+    [subject] = world.limiter.asked
+    assert subject == ratelimit_pb2.Subject(
+        route_class="v1.chat", user="u1", role="user", api_key="k1", ip="192.0.2.7", hold=subject.hold
+    )
+    assert 0 < len(subject.hold) <= 64
 
 
 async def test_a_request_that_can_never_pass_is_told_no_time():

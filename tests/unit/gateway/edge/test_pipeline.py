@@ -4,7 +4,8 @@ from chassis import telemetry
 from chassis.errors import Conflict, Internal, Unavailable
 from services.gateway.edge.asgi import Receive, Scope, Send
 from services.gateway.edge.context import current
-from tests.unit.gateway.edge.world import ANN, ClientGone, World, decision
+from tests.unit.gateway.edge.limiter import decision
+from tests.unit.gateway.edge.world import ANN, ClientGone, World
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

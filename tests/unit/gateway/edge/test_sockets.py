@@ -6,7 +6,8 @@ import pytest
 
 from services.gateway.edge.asgi import Receive, Scope, Send
 from services.gateway.edge.context import current
-from tests.unit.gateway.edge.world import World, decision
+from tests.unit.gateway.edge.limiter import decision
+from tests.unit.gateway.edge.world import World
 
 MANY = {"query": b"&".join([b"a=1"] * 101 + [b"token=warm"])}
 DENIAL: dict[str, Any] = {"extensions": {"websocket.http.response": {}}}

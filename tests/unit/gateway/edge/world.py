@@ -1,13 +1,14 @@
 """An edge around an application that a test gives, driven without a server."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import ip_network
 from typing import Any
 
 import orjson
-from mesh.ratelimit.v1 import ratelimit_pb2
 from prometheus_client import CollectorRegistry
 
 from chassis.breaker import Breaker
@@ -20,6 +21,7 @@ from services.gateway.edge.pipeline import Edge, Layers, Rules
 from services.gateway.edge.security import Security, SecuritySettings
 from services.gateway.identity.model import Principal
 from tests.support.clock import FakeClock
+from tests.unit.gateway.edge.limiter import Limiter
 
 ANN = Principal(user_id="u1", username="ann", role="user", key_id="k1")
 ORIGIN = "http://localhost:10011"
@@ -27,19 +29,6 @@ ORIGIN = "http://localhost:10011"
 
 class ClientGone(Exception):
     """What the application raises when nobody listens any more."""
-
-
-def decision(**fields: Any) -> ratelimit_pb2.Decision:
-    """An allowed decision under one rule, but for the fields given."""
-    rule: dict[str, Any] = {
-        "name": "v1_chat",
-        "limit": 10,
-        "remaining": 9,
-        "window_seconds": 60,
-        "reset_after_ms": 6001,
-    }
-    defaults: dict[str, Any] = {"allowed": True, "rules": [rule], "tightest": 0}
-    return ratelimit_pb2.Decision(**defaults | fields)
 
 
 class Identities:
@@ -57,20 +46,6 @@ class Identities:
         if credential != "cold":
             raise self.error
         return ANN
-
-
-class Limiter:
-    """Answers with a prepared decision, or fails."""
-
-    def __init__(self) -> None:
-        self.asked: list[ratelimit_pb2.Subject] = []
-        self.answer: ratelimit_pb2.Decision | MeshError = decision()
-
-    async def __call__(self, request: ratelimit_pb2.DecideRequest) -> ratelimit_pb2.DecideResponse:
-        self.asked.extend(request.subjects)
-        if isinstance(self.answer, MeshError):
-            raise self.answer
-        return ratelimit_pb2.DecideResponse(decisions=[self.answer])
 
 
 @dataclass(slots=True, kw_only=True)
@@ -127,10 +102,12 @@ class World:
             "tls": False,
         }
         breaker = Breaker("ratelimit", self.clock, failure_threshold=2, recovery_seconds=1.0)
+        service: Any = self.limiter
+        self.limits = Limits(service, breaker, self.clock, self.registry)
         layers = Layers(
             security=Security(SecuritySettings(**allowed | security)),
             identities=self.identities,
-            limits=Limits(self.limiter, breaker, self.registry),
+            limits=self.limits,
             metrics=self.metrics,
         )
         rules = Rules(
@@ -139,6 +116,7 @@ class World:
             render=render,
             client_gone=ClientGone,
             speaks_openai=lambda path: path.startswith("/v1/"),
+            answer_tokens=lambda _, path: 1000 if path.startswith("/v1/") else 0,
         )
         self.edge = Edge(app, layers, rules, self.clock, body_limit_bytes=100)
 
@@ -174,6 +152,21 @@ class World:
         }
         await self.edge(asked | scope, _receiving(()), _collecting(answer))
         return answer
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """With what runs in the background."""
+        loop = asyncio.get_running_loop()
+        tasks = [loop.create_task(self.limits.holds.run()), loop.create_task(self.limits.watch.run())]
+        try:
+            async with self.limits.holds.open():
+                yield
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            for task in tasks:
+                task.cancel()
 
     def sample(self, name: str, **labels: str) -> float | None:
         """A figure of the edge."""
