@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!mesh/ratelimit/v1/ratelimit.proto\x12\x11mesh.ratelimit.v1\"=\n\rDecideRequest\x12,\n\x08subjects\x18\x01 \x03(\x0b\x32\x1a.mesh.ratelimit.v1.Subject\"\x90\x01\n\x07Subject\x12\x13\n\x0broute_class\x18\x01 \x01(\t\x12\x0c\n\x04user\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\x0f\n\x07\x61pi_key\x18\x04 \x01(\t\x12\n\n\x02ip\x18\x05 \x01(\t\x12\r\n\x05model\x18\x06 \x01(\t\x12\x11\n\x04\x63ost\x18\x07 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04hold\x18\x08 \x01(\tB\x07\n\x05_cost\"@\n\x0e\x44\x65\x63ideResponse\x12.\n\tdecisions\x18\x01 \x03(\x0b\x32\x1b.mesh.ratelimit.v1.Decision\"\xb0\x01\n\x08\x44\x65\x63ision\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12\x10\n\x08\x64\x65graded\x18\x02 \x01(\x08\x12+\n\x05rules\x18\x03 \x03(\x0b\x32\x1c.mesh.ratelimit.v1.RuleState\x12\x10\n\x08tightest\x18\x04 \x01(\r\x12\x1b\n\x0eretry_after_ms\x18\x05 \x01(\x04H\x00\x88\x01\x01\x12\x12\n\ngeneration\x18\x06 \x01(\x04\x42\x11\n\x0f_retry_after_ms\"\x91\x01\n\tRuleState\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x04\x12\x11\n\tremaining\x18\x03 \x01(\x04\x12\x16\n\x0ewindow_seconds\x18\x04 \x01(\r\x12\x16\n\x0ereset_after_ms\x18\x05 \x01(\x04\x12\x10\n\x08violated\x18\x06 \x01(\x08\x12\x12\n\nconcurrent\x18\x07 \x01(\x08\";\n\rRefundRequest\x12*\n\x07refunds\x18\x01 \x03(\x0b\x32\x19.mesh.ratelimit.v1.Refund\"E\n\x06Refund\x12+\n\x07subject\x18\x01 \x01(\x0b\x32\x1a.mesh.ratelimit.v1.Subject\x12\x0e\n\x06\x61mount\x18\x02 \x01(\r\"\x10\n\x0eRefundResponse\"<\n\x0cRenewRequest\x12,\n\x08subjects\x18\x01 \x03(\x0b\x32\x1a.mesh.ratelimit.v1.Subject\"\x1d\n\rRenewResponse\x12\x0c\n\x04held\x18\x01 \x03(\x08\">\n\x0eReleaseRequest\x12,\n\x08subjects\x18\x01 \x03(\x0b\x32\x1a.mesh.ratelimit.v1.Subject\"\x11\n\x0fReleaseResponse\">\n\x0fGetUsageRequest\x12+\n\x07subject\x18\x01 \x01(\x0b\x32\x1a.mesh.ratelimit.v1.Subject\"T\n\x10GetUsageResponse\x12.\n\x07\x63lasses\x18\x01 \x03(\x0b\x32\x1d.mesh.ratelimit.v1.ClassUsage\x12\x10\n\x08\x64\x65graded\x18\x02 \x01(\x08\"N\n\nClassUsage\x12\x13\n\x0broute_class\x18\x01 \x01(\t\x12+\n\x05rules\x18\x02 \x03(\x0b\x32\x1c.mesh.ratelimit.v1.RuleState\">\n\x0fPutRulesRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x1b\n\x13\x65xpected_generation\x18\x02 \x01(\x04\"&\n\x10PutRulesResponse\x12\x12\n\ngeneration\x18\x01 \x01(\x04\"\x13\n\x11WatchRulesRequest\"(\n\x12WatchRulesResponse\x12\x12\n\ngeneration\x18\x01 \x01(\x04\"\x11\n\x0fGetRulesRequest\"W\n\x10GetRulesResponse\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x0e\n\x06origin\x18\x03 \x01(\t\x12\x0f\n\x07problem\x18\x04 \x01(\t\"\x12\n\x10GetStatusRequest\"k\n\x11GetStatusResponse\x12\x17\n\x0fstore_connected\x18\x01 \x01(\x08\x12\x11\n\tdecisions\x18\x02 \x01(\x04\x12\x0e\n\x06\x64\x65nied\x18\x03 \x01(\x04\x12\x1a\n\x12\x64\x65graded_decisions\x18\x04 \x01(\x04\x32\xa0\x06\n\x10RatelimitService\x12M\n\x06\x44\x65\x63ide\x12 .mesh.ratelimit.v1.DecideRequest\x1a!.mesh.ratelimit.v1.DecideResponse\x12M\n\x06Refund\x12 .mesh.ratelimit.v1.RefundRequest\x1a!.mesh.ratelimit.v1.RefundResponse\x12O\n\x05Renew\x12\x1f.mesh.ratelimit.v1.RenewRequest\x1a .mesh.ratelimit.v1.RenewResponse\"\x03\x90\x02\x02\x12U\n\x07Release\x12!.mesh.ratelimit.v1.ReleaseRequest\x1a\".mesh.ratelimit.v1.ReleaseResponse\"\x03\x90\x02\x02\x12X\n\x08GetUsage\x12\".mesh.ratelimit.v1.GetUsageRequest\x1a#.mesh.ratelimit.v1.GetUsageResponse\"\x03\x90\x02\x01\x12S\n\x08PutRules\x12\".mesh.ratelimit.v1.PutRulesRequest\x1a#.mesh.ratelimit.v1.PutRulesResponse\x12`\n\nWatchRules\x12$.mesh.ratelimit.v1.WatchRulesRequest\x1a%.mesh.ratelimit.v1.WatchRulesResponse\"\x03\x90\x02\x01\x30\x01\x12X\n\x08GetRules\x12\".mesh.ratelimit.v1.GetRulesRequest\x1a#.mesh.ratelimit.v1.GetRulesResponse\"\x03\x90\x02\x01\x12[\n\tGetStatus\x12#.mesh.ratelimit.v1.GetStatusRequest\x1a$.mesh.ratelimit.v1.GetStatusResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!mesh/ratelimit/v1/ratelimit.proto\x12\x11mesh.ratelimit.v1\"=\n\rDecideRequest\x12,\n\x08subjects\x18\x01 \x03(\x0b\x32\x1a.mesh.ratelimit.v1.Subject\"\x90\x01\n\x07Subject\x12\x13\n\x0broute_class\x18\x01 \x01(\t\x12\x0c\n\x04user\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\x0f\n\x07\x61pi_key\x18\x04 \x01(\t\x12\n\n\x02ip\x18\x05 \x01(\t\x12\r\n\x05model\x18\x06 \x01(\t\x12\x11\n\x04\x63ost\x18\x07 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04hold\x18\x08 \x01(\tB\x07\n\x05_cost\"@\n\x0e\x44\x65\x63ideResponse\x12.\n\tdecisions\x18\x01 \x03(\x0b\x32\x1b.mesh.ratelimit.v1.Decision\"\xb0\x01\n\x08\x44\x65\x63ision\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12\x10\n\x08\x64\x65graded\x18\x02 \x01(\x08\x12+\n\x05rules\x18\x03 \x03(\x0b\x32\x1c.mesh.ratelimit.v1.RuleState\x12\x10\n\x08tightest\x18\x04 \x01(\r\x12\x1b\n\x0eretry_after_ms\x18\x05 \x01(\x04H\x00\x88\x01\x01\x12\x12\n\ngeneration\x18\x06 \x01(\x04\x42\x11\n\x0f_retry_after_ms\"\x91\x01\n\tRuleState\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x04\x12\x11\n\tremaining\x18\x03 \x01(\x04\x12\x16\n\x0ewindow_seconds\x18\x04 \x01(\r\x12\x16\n\x0ereset_after_ms\x18\x05 \x01(\x04\x12\x10\n\x08violated\x18\x06 \x01(\x08\x12\x12\n\nconcurrent\x18\x07 \x01(\x08\";\n\rRefundRequest\x12*\n\x07refunds\x18\x01 \x03(\x0b\x32\x19.mesh.ratelimit.v1.Refund\"U\n\x06Refund\x12+\n\x07subject\x18\x01 \x01(\x0b\x32\x1a.mesh.ratelimit.v1.Subject\x12\x0e\n\x06\x61mount\x18\x02 \x01(\r\x12\x0e\n\x06\x61ge_ms\x18\x03 \x01(\r\"\x10\n\x0eRefundResponse\"<\n\x0cRenewRequest\x12,\n\x08subjects\x18\x01 \x03(\x0b\x32\x1a.mesh.ratelimit.v1.Subject\"\x1d\n\rRenewResponse\x12\x0c\n\x04held\x18\x01 \x03(\x08\">\n\x0eReleaseRequest\x12,\n\x08subjects\x18\x01 \x03(\x0b\x32\x1a.mesh.ratelimit.v1.Subject\"\x11\n\x0fReleaseResponse\">\n\x0fGetUsageRequest\x12+\n\x07subject\x18\x01 \x01(\x0b\x32\x1a.mesh.ratelimit.v1.Subject\"T\n\x10GetUsageResponse\x12.\n\x07\x63lasses\x18\x01 \x03(\x0b\x32\x1d.mesh.ratelimit.v1.ClassUsage\x12\x10\n\x08\x64\x65graded\x18\x02 \x01(\x08\"N\n\nClassUsage\x12\x13\n\x0broute_class\x18\x01 \x01(\t\x12+\n\x05rules\x18\x02 \x03(\x0b\x32\x1c.mesh.ratelimit.v1.RuleState\">\n\x0fPutRulesRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x1b\n\x13\x65xpected_generation\x18\x02 \x01(\x04\"&\n\x10PutRulesResponse\x12\x12\n\ngeneration\x18\x01 \x01(\x04\"\x13\n\x11WatchRulesRequest\"(\n\x12WatchRulesResponse\x12\x12\n\ngeneration\x18\x01 \x01(\x04\"\x11\n\x0fGetRulesRequest\"W\n\x10GetRulesResponse\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x0e\n\x06origin\x18\x03 \x01(\t\x12\x0f\n\x07problem\x18\x04 \x01(\t\"\x12\n\x10GetStatusRequest\"k\n\x11GetStatusResponse\x12\x17\n\x0fstore_connected\x18\x01 \x01(\x08\x12\x11\n\tdecisions\x18\x02 \x01(\x04\x12\x0e\n\x06\x64\x65nied\x18\x03 \x01(\x04\x12\x1a\n\x12\x64\x65graded_decisions\x18\x04 \x01(\x04\x32\xa0\x06\n\x10RatelimitService\x12M\n\x06\x44\x65\x63ide\x12 .mesh.ratelimit.v1.DecideRequest\x1a!.mesh.ratelimit.v1.DecideResponse\x12M\n\x06Refund\x12 .mesh.ratelimit.v1.RefundRequest\x1a!.mesh.ratelimit.v1.RefundResponse\x12O\n\x05Renew\x12\x1f.mesh.ratelimit.v1.RenewRequest\x1a .mesh.ratelimit.v1.RenewResponse\"\x03\x90\x02\x02\x12U\n\x07Release\x12!.mesh.ratelimit.v1.ReleaseRequest\x1a\".mesh.ratelimit.v1.ReleaseResponse\"\x03\x90\x02\x02\x12X\n\x08GetUsage\x12\".mesh.ratelimit.v1.GetUsageRequest\x1a#.mesh.ratelimit.v1.GetUsageResponse\"\x03\x90\x02\x01\x12S\n\x08PutRules\x12\".mesh.ratelimit.v1.PutRulesRequest\x1a#.mesh.ratelimit.v1.PutRulesResponse\x12`\n\nWatchRules\x12$.mesh.ratelimit.v1.WatchRulesRequest\x1a%.mesh.ratelimit.v1.WatchRulesResponse\"\x03\x90\x02\x01\x30\x01\x12X\n\x08GetRules\x12\".mesh.ratelimit.v1.GetRulesRequest\x1a#.mesh.ratelimit.v1.GetRulesResponse\"\x03\x90\x02\x01\x12[\n\tGetStatus\x12#.mesh.ratelimit.v1.GetStatusRequest\x1a$.mesh.ratelimit.v1.GetStatusResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -56,39 +56,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REFUNDREQUEST']._serialized_start=659
   _globals['_REFUNDREQUEST']._serialized_end=718
   _globals['_REFUND']._serialized_start=720
-  _globals['_REFUND']._serialized_end=789
-  _globals['_REFUNDRESPONSE']._serialized_start=791
-  _globals['_REFUNDRESPONSE']._serialized_end=807
-  _globals['_RENEWREQUEST']._serialized_start=809
-  _globals['_RENEWREQUEST']._serialized_end=869
-  _globals['_RENEWRESPONSE']._serialized_start=871
-  _globals['_RENEWRESPONSE']._serialized_end=900
-  _globals['_RELEASEREQUEST']._serialized_start=902
-  _globals['_RELEASEREQUEST']._serialized_end=964
-  _globals['_RELEASERESPONSE']._serialized_start=966
-  _globals['_RELEASERESPONSE']._serialized_end=983
-  _globals['_GETUSAGEREQUEST']._serialized_start=985
-  _globals['_GETUSAGEREQUEST']._serialized_end=1047
-  _globals['_GETUSAGERESPONSE']._serialized_start=1049
-  _globals['_GETUSAGERESPONSE']._serialized_end=1133
-  _globals['_CLASSUSAGE']._serialized_start=1135
-  _globals['_CLASSUSAGE']._serialized_end=1213
-  _globals['_PUTRULESREQUEST']._serialized_start=1215
-  _globals['_PUTRULESREQUEST']._serialized_end=1277
-  _globals['_PUTRULESRESPONSE']._serialized_start=1279
-  _globals['_PUTRULESRESPONSE']._serialized_end=1317
-  _globals['_WATCHRULESREQUEST']._serialized_start=1319
-  _globals['_WATCHRULESREQUEST']._serialized_end=1338
-  _globals['_WATCHRULESRESPONSE']._serialized_start=1340
-  _globals['_WATCHRULESRESPONSE']._serialized_end=1380
-  _globals['_GETRULESREQUEST']._serialized_start=1382
-  _globals['_GETRULESREQUEST']._serialized_end=1399
-  _globals['_GETRULESRESPONSE']._serialized_start=1401
-  _globals['_GETRULESRESPONSE']._serialized_end=1488
-  _globals['_GETSTATUSREQUEST']._serialized_start=1490
-  _globals['_GETSTATUSREQUEST']._serialized_end=1508
-  _globals['_GETSTATUSRESPONSE']._serialized_start=1510
-  _globals['_GETSTATUSRESPONSE']._serialized_end=1617
-  _globals['_RATELIMITSERVICE']._serialized_start=1620
-  _globals['_RATELIMITSERVICE']._serialized_end=2420
+  _globals['_REFUND']._serialized_end=805
+  _globals['_REFUNDRESPONSE']._serialized_start=807
+  _globals['_REFUNDRESPONSE']._serialized_end=823
+  _globals['_RENEWREQUEST']._serialized_start=825
+  _globals['_RENEWREQUEST']._serialized_end=885
+  _globals['_RENEWRESPONSE']._serialized_start=887
+  _globals['_RENEWRESPONSE']._serialized_end=916
+  _globals['_RELEASEREQUEST']._serialized_start=918
+  _globals['_RELEASEREQUEST']._serialized_end=980
+  _globals['_RELEASERESPONSE']._serialized_start=982
+  _globals['_RELEASERESPONSE']._serialized_end=999
+  _globals['_GETUSAGEREQUEST']._serialized_start=1001
+  _globals['_GETUSAGEREQUEST']._serialized_end=1063
+  _globals['_GETUSAGERESPONSE']._serialized_start=1065
+  _globals['_GETUSAGERESPONSE']._serialized_end=1149
+  _globals['_CLASSUSAGE']._serialized_start=1151
+  _globals['_CLASSUSAGE']._serialized_end=1229
+  _globals['_PUTRULESREQUEST']._serialized_start=1231
+  _globals['_PUTRULESREQUEST']._serialized_end=1293
+  _globals['_PUTRULESRESPONSE']._serialized_start=1295
+  _globals['_PUTRULESRESPONSE']._serialized_end=1333
+  _globals['_WATCHRULESREQUEST']._serialized_start=1335
+  _globals['_WATCHRULESREQUEST']._serialized_end=1354
+  _globals['_WATCHRULESRESPONSE']._serialized_start=1356
+  _globals['_WATCHRULESRESPONSE']._serialized_end=1396
+  _globals['_GETRULESREQUEST']._serialized_start=1398
+  _globals['_GETRULESREQUEST']._serialized_end=1415
+  _globals['_GETRULESRESPONSE']._serialized_start=1417
+  _globals['_GETRULESRESPONSE']._serialized_end=1504
+  _globals['_GETSTATUSREQUEST']._serialized_start=1506
+  _globals['_GETSTATUSREQUEST']._serialized_end=1524
+  _globals['_GETSTATUSRESPONSE']._serialized_start=1526
+  _globals['_GETSTATUSRESPONSE']._serialized_end=1633
+  _globals['_RATELIMITSERVICE']._serialized_start=1636
+  _globals['_RATELIMITSERVICE']._serialized_end=2436
 # @@protoc_insertion_point(module_scope)

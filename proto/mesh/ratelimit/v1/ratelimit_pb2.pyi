@@ -232,8 +232,13 @@ class Refund(_message.Message):
 
     SUBJECT_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
+    AGE_MS_FIELD_NUMBER: _builtins.int
     amount: _builtins.int
     """How much of its cost comes back; more than the cost is INVALID_ARGUMENT."""
+    age_ms: _builtins.int
+    """Milliseconds since the decision, rounded up. Windows that have passed since give nothing back, and a bucket only what it
+    has not regained by itself. 0: it was just now.
+    """
     @_builtins.property
     def subject(self) -> Global___Subject:
         """As it was in the decision."""
@@ -243,10 +248,11 @@ class Refund(_message.Message):
         *,
         subject: Global___Subject | None = ...,
         amount: _builtins.int = ...,
+        age_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "amount", b"amount", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
