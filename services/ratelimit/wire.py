@@ -5,27 +5,35 @@ from functools import lru_cache
 
 from mesh.ratelimit.v1 import ratelimit_pb2 as pb
 
-from services.ratelimit.model.decisions import ALLOWED, NEVER, Decision, tightest
-from services.ratelimit.model.limits import Limit, Subject
+from services.ratelimit.model.decisions import ALLOWED, Decision, tightest
+from services.ratelimit.model.limits import Limit, Refund, Subject
 
 # Of the decisions of one second most are alike to the millisecond, and building a message costs ten times a look-up.
 _ALIKE_KEPT = 8192
 
 
-def subjects_of(request: pb.DecideRequest) -> list[Subject]:
+def subjects_of(request: pb.DecideRequest | pb.RenewRequest | pb.ReleaseRequest) -> list[Subject]:
     """The subjects of a call; an absent cost is 1."""
-    return [
-        Subject(
-            one.route_class,
-            one.user,
-            one.role,
-            one.api_key,
-            one.ip,
-            one.model,
-            one.cost if one.HasField("cost") else 1,
-        )
-        for one in request.subjects
-    ]
+    return [subject_of(one) for one in request.subjects]
+
+
+def subject_of(one: pb.Subject) -> Subject:
+    """One subject; an absent cost is 1."""
+    return Subject(
+        one.route_class,
+        one.user,
+        one.role,
+        one.api_key,
+        one.ip,
+        one.model,
+        one.cost if one.HasField("cost") else 1,
+        one.hold,
+    )
+
+
+def refunds_of(request: pb.RefundRequest) -> list[Refund]:
+    """The refunds of a call."""
+    return [Refund(subject_of(one.subject), one.amount, one.age_ms * 1000) for one in request.refunds]
 
 
 def response_of(decisions: Iterable[Decision]) -> pb.DecideResponse:
@@ -34,17 +42,17 @@ def response_of(decisions: Iterable[Decision]) -> pb.DecideResponse:
 
 
 def _message(decision: Decision) -> pb.Decision:
-    ask, verdict, degraded = decision
-    wait_us, slowest, levels = verdict
+    ask, verdict, degraded, generation = decision
+    wait_us, slowest, levels, violated = verdict
     limits = ask.limits
     if len(limits) == 1:
         milliseconds: Sequence[int] = (levels[0], -(-levels[1] // 1000))
     else:
         milliseconds = tuple(-(-level // 1000) if index % 2 else level for index, level in enumerate(levels))
     if wait_us == ALLOWED:
-        return _alike(limits, milliseconds, ALLOWED, tightest(ask, verdict), 0, degraded)
-    wait_ms = NEVER if wait_us == NEVER else -(-wait_us // 1000)
-    return _alike(limits, milliseconds, wait_ms, slowest, ask.cost or 1, degraded)
+        return _alike(limits, milliseconds, ALLOWED, tightest(ask, verdict), violated, degraded, generation)
+    wait_ms = wait_us if wait_us < 0 else -(-wait_us // 1000)
+    return _alike(limits, milliseconds, wait_ms, slowest, violated, degraded, generation)
 
 
 @lru_cache(maxsize=_ALIKE_KEPT)
@@ -53,20 +61,21 @@ def _alike(  # noqa: PLR0917 - keywords would cost as much as the look-up
     levels: Sequence[int],
     wait_ms: int,
     tight: int,
-    needed: int,
+    violated: int,
     degraded: bool,  # noqa: FBT001 - as above
+    generation: int,
 ) -> pb.Decision:
-    """The message of all decisions that look like this one.
+    """The message of all decisions that look like this one; rules that only watch are not in it.
 
     Args:
         levels: as in `Verdict`, but in milliseconds.
         wait_ms: as in `Verdict`, but in milliseconds.
-        needed: what a denied request would have taken, 0 when it was allowed.
     """
     message = pb.Decision(
         allowed=wait_ms == ALLOWED,
         degraded=degraded,
-        tightest=tight,
+        tightest=sum(not limit.shadow for limit in limits[:tight]),
+        generation=generation,
         rules=[
             pb.RuleState(
                 name=limit.rule,
@@ -74,10 +83,11 @@ def _alike(  # noqa: PLR0917 - keywords would cost as much as the look-up
                 remaining=levels[2 * index],
                 window_seconds=limit.window_seconds,
                 reset_after_ms=levels[2 * index + 1],
-                # Nothing was taken, so what is too little now was too little then.
-                violated=levels[2 * index] < needed,
+                violated=bool(violated >> index & 1),
+                concurrent=limit.concurrent,
             )
             for index, limit in enumerate(limits)
+            if not limit.shadow
         ],
     )
     if wait_ms >= 0:

@@ -70,6 +70,18 @@ class Subject(NamedTuple):
     hold: str = ""
 
 
+class Refund(NamedTuple):
+    """A part of the cost that a subject was allowed, and did not use.
+
+    Args:
+        age_us: how long ago it was allowed.
+    """
+
+    subject: Subject
+    amount: int
+    age_us: int = 0
+
+
 DIMENSIONS = ("user", "api_key", "ip", "model", "role")
 # Of whom a single caller may have limits of its own; where several have one for a rule, the first named here counts.
 OVERRIDABLE = ("api_key", "user", "ip")
@@ -295,6 +307,28 @@ class RuleBook:
                 keys.append(key)
                 limits.append(limit)
         return Ask(tuple(keys), tuple(limits), subject.cost, Errand(Action.TAKE, hold_of(hold)) if holds else None)
+
+    def peek(self, subject: Subject) -> Ask:
+        """Asks what is left to a subject in all rules of its class, those for holds included, and takes nothing."""
+        return self._ask(subject._replace(cost=0), Errand(Action.TAKE), lambda _: True)
+
+    def errand(self, subject: Subject, errand: Errand, amount: int = 0) -> Ask:
+        """What to ask of a decision that was taken: renewing and releasing its hold, or giving back of its cost.
+
+        Raises Invalid for an unknown class, for a subject without a hold, for an amount above its cost.
+        """
+        refund = errand.action is Action.REFUND
+        if refund and not 0 <= amount <= subject.cost <= MAX_COST:
+            raise Invalid(f"amount must be between 0 and the cost, not {amount}", details={"field": "amount"})
+        if not refund and not 1 <= len(subject.hold) <= _LONGEST_HOLD:
+            raise Invalid(f"hold must have 1 to {_LONGEST_HOLD} characters", details={"field": "hold"})
+        return self._ask(subject._replace(cost=amount), errand, lambda limit: limit.concurrent != refund)
+
+    def _ask(self, subject: Subject, errand: Errand, concerns: Callable[[Limit], bool]) -> Ask:
+        whose = self._overridden(subject) if self.overrides else ()
+        plan = self._plan(subject.route_class, subject.role, whose)
+        found = [(key, limit) for limit, make in plan if concerns(limit) and (key := make(subject)) is not None]
+        return Ask(tuple(key for key, _ in found), tuple(limit for _, limit in found), subject.cost, errand)
 
     def _overridden(self, subject: Subject) -> tuple[str, ...]:
         """For each of `OVERRIDABLE` the subject's value if it has limits of its own; empty when none has."""

@@ -44,14 +44,14 @@ def test_an_allowed_decision_shows_the_smallest_share() -> None:
 
 def test_a_denied_decision_shows_the_slowest_and_rounds_up() -> None:
     """A hint is never too short and never 0."""
-    found = message(Verdict(1, 1, (50, 1, 1, 1)), cost=2, degraded=True)
+    found = message(Verdict(1, 1, (50, 1, 1, 1), 0b10), cost=2, degraded=True)
     assert (found.allowed, found.degraded, found.tightest, found.retry_after_ms) == (False, True, 1, 1)
     assert [one.violated for one in found.rules] == [False, True]
 
 
 def test_what_can_never_pass_has_no_hint() -> None:
     """A cost above a limit: denied, violated, and no time to come back."""
-    found = message(Verdict(NEVER, 1, (100, 0, 10, 0)), cost=11)
+    found = message(Verdict(NEVER, 1, (100, 0, 10, 0), 0b10), cost=11)
     assert not found.HasField("retry_after_ms")
     assert [one.violated for one in found.rules] == [False, True]
 
