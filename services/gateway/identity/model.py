@@ -36,6 +36,7 @@ class Principal:
     Attributes:
         user_id: UUID of the user.
         key_id: public id of the API key that was used; empty for an access token.
+        key_expires_at: when that key ends; None for one without an end, and for an access token.
         session_id: the login a token belongs to; empty for an API key.
         scopes: what the credential may be used for; ``*`` is everything its user may do.
     """
@@ -44,6 +45,7 @@ class Principal:
     username: str
     role: str
     key_id: str = ""
+    key_expires_at: datetime | None = None
     session_id: str = ""
     scopes: frozenset[str] = frozenset({ACCESS_SCOPE})
 
@@ -219,7 +221,10 @@ class RefreshToken:
         return self.session_revoked_at is None and now < self.expires_at
 
 
-def check_delegation(principal: Principal, scopes: tuple[str, ...]) -> None:
+def check_delegation(principal: Principal, scopes: tuple[str, ...], expires_at: datetime | None) -> None:
     """Raises Forbidden when a credential would hand on what it does not hold."""
+    end = principal.key_expires_at
+    if end is not None and (expires_at is None or expires_at > end):
+        raise Forbidden("A key cannot outlive the key that makes it", details={"expires_at": end.isoformat()})
     if ACCESS_SCOPE not in principal.scopes and not set(scopes) <= principal.scopes:
         raise Forbidden("A key cannot be wider than the credential that makes it")

@@ -80,17 +80,21 @@ class Identity:
     async def login(self, *, username: str, password: str) -> Tokens:
         """A new session. Raises BadCredential, after the same time whether the name or the password was wrong."""
         found = await self._ports.users.for_login(username) if model.is_username(username) else None
-        password_hash = found[1] if found else None
-        matches = await self._ports.passwords.matches(password_hash, password)
+        matches = await self._ports.passwords.matches(found[1] if found else None, password)
         if found is None or not matches or not found[0].is_active:
             raise BadCredential("Incorrect username or password", private=f"login of {username[:64]!r}")
-        user, now = found[0], self._clock.now()
+        (user, password_hash), now = found, self._clock.now()
         await self._ports.users.logged_in(user.id, now)
-        if password_hash is not None and self._ports.passwords.is_outdated(password_hash):
-            await self._ports.users.set_hash(user.id, await self._ports.passwords.hash(password))
+        if self._ports.passwords.is_outdated(password_hash):
+            password_hash = await self._renewed(user, password_hash, password)
         token, digest, plaintext = self._refresh_token(user.id, keys.new_uuid(), now)
-        await self._ports.sessions.open(token, digest, now)
+        if not await self._ports.sessions.open(token, digest, now, password_hash):
+            raise BadCredential("Incorrect username or password", private="the password was changed meanwhile")
         return self._tokens(user, token, plaintext, now)
+
+    async def _renewed(self, user: User, before: str, password: str) -> str:
+        after = await self._ports.passwords.hash(password)
+        return after if await self._ports.users.renew_hash(user.id, before, after) else before
 
     async def refresh(self, refresh_token: str) -> Tokens:
         """Spends a refresh token for new tokens. A second use of it ends the session. Raises BadCredential."""
@@ -141,10 +145,10 @@ class Identity:
         scopes: tuple[str, ...] = (model.ACCESS_SCOPE,),
         expires_at: datetime | None = None,
     ) -> NewApiKey:
-        """A new API key of the caller, never wider than the credential that makes it. Raises Invalid or Forbidden."""
+        """A new API key of the caller, no wider and no longer than its maker. Raises Invalid or Forbidden."""
         now = self._clock.now()
         model.check_key(name, scopes, expires_at, now)
-        model.check_delegation(principal, scopes)
+        model.check_delegation(principal, scopes, expires_at)
         key_id, digest, plaintext = keys.make(_API_KEY)
         key = ApiKey(
             id=key_id,
@@ -196,7 +200,12 @@ class Identity:
         if not keys.equal(expected, digest) or not key.is_alive(self._clock.now()) or not user.is_active:
             raise BadCredential(private=f"API key {key_id}: wrong secret, ended, or its user is not active")
         principal = Principal(
-            user_id=user.id, username=user.username, role=user.role, key_id=key.id, scopes=frozenset(key.scopes)
+            user_id=user.id,
+            username=user.username,
+            role=user.role,
+            key_id=key.id,
+            key_expires_at=key.expires_at,
+            scopes=frozenset(key.scopes),
         )
         return principal, key.expires_at
 

@@ -40,15 +40,19 @@ class Users(Protocol):
     async def set_password(self, user_id: str, password_hash: str, at: datetime) -> None:
         """Also ends the user's sessions, and with them all tokens, everywhere."""
 
-    async def set_hash(self, user_id: str, password_hash: str) -> None:
-        """The same password hashed anew with today's parameters; sessions go on."""
+    async def renew_hash(self, user_id: str, before: str, after: str) -> bool:
+        """The same password hashed anew with today's parameters; sessions go on. False: it is not `before` any more."""
 
 
 class Sessions(Protocol):
     """Logins and their chain of refresh tokens."""
 
-    async def open(self, token: RefreshToken, token_hash: bytes, created_at: datetime) -> None:
-        """Begins a session with its first refresh token. Sessions of the user that nobody can refresh any more go."""
+    async def open(self, token: RefreshToken, token_hash: bytes, created_at: datetime, password_hash: str) -> bool:
+        """Begins a session with its first refresh token. Sessions of the user that nobody can refresh any more go.
+
+        False, and no session, when the password has another hash by now: whoever changed it ended all sessions, and
+        one that was verified against the old one must not begin behind that.
+        """
 
     async def find(self, token_id: str, token_hash: bytes) -> RefreshToken | None: ...
 

@@ -61,8 +61,11 @@ class UserStore:
     async def logged_in(self, user_id: str, at: datetime) -> None:
         await self._set(user_id, last_login=at)
 
-    async def set_hash(self, user_id: str, password_hash: str) -> None:
-        await self._set(user_id, password_hash=password_hash)
+    async def renew_hash(self, user_id: str, before: str, after: str) -> bool:
+        same = and_(users.c.id == user_id, users.c.password_hash == before)
+        async with self._database.transaction() as connection:
+            renewed = await connection.execute(update(users).where(same).values(password_hash=after))
+        return bool(renewed.rowcount)
 
     async def set_password(self, user_id: str, password_hash: str, at: datetime) -> None:
         ended = update(sessions).where(sessions.c.user_id == user_id, sessions.c.revoked_at.is_(None))
@@ -82,14 +85,19 @@ class SessionStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def open(self, token: RefreshToken, token_hash: bytes, created_at: datetime) -> None:
+    async def open(self, token: RefreshToken, token_hash: bytes, created_at: datetime, password_hash: str) -> bool:
         session = {"id": token.session_id, "user_id": token.user_id, "created_at": created_at}
         alive = exists().where(refresh_tokens.c.session_id == sessions.c.id, refresh_tokens.c.expires_at > created_at)
+        same = and_(users.c.id == token.user_id, users.c.password_hash == password_hash)
         async with self._database.transaction() as connection:
+            # The lock makes a change of the password wait, and then end this session with the others.
+            if (await connection.execute(select(users.c.id).where(same).with_for_update(read=True))).scalar() is None:
+                return False
             # Each login takes the user's dead sessions with it, so that nobody has to sweep.
             await connection.execute(delete(sessions).where(sessions.c.user_id == token.user_id, ~alive))
             await connection.execute(insert(sessions).values(session))
             await connection.execute(_insert_token(token, token_hash))
+        return True
 
     async def find(self, token_id: str, token_hash: bytes) -> RefreshToken | None:
         query = (

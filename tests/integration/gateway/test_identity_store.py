@@ -105,7 +105,8 @@ async def test_a_login_and_a_renewed_hash_are_kept(stores: Stores):
     user = a_user()
     await stores.users.add(user, "hash")
     await stores.users.logged_in(user.id, LATER)
-    await stores.users.set_hash(user.id, "new hash")
+    assert await stores.users.renew_hash(user.id, "hash", "new hash")
+    assert not await stores.users.renew_hash(user.id, "hash", "too late")
     assert await stores.users.for_login("Ann") == (replace(user, last_login=LATER), "new hash")
 
 
@@ -116,13 +117,26 @@ async def test_a_new_password_ends_all_sessions(stores: Stores):
         await stores.users.add(one, "hash")
     mine, digest = a_token(user)
     theirs, their_digest = a_token(other)
-    await stores.sessions.open(mine, digest, NOW)
-    await stores.sessions.open(theirs, their_digest, NOW)
+    await stores.sessions.open(mine, digest, NOW, "hash")
+    await stores.sessions.open(theirs, their_digest, NOW, "hash")
     horizon = (await stores.changes.since(0)).horizon
     await stores.users.set_password(user.id, "new", LATER)
     assert await stores.sessions.user_of(mine.session_id, user.id) is None
     assert await stores.sessions.user_of(theirs.session_id, other.id) == other
     assert [change.subject for change in (await stores.changes.since(horizon)).changes] == [user.id]
+
+
+async def test_no_session_begins_behind_a_change_of_the_password(stores: Stores):
+    """A login that was verified before opens nothing; one at the same moment is ended or refused, never left."""
+    user = a_user()
+    await stores.users.add(user, "hash")
+    tokens = [a_token(user) for _ in range(8)]
+    opened = [stores.sessions.open(token, digest, NOW, "hash") for token, digest in tokens]
+    await asyncio.gather(*opened[:4], stores.users.set_password(user.id, "new", LATER), *opened[4:])
+    assert {await stores.sessions.user_of(token.session_id, user.id) for token, _ in tokens} == {None}
+    late, digest = a_token(user)
+    assert not await stores.sessions.open(late, digest, LATER, "hash")
+    assert await stores.sessions.open(late, digest, LATER, "new")
 
 
 async def test_a_session_names_its_active_user(stores: Stores):
@@ -132,8 +146,8 @@ async def test_a_session_names_its_active_user(stores: Stores):
         await stores.users.add(one, "hash")
     token, digest = a_token(user)
     idle_token, idle_digest = a_token(idle)
-    await stores.sessions.open(token, digest, NOW)
-    await stores.sessions.open(idle_token, idle_digest, NOW)
+    await stores.sessions.open(token, digest, NOW, "hash")
+    await stores.sessions.open(idle_token, idle_digest, NOW, "hash")
     assert await stores.sessions.user_of(token.session_id, user.id) == user
     assert await stores.sessions.user_of(token.session_id, idle.id) is None
     assert await stores.sessions.user_of(keys.new_uuid(), user.id) is None
@@ -147,7 +161,7 @@ async def test_a_refresh_token_is_spent_once(stores: Stores):
     user = a_user()
     await stores.users.add(user, "hash")
     token, digest = a_token(user)
-    await stores.sessions.open(token, digest, NOW)
+    await stores.sessions.open(token, digest, NOW, "hash")
     assert await stores.sessions.find(token.id, digest) == token
     assert await stores.sessions.find(token.id, bytes(32)) is None
     successors = [a_token(user, token.session_id) for _ in range(5)]
@@ -170,10 +184,10 @@ async def test_dead_sessions_go_with_the_next_login(stores: Stores):
     lasting, lasting_digest = a_token(user)
     lasting = replace(lasting, expires_at=LATER + timedelta(hours=1))
     new, new_digest = a_token(user)
-    await stores.sessions.open(dead, dead_digest, NOW)
-    await stores.sessions.open(foreign, foreign_digest, NOW)
-    await stores.sessions.open(lasting, lasting_digest, NOW)
-    await stores.sessions.open(new, new_digest, LATER)
+    await stores.sessions.open(dead, dead_digest, NOW, "hash")
+    await stores.sessions.open(foreign, foreign_digest, NOW, "hash")
+    await stores.sessions.open(lasting, lasting_digest, NOW, "hash")
+    await stores.sessions.open(new, new_digest, LATER, "hash")
     assert await stores.sessions.find(dead.id, dead_digest) is None
     assert await stores.sessions.find(lasting.id, lasting_digest) == lasting
     assert await stores.sessions.find(foreign.id, foreign_digest) == foreign

@@ -58,12 +58,16 @@ class MemoryUsers:
         user, password_hash = self._memory.users[user_id]
         self._memory.users[user_id] = replace(user, last_login=at), password_hash
 
-    async def set_hash(self, user_id: str, password_hash: str) -> None:
+    async def renew_hash(self, user_id: str, before: str, after: str) -> bool:
         self._memory.touch()
-        self._memory.users[user_id] = self._memory.users[user_id][0], password_hash
+        user, password_hash = self._memory.users[user_id]
+        if password_hash == before:
+            self._memory.users[user_id] = user, after
+        return password_hash == before
 
     async def set_password(self, user_id: str, password_hash: str, at: datetime) -> None:
-        await self.set_hash(user_id, password_hash)
+        self._memory.touch()
+        self._memory.users[user_id] = self._memory.users[user_id][0], password_hash
         for session, (owner, revoked) in self._memory.sessions.items():
             if owner == user_id:
                 self._memory.sessions[session] = owner, revoked or at
@@ -74,8 +78,10 @@ class MemorySessions:
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
 
-    async def open(self, token: RefreshToken, token_hash: bytes, created_at: datetime) -> None:
+    async def open(self, token: RefreshToken, token_hash: bytes, created_at: datetime, password_hash: str) -> bool:
         self._memory.touch()
+        if self._memory.users[token.user_id][1] != password_hash:
+            return False
         lasting = {kept.session_id for kept, _ in self._memory.tokens.values() if kept.expires_at > created_at}
         mine = {session for session, (owner, _) in self._memory.sessions.items() if owner == token.user_id}
         for dead in mine - lasting:
@@ -85,6 +91,7 @@ class MemorySessions:
         }
         self._memory.sessions[token.session_id] = token.user_id, None
         self._memory.tokens[token.id] = token, token_hash
+        return True
 
     async def find(self, token_id: str, token_hash: bytes) -> RefreshToken | None:
         self._memory.touch()

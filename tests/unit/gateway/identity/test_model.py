@@ -60,6 +60,16 @@ def test_a_refresh_token_lives_with_its_session():
 def test_scopes_are_handed_on_not_made():
     """A narrow credential delegates at most what it has."""
     narrow = Principal(user_id="u", username="n", role="user", scopes=frozenset({"chat"}))
-    model.check_delegation(narrow, ("chat",))
+    model.check_delegation(narrow, ("chat",), None)
     with pytest.raises(Forbidden):
-        model.check_delegation(narrow, ("*",))
+        model.check_delegation(narrow, ("*",), None)
+
+
+def test_a_key_passes_its_end_on():
+    """What an expiring key makes ends with it at the latest; other credentials choose freely."""
+    ending = Principal(user_id="u", username="n", role="user", key_id="k", key_expires_at=NOW)
+    model.check_delegation(ending, ("chat",), NOW)
+    for longer in (None, NOW + SECOND):
+        with pytest.raises(Forbidden):
+            model.check_delegation(ending, ("chat",), longer)
+    model.check_delegation(Principal(user_id="u", username="n", role="user"), ("*",), None)

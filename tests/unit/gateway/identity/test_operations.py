@@ -91,6 +91,23 @@ async def test_an_outdated_hash_is_renewed_at_login(world: World):
     assert (await world.identity.authenticate(token)).user_id == user_id
 
 
+async def test_a_password_changed_during_a_login_wins(world: World, monkeypatch: pytest.MonkeyPatch):
+    """The login was verified against the old one: it opens nothing, and its renewed hash does not bring it back."""
+    user_id = (await world.identity.authenticate(await world.token())).user_id
+    world.memory.users[user_id] = world.memory.users[user_id][0], f"old:{PASSWORD}"
+    matches = world.passwords.matches
+
+    async def change_meanwhile(password_hash: str | None, password: str) -> bool:
+        matched = await matches(password_hash, password)
+        world.memory.users[user_id] = world.memory.users[user_id][0], "hash:another"
+        return matched
+
+    monkeypatch.setattr(world.passwords, "matches", change_meanwhile)
+    with pytest.raises(BadCredential):
+        await world.identity.login(username="john_doe", password=PASSWORD)
+    assert world.memory.users[user_id][1] == "hash:another"
+
+
 async def test_a_refresh_token_is_good_once(world: World):
     """Refreshing gives new tokens of the same session; the old refresh token, used again, ends them all."""
     first = await world.identity.login(username="john_doe", password=PASSWORD)
