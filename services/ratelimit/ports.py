@@ -91,3 +91,30 @@ class Rules(Protocol):
 
     @property
     def book(self) -> RuleBook: ...
+
+
+class Notice(NamedTuple):
+    """What all instances were told last of the rules.
+
+    Args:
+        revision: grows from notice to notice; 0 before the first.
+        source: the text that was put in force; empty: the file has changed since, and is in force again.
+        file: fingerprint of the file's text at that time, as its instance knew it; 0 for the built-in file.
+    """
+
+    revision: int
+    source: str
+    file: int
+
+
+class Board(Protocol):
+    """Where instances tell one another of their rules; it may forget. All raise Unavailable when it is away."""
+
+    async def read(self) -> Notice:
+        """The newest notice."""
+
+    async def post(self, notice: Notice, *, after: int) -> bool:
+        """Puts up a notice; False, and nothing is done, when `after` is not the newest revision."""
+
+    async def wait(self, *, after: int, timeout_seconds: float) -> None:
+        """Returns when there is a later notice, or when the time is over."""

@@ -4,19 +4,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from mesh.ratelimit.v1 import ratelimit_pb2 as pb
-from mesh.ratelimit.v1 import ratelimit_pb2_grpc as pb_grpc
 
 from chassis.errors import MeshError
 from services.ratelimit.operations import Limiter
+from services.ratelimit.rpc.rules import RulesFace
+from services.ratelimit.rules.force import RulesInForce
 from services.ratelimit.wire import response_of, subjects_of
 
 DECIDE = "/mesh.ratelimit.v1.RatelimitService/Decide"
 
 
-class RatelimitServicer(pb_grpc.RatelimitServiceServicer):
+class RatelimitServicer(RulesFace):
     """Answers `mesh.ratelimit.v1.RatelimitService`."""
 
-    def __init__(self, limiter: Limiter) -> None:
+    def __init__(self, limiter: Limiter, rules: RulesInForce) -> None:
+        super().__init__(rules)
         self._limiter = limiter
 
     async def Decide(self, request: pb.DecideRequest, context: Any) -> pb.DecideResponse:  # noqa: N802 - the contract's name
@@ -27,11 +29,6 @@ class RatelimitServicer(pb_grpc.RatelimitServiceServicer):
         """Answers all Decide calls of a lane frame with one call to the store."""
         results = await self._limiter.decide_calls([subjects_of(request) for request in requests])
         return [one if isinstance(one, MeshError) else response_of(one) for one in results]
-
-    async def GetRules(self, request: pb.GetRulesRequest, context: Any) -> pb.GetRulesResponse:  # noqa: N802
-        del request, context
-        book = self._limiter.book
-        return pb.GetRulesResponse(source=book.source, generation=book.generation)
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:  # noqa: N802
         del request, context

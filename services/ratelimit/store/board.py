@@ -1,0 +1,82 @@
+"""Where instances tell one another of their rules: a Redis stream of one entry, the newest notice.
+
+A stream because one command, XREAD, both waits for the next notice and sees one that came in between; its ids are the
+revisions. Not on the connection of the decisions: waiting would hold them up.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from chassis.errors import Unavailable
+from services.ratelimit.ports import Notice
+
+_KEY = "rl:{rules}"
+# Longer than the longest wait for a notice.
+_TIMEOUT_SECONDS = 2.0
+_NOTHING = Notice(revision=0, source="", file=0)
+
+# Appends only after the entry that the caller knows, or to an empty stream when it knows of none.
+_POST = """
+local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+if (newest and newest[1] or '0-0') ~= ARGV[1] then return 0 end
+redis.call('DEL', KEYS[1])
+redis.call('XADD', KEYS[1], ARGV[2], 'source', ARGV[3], 'file', ARGV[4])
+return 1
+"""
+
+_Entry = tuple[bytes, Mapping[bytes, bytes]]
+
+
+class RedisBoard:
+    """The board over Redis; see the port."""
+
+    def __init__(self, client: "Redis") -> None:
+        self._client = client
+
+    async def read(self) -> Notice:
+        entries = await _answer(self._client.xrevrange(_KEY, count=1))
+        return _notice(entries[0]) if entries else _NOTHING
+
+    async def post(self, notice: Notice, *, after: int) -> bool:
+        arguments = (_id(after), _id(notice.revision), notice.source, str(notice.file))
+        return bool(await _answer(self._client.eval(_POST, 1, _KEY, *arguments)))
+
+    async def wait(self, *, after: int, timeout_seconds: float) -> None:
+        await _answer(self._client.xread({_KEY: _id(after)}, count=1, block=int(timeout_seconds * 1000)))
+
+
+async def _answer(command: Any) -> Any:
+    try:
+        return await cast("Awaitable[Any]", command)
+    except RedisError as error:
+        raise Unavailable("The rules cannot be changed while Redis is away", private=str(error)) from error
+
+
+def _id(revision: int) -> str:
+    return f"{revision}-0"
+
+
+def _notice(entry: _Entry) -> Notice:
+    entry_id, fields = entry
+    return Notice(revision=int(entry_id.split(b"-")[0]), source=fields[b"source"].decode(), file=int(fields[b"file"]))
+
+
+@asynccontextmanager
+async def open_board(url: str) -> AsyncIterator[RedisBoard]:
+    """A board at a Redis URL; never fails because Redis is away. Nothing is sent twice."""
+    client = Redis.from_url(
+        url,
+        socket_timeout=_TIMEOUT_SECONDS,
+        socket_connect_timeout=_TIMEOUT_SECONDS,
+        retry=Retry(NoBackoff(), 0),
+    )
+    try:
+        yield RedisBoard(client)
+    finally:
+        await client.aclose()
