@@ -1,4 +1,7 @@
+from typing import Any
+
 import pytest
+from http_sf import parse
 from mesh.ratelimit.v1 import ratelimit_pb2
 
 from chassis.errors import DeadlineExceeded, Invalid, MeshError, Unavailable
@@ -36,6 +39,41 @@ async def test_openai_paths_speak_its_names():
     assert headers["x-ratelimit-limit-requests"] == "100"
     assert headers["x-ratelimit-remaining-requests"] == "90"
     assert headers["x-ratelimit-reset-requests"] == "6m0s"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        decision(rules=TWO),
+        decision(rules=[{**TWO[0], "violated": True}, TWO[1]], allowed=False, retry_after_ms=1),
+        decision(rules=[{**TWO[0], "violated": True}, TWO[1]], allowed=False, retry_after_ms=59_001),
+        decision(rules=[{**TWO[0], "concurrent": True, "violated": True}, TWO[1]], allowed=False),
+        decision(rules=[{**TWO[0], "name": 'a "quoted" \\name'}]),
+    ],
+)
+async def test_the_fields_of_the_draft_are_structured(answer: ratelimit_pb2.Decision):
+    """Lists of strings with the draft's parameters, by a parser that is not ours; no t is later than Retry-After."""
+    world = World()
+    world.limiter.answer = answer
+    got = await world.ask()
+    policies: Any = parse(got.headers["ratelimit-policy"].encode(), tltype="list")
+    states: Any = parse(got.headers["ratelimit"].encode(), tltype="list")
+    assert [name for name, _ in policies] == [name for name, _ in states] == [rule.name for rule in answer.rules]
+    for rule, (_, policy), (_, state) in zip(answer.rules, policies, states, strict=True):
+        window = {"qu": "concurrent-requests"} if rule.concurrent else {"w": rule.window_seconds}
+        assert policy == {"q": rule.limit, **window}
+        assert state["r"] == rule.remaining
+        if answer.HasField("retry_after_ms"):
+            assert state.get("t", 0) <= max(1, -(-answer.retry_after_ms // 1000))
+
+
+async def test_openai_counts_requests_and_not_places():
+    """Its limit of requests is one with a window, also when a place is what is missing."""
+    world = World()
+    places = {"name": "in_flight", "limit": 5, "violated": True, "concurrent": True}
+    world.limiter.answer = decision(rules=[*TWO, places], allowed=False, tightest=2)
+    headers = (await world.ask("/v1/chat/completions")).headers
+    assert (headers["x-ratelimit-rule"], headers["x-ratelimit-limit-requests"]) == ("in_flight", "10")
 
 
 async def test_no_rule_no_headers():
