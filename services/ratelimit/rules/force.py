@@ -79,14 +79,15 @@ class RulesInForce:
 
     async def follow_file(self) -> None:
         """Follows the file for ever."""
-        await self._file.watch(self._file_changed)
+        await self._file.watch(self.file_changed)
 
     def _is_older(self, notice: Notice) -> bool:
         """Whether the notice's rules were put over another text than the file's: the file has changed since."""
         text = self._file.fingerprint
         return bool(notice.source and text and notice.file != text)
 
-    async def _file_changed(self) -> None:
+    async def file_changed(self) -> None:
+        """The file has another text than before: it is in force here at once if it is the newest."""
         self._file_is_newer = self._is_older(self._newest)
         if self._file_is_newer or not self._newest.source:
             self._enforce(self._file.book, "file")
