@@ -6,19 +6,54 @@ Memory is bounded: past the cap the counters unused for longest go, and with the
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
+from typing import NamedTuple
 
 from chassis.clock import Clock
-from services.ratelimit.model.counters import Counter, new_counter
-from services.ratelimit.model.decisions import ALLOWED, Verdict, decide
-from services.ratelimit.model.limits import Algorithm, Ask, Limit
+from services.ratelimit.model.counters import UNKNOWN, Counter, Slots, new_counter
+from services.ratelimit.model.decisions import ALLOWED, Verdict, decide, takes
+from services.ratelimit.model.errands import NO_HOLD, Action, Errand, Hold
+from services.ratelimit.model.limits import MAX_LEASE_US, Algorithm, Ask, Limit, OnStoreFailure
 from services.ratelimit.ports import Debt
+
+# Above whatever can be taken.
+_NO_END = 2**100
+
+
+def _is_refund(ask: Ask) -> bool:
+    return ask.errand is not None and ask.errand.action is Action.REFUND
 
 
 @lru_cache(maxsize=4096)
 def _share(limit: Limit, among: int) -> Limit:
     return limit.share(among)
+
+
+class _Terms(NamedTuple):
+    """The limits of an ask as one instance applies them without the store.
+
+    Args:
+        refusing: the index of the first that lets nothing pass then; -1 if there is none.
+        lenient: the indexes of those that let everything pass then.
+    """
+
+    shares: tuple[Limit, ...]
+    refusing: int
+    lenient: tuple[int, ...]
+
+
+@lru_cache(maxsize=4096)
+def _terms(limits: tuple[Limit, ...], among: int) -> _Terms:
+    chosen = [None if limit.shadow else limit.on_store_failure for limit in limits]
+    shares = [
+        replace(_share(limit, among), capacity=_NO_END) if choice is OnStoreFailure.ALLOW else _share(limit, among)
+        for limit, choice in zip(limits, chosen, strict=True)
+    ]
+    refusing = chosen.index(OnStoreFailure.DENY) if OnStoreFailure.DENY in chosen else -1
+    lenient = tuple(index for index, choice in enumerate(chosen) if choice is OnStoreFailure.ALLOW)
+    return _Terms(tuple(shares), refusing, lenient)
 
 
 class Counters:
@@ -49,11 +84,18 @@ class Counters:
         """Decides one ask and counts it if it passes."""
         return decide(ask, [self.get(key, limit) for key, limit in zip(ask.keys, ask.limits, strict=True)], now_us)
 
-    def add(self, key: str, limit: Limit, now_us: int, cost: int) -> None:
+    def add(self, key: str, limit: Limit, now_us: int, cost: int, hold: Hold = NO_HOLD) -> None:
         """Counts a cost whether it fits or not."""
         counter = self.get(key, limit)
         counter.level(limit, now_us)
-        counter.add(limit, now_us, cost * limit.unit)
+        counter.add(limit, now_us, cost * limit.unit, hold)
+
+    def release(self, ask: Ask) -> None:
+        """Ends a hold where it is known."""
+        for key in ask.keys:
+            held = self.peek(key)
+            if held is not None and isinstance(held[0], Slots) and ask.errand is not None:
+                held[0].release(ask.errand.hold)
 
     def pop(self, key: str) -> tuple[Counter, Limit] | None:
         """Takes a counter out, None when it is not there."""
@@ -83,7 +125,8 @@ class MemoryShadow:
         # Debts that stand as they are: those that could not be told, and keys whose whole count is owed.
         self._returned: deque[Debt] = deque()
         self._whole: list[str] = []
-        self._whole_at_least = False
+        # What was given back or released; the oldest are forgotten first, and then too little may pass for a while.
+        self._errands: deque[tuple[Ask, int]] = deque(maxlen=cap)
         self._among = 1
         self._ahead_us = int(clock.now().timestamp() * 1_000_000) - self._monotonic_us()
 
@@ -102,43 +145,106 @@ class MemoryShadow:
         among = self._among = max(1, self._instances())
         now_us = self.now_us
         for ask, verdict in zip(asks, verdicts, strict=True):
-            if verdict[0] == ALLOWED and ask.cost:
+            if ask.errand is not None or verdict[3]:
+                self._follow_up(ask, verdict, now_us)
+            elif verdict[0] == ALLOWED and ask.cost > 0:
                 for key, limit in zip(ask.keys, ask.limits, strict=True):
                     self._counters.add(key, _share(limit, among), now_us, ask.cost)
 
+    def _follow_up(self, ask: Ask, verdict: Verdict, now_us: int) -> None:
+        """Counts what the store has made of an ask that was not simply admitted."""
+        errand = ask.errand or Errand(Action.TAKE)
+        if errand.action in {Action.REFUND, Action.RELEASE}:
+            self._counters.decide(self._shared(ask), now_us)
+        elif ask.cost > 0 or errand.action is Action.RENEW:
+            for index, (key, limit) in enumerate(zip(ask.keys, ask.limits, strict=True)):
+                if takes(limit, index, verdict):
+                    self._counters.add(key, _share(limit, self._among), now_us, ask.cost, errand.hold)
+
+    def _shared(self, ask: Ask) -> Ask:
+        return ask._replace(limits=tuple(_share(limit, self._among) for limit in ask.limits))
+
     def decide(self, asks: Sequence[Ask]) -> list[Verdict]:
-        among = self._among = max(1, self._instances())
+        self._among = max(1, self._instances())
         now_us = self.now_us
-        return [
-            self._counters.decide(Ask(keys, tuple(_share(limit, among) for limit in limits), cost), now_us)
-            for keys, limits, cost in asks
-        ]
+        return [self._decide(ask, now_us) for ask in asks]
+
+    def _decide(self, ask: Ask, now_us: int) -> Verdict:
+        terms = _terms(ask.limits, self._among)
+        action = Action.TAKE if ask.errand is None else ask.errand.action
+        if action is Action.RENEW:
+            # Only the store knows whether it is held. Whoever renews runs, and counts.
+            for key, share in zip(ask.keys, terms.shares, strict=True):
+                self._counters.add(key, share, now_us, 1, ask.errand.hold if ask.errand else NO_HOLD)
+        refused = action is Action.TAKE and terms.refusing >= 0
+        verdict = self._counters.decide(ask._replace(limits=terms.shares, cost=0 if refused else ask.cost), now_us)
+        if refused:
+            violated = verdict.violated | 1 << terms.refusing
+            verdict = verdict._replace(wait_us=UNKNOWN, slowest=terms.refusing, violated=violated)
+        if terms.lenient:
+            levels = list(verdict.levels)
+            for index in terms.lenient:
+                levels[2 * index] = min(levels[2 * index], ask.limits[index].limit)
+            verdict = verdict._replace(levels=tuple(levels))
+        return verdict
 
     # -- debts ---------------------------------------------------------------------------------------------------
 
     def owe(self, asks: Sequence[Ask]) -> None:
         now_us = self.now_us
         for ask in asks:
-            if ask.cost:
+            errand = ask.errand or Errand(Action.TAKE)
+            if errand.action is Action.REFUND:
+                self._owe_refund(ask, errand, now_us)
+            elif errand.action is Action.RELEASE:
+                self._errands.append((ask, now_us))
+                self._debts.release(ask)
+            elif ask.cost > 0 or errand.action is Action.RENEW:
                 for key, limit in zip(ask.keys, ask.limits, strict=True):
                     # Rounded as a share of one: a debt is a few buckets however long the store was away.
-                    self._debts.add(key, _share(limit, 1), now_us, ask.cost)
+                    self._debts.add(key, _share(limit, 1), now_us, ask.cost, errand.hold)
 
-    def owe_everything(self, *, at_least: bool) -> None:
-        if not at_least:
-            self._returned.clear()
-        self._whole = list(self._counters)
-        self._whole_at_least = at_least
+    def _owe_refund(self, ask: Ask, errand: Errand, now_us: int) -> None:
+        """What the store does not know yet it need not give back."""
+        for key, limit in zip(ask.keys, ask.limits, strict=True):
+            rest = ask.cost
+            if (held := self._debts.peek(key)) is not None:
+                counter, share = held
+                owed = counter.level(share, now_us)
+                counter.give_back(share, now_us, rest * share.unit, errand.age_us)
+                rest -= -(-(owed - counter.level(share, now_us)) // share.unit)
+            if rest:
+                self._errands.append((Ask((key,), (limit,), rest, errand), now_us))
+
+    def owe_everything(self, lost: Callable[[str], bool] = lambda _: True) -> None:
+        self._returned = deque(debt for debt in self._returned if not lost(debt.key))
+        # The whole count is without what was given back.
+        kept = [(ask, since_us) for ask, since_us in self._errands if not (_is_refund(ask) and lost(ask.keys[0]))]
+        self._errands = deque(kept, self._errands.maxlen)
+        self._whole += [key for key in self._counters if lost(key)]
+
+    @property
+    def owes_errands(self) -> bool:
+        return bool(self._errands)
+
+    def take_errands(self, most: int) -> list[Ask]:
+        taken: list[Ask] = []
+        while self._errands and len(taken) < most:
+            ask, since_us = self._errands.popleft()
+            waited_us = max(0, self.now_us - since_us)
+            if ask.errand is not None and _is_refund(ask):
+                taken.append(ask._replace(errand=ask.errand._replace(age_us=ask.errand.age_us + waited_us)))
+            elif waited_us < MAX_LEASE_US:
+                taken.append(ask)
+        return taken
 
     def put_back(self, debts: Sequence[Debt]) -> None:
         self._returned.extendleft(reversed(debts))
 
     def take_debts(self, most: int) -> list[Debt]:
-        # One kind at a time: so no key is there twice, and sums are told before the floors that contain them.
+        # One kind at a time: so no key is there twice.
         if self._returned:
             return self._take_returned(most)
-        if self._whole_at_least and len(self._debts):
-            return self._take_added(most)
         return self._take_whole(most) if self._whole else self._take_added(most)
 
     def _take_returned(self, most: int) -> list[Debt]:
@@ -150,20 +256,18 @@ class MemoryShadow:
 
     def _take_added(self, most: int) -> list[Debt]:
         keys = list(islice(self._debts, most))
-        return [debt for key in keys for debt in self._dump(key, self._debts.pop(key), 1, at_least=False)]
+        return [debt for key in keys for debt in self._dump(key, self._debts.pop(key), 1)]
 
     def _take_whole(self, most: int) -> list[Debt]:
-        taken: list[Debt] = []
+        taken: dict[str, list[Debt]] = {}
         while self._whole and len(taken) < most:
             key = self._whole.pop()
             # What is owed of this key besides is part of its whole count.
             self._debts.pop(key)
-            held = self._counters.peek(key)
-            taken += self._dump(key, held, self._among, at_least=self._whole_at_least)
-        self._whole_at_least = self._whole_at_least and bool(self._whole)
-        return taken
+            taken[key] = self._dump(key, self._counters.peek(key), self._among)
+        return [debt for debts in taken.values() for debt in debts]
 
-    def _dump(self, key: str, held: tuple[Counter, Limit] | None, instances: int, *, at_least: bool) -> list[Debt]:
+    def _dump(self, key: str, held: tuple[Counter, Limit] | None, instances: int) -> list[Debt]:
         """One counter as a debt; none if it has nothing left to say."""
         if held is None or not held[0].level(held[1], self.now_us):
             return []
@@ -172,7 +276,7 @@ class MemoryShadow:
         if limit.algorithm is Algorithm.TOKEN_BUCKET:
             # Tokens of a share are dearer by the number of instances.
             state = (state[0], state[1] // instances)
-        return [Debt(key, limit, state, at_least)]
+        return [Debt(key, limit, state)]
 
     @property
     def owes(self) -> bool:

@@ -1,13 +1,17 @@
 """Who decides: the store while it answers, this instance's shadow while it does not. Either way there is a decision."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from chassis.errors import MeshError, Unavailable
 from services.ratelimit.model.decisions import ALLOWED, Decision, Verdict
-from services.ratelimit.model.limits import Ask, RuleBook, Subject
+from services.ratelimit.model.errands import Action, Errand, hold_of
+from services.ratelimit.model.limits import Ask, Refund, RuleBook, Subject
 from services.ratelimit.ports import Answer, InDoubt, Rules, Shadow, Store
+
+_ERRANDS_A_CALL = 100
 
 
 @dataclass(slots=True)
@@ -17,6 +21,8 @@ class Tally:
     decisions: int = 0
     denied: int = 0
     degraded: int = 0
+    # By the names of rules that only watch: what each would have denied.
+    shadow_denied: Counter[str] = field(default_factory=Counter)
 
 
 class Limiter:
@@ -40,12 +46,13 @@ class Limiter:
 
     async def decide(self, subjects: Sequence[Subject]) -> list[Decision]:
         """Decides for each subject, all or nothing each. Raises Invalid before anything is counted."""
-        ask = self._rules.book.ask
-        return await self._decide([ask(subject) for subject in subjects])
+        book = self._rules.book
+        return await self.decide_asks([book.ask(subject) for subject in subjects], book.generation)
 
     async def decide_calls(self, calls: Sequence[Sequence[Subject]]) -> list[list[Decision] | MeshError]:
         """Decides for many calls at once; one that is invalid gets its error and holds up no other."""
-        ask = self._rules.book.ask
+        book = self._rules.book
+        ask = book.ask
         asks: list[Ask] = []
         ends: list[int | MeshError] = []
         for subjects in calls:
@@ -54,7 +61,7 @@ class Limiter:
                 ends.append(len(asks))
             except MeshError as error:
                 ends.append(error)
-        decisions = await self._decide(asks)
+        decisions = await self.decide_asks(asks, book.generation)
         results: list[list[Decision] | MeshError] = []
         begin = 0
         for end in ends:
@@ -65,41 +72,101 @@ class Limiter:
                 begin = end
         return results
 
-    async def _decide(self, asks: Sequence[Ask]) -> list[Decision]:
+    async def decide_asks(self, asks: Sequence[Ask], generation: int) -> list[Decision]:
+        """Decides what was made into asks already, by the rules of that generation."""
+        verdicts, degraded = await self._tell(asks)
+        self._count(asks, verdicts, degraded=degraded)
+        return [Decision(ask, verdict, degraded, generation) for ask, verdict in zip(asks, verdicts, strict=True)]
+
+    async def usage(self, subject: Subject, classes: Sequence[str]) -> list[Decision]:
+        """What is left to a subject under all rules of each class; takes nothing and is no decision that counts."""
+        book = self._rules.book
+        asks = [book.peek(subject._replace(route_class=name)) for name in classes]
+        verdicts, degraded = await self._tell(asks)
+        return [Decision(ask, verdict, degraded, book.generation) for ask, verdict in zip(asks, verdicts, strict=True)]
+
+    async def refund(self, refunds: Sequence[Refund]) -> None:
+        """Gives back parts of costs, in all rules that count costs. What is over by now gives nothing back.
+
+        Raises Invalid, before anything is given, for more than a cost.
+        """
+        errand = self._rules.book.errand
+        await self._tell([errand(one.subject, Errand(Action.REFUND, age_us=one.age_us), one.amount) for one in refunds])
+
+    async def renew(self, subjects: Sequence[Subject]) -> list[bool]:
+        """Prolongs holds; for each whether it was still held. Without the store whoever asks is believed."""
+        verdicts, _ = await self._tell(self._errands(subjects, Action.RENEW))
+        return [verdict.allowed for verdict in verdicts]
+
+    async def release(self, subjects: Sequence[Subject]) -> None:
+        """Ends holds; what is not held is passed over."""
+        await self._tell(self._errands(subjects, Action.RELEASE))
+
+    def _errands(self, subjects: Sequence[Subject], action: Action) -> list[Ask]:
+        book = self._rules.book
+        return [book.errand(subject, Errand(action, hold_of(subject.hold))) for subject in subjects]
+
+    async def _tell(self, asks: Sequence[Ask]) -> tuple[Sequence[Verdict], bool]:
+        """What the store says; without it what this instance's shadow says, and True."""
         if not asks:
-            return []
-        degraded = False
+            return (), False
+        if self._shadow.owes_errands and self._store.ready:
+            await self._tell_errands()
         try:
             answer = await self._store.decide(asks)
         except InDoubt as doubt:
             verdicts: Sequence[Verdict] = self._shadow.decide(asks)
             doubt.late.add_done_callback(lambda late: self._clear_doubt(asks, verdicts, late))
-            degraded = True
+            return verdicts, True
         except Unavailable:
             verdicts = self._shadow.decide(asks)
             self._shadow.owe([ask for ask, verdict in zip(asks, verdicts, strict=True) if verdict.allowed])
-            degraded = True
-        else:
-            verdicts = answer.verdicts
-            self._shadow.follow(answer.now_us)
-            self._shadow.record(asks, verdicts)
-        self._count(verdicts, degraded=degraded)
-        return [Decision(ask, verdict, degraded) for ask, verdict in zip(asks, verdicts, strict=True)]
+            return verdicts, True
+        self._shadow.follow(answer.now_us)
+        self._shadow.record(asks, answer.verdicts)
+        return answer.verdicts, False
+
+    async def _tell_errands(self) -> None:
+        """What was given back and released without the store."""
+        errands = self._shadow.take_errands(_ERRANDS_A_CALL)
+        try:
+            await self._store.decide(errands)
+        except InDoubt as doubt:
+            doubt.late.add_done_callback(lambda late: self._clear_doubt(errands, _done(errands), late))
+        except Unavailable:
+            self._shadow.owe(errands)
 
     def _clear_doubt(self, asks: Sequence[Ask], verdicts: Sequence[Verdict], late: asyncio.Future[Answer]) -> None:
-        """The store is owed what was admitted here and not there; all of it when nobody will ever know."""
-        known = None if late.cancelled() or late.exception() else late.result().verdicts
-        self._shadow.owe(
-            [
-                ask
-                for index, (ask, verdict) in enumerate(zip(asks, verdicts, strict=True))
-                if verdict.allowed and (known is None or not known[index].allowed)
-            ]
-        )
+        """The store is owed what was admitted here and not there; all of it when nobody will ever know.
 
-    def _count(self, verdicts: Sequence[Verdict], *, degraded: bool) -> None:
+        A refund that may have been given is not given again; a place that may have been taken for nobody is released.
+        """
+        known = None if late.cancelled() or late.exception() else late.result().verdicts
+        owed = []
+        for index, (ask, verdict) in enumerate(zip(asks, verdicts, strict=True)):
+            errand = ask.errand
+            if not verdict.allowed:
+                if errand is not None and (known is None or known[index].allowed):
+                    owed.append(ask._replace(errand=errand._replace(action=Action.RELEASE)))
+            elif known is None:
+                if errand is None or errand.action is not Action.REFUND:
+                    owed.append(ask)
+            elif not known[index].allowed:
+                owed.append(ask)
+        self._shadow.owe(owed)
+
+    def _count(self, asks: Sequence[Ask], verdicts: Sequence[Verdict], *, degraded: bool) -> None:
         tally = self.tally
         tally.decisions += len(verdicts)
-        tally.denied += sum(verdict[0] != ALLOWED for verdict in verdicts)
         if degraded:
             tally.degraded += len(verdicts)
+        for ask, verdict in zip(asks, verdicts, strict=True):
+            if verdict[0] != ALLOWED:
+                tally.denied += 1
+            if verdict[3]:
+                watching = (index for index, limit in enumerate(ask.limits) if limit.shadow)
+                tally.shadow_denied.update(ask.limits[index].rule for index in watching if verdict[3] >> index & 1)
+
+
+def _done(asks: Sequence[Ask]) -> list[Verdict]:
+    return [Verdict(ALLOWED, 0, ())] * len(asks)

@@ -1,7 +1,7 @@
 """What deciding needs of the world: the store that all instances share, the memory of this one, and time."""
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from chassis.errors import Unavailable
@@ -28,6 +28,10 @@ class InDoubt(Unavailable):
         self.late = late
 
 
+class Moved(Unavailable):
+    """Nothing was counted, because what was asked for is kept elsewhere by now: ask again."""
+
+
 class Store(Protocol):
     """The counters that all instances share."""
 
@@ -43,14 +47,12 @@ class Debt(NamedTuple):
     """What one counter admitted without the store.
 
     Args:
-        state: as the store keeps it; to be added to what is there.
-        at_least: the store may know it already: not to be added, but no less than this was taken.
+        state: as the store keeps it; to be added to what is there. An amount below 0 gives back.
     """
 
     key: str
     limit: Limit
     state: tuple[int, ...]
-    at_least: bool = False
 
 
 class Ledger(Protocol):
@@ -66,8 +68,11 @@ class Ledger(Protocol):
     def put_back(self, debts: Sequence[Debt]) -> None:
         """They could not be told after all."""
 
-    def owe_everything(self, *, at_least: bool) -> None:
-        """The store has lost its counters, or maybe some of them (`at_least`): all that is remembered here is owed."""
+    def owe(self, asks: Sequence[Ask]) -> None:
+        """These were admitted and the store does not know."""
+
+    def owe_everything(self, lost: Callable[[str], bool] = ...) -> None:
+        """The store has lost its counters, all or those that `lost` says: what is remembered of them here is owed."""
 
 
 class Shadow(Ledger, Protocol):
@@ -80,10 +85,14 @@ class Shadow(Ledger, Protocol):
         """Counts what the store has admitted."""
 
     def decide(self, asks: Sequence[Ask]) -> list[Verdict]:
-        """Decides by this instance's share of each limit, and counts."""
+        """Decides by this instance's share of each limit, or as the limit says for this case, and counts."""
 
-    def owe(self, asks: Sequence[Ask]) -> None:
-        """These were admitted and the store does not know."""
+    @property
+    def owes_errands(self) -> bool:
+        """Whether the store has yet to hear of what was given back or released."""
+
+    def take_errands(self, most: int) -> list[Ask]:
+        """Takes out up to that many of those, forgetting them, in their order."""
 
 
 class Rules(Protocol):

@@ -1,6 +1,5 @@
 """One behaviour of counting, held by the counters in memory and by the script in a real Redis, against an oracle."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -35,18 +34,6 @@ def bucket(count: int = 3, rate: int = 0) -> Limit:
 
 def ask(*limits: Limit, cost: int = 1, user: str = "anna") -> Ask:
     return Ask(tuple(f"{user}:{limit.rule}" for limit in limits), limits, cost)
-
-
-@pytest.fixture
-def in_redis(redis_url: str) -> Iterator[InRedis]:
-    counters = InRedis(redis_url)
-    yield counters
-    counters.close()
-
-
-@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
-def counters(request: pytest.FixtureRequest) -> SettableCounters:
-    return InMemory() if request.param == "memory" else request.getfixturevalue("in_redis")
 
 
 ALL = pytest.mark.parametrize("limit", [sliding(), sliding(exact=False), fixed(), bucket()], ids=lambda one: one.rule)
@@ -193,15 +180,29 @@ def test_settled_debts_count(in_redis: InRedis, limit: Limit) -> None:
 
 @pytest.mark.redis
 @ALL
-def test_a_floor_is_no_sum(in_redis: InRedis, limit: Limit) -> None:
-    """What the store may know already stands as the least that was taken: told twice, it counts once."""
-    memory = InMemory()
-    memory.decide(ask(limit, cost=2))
+def test_what_was_taken_can_be_taken_back(in_redis: InRedis, limit: Limit) -> None:
+    """A debt below 0, as of the instant at which the amount was taken, leaves the counter as if it never had been."""
     in_redis.decide(ask(limit))
-    key = f"anna:{limit.rule}"
-    for _ in range(2):
-        in_redis.settle(Debt(key, limit, memory.counters.get(key, limit).dump(), at_least=True))
-    assert in_redis.decide(ask(limit, cost=0))[0].levels[0] == 1
+    in_redis.now_us += 7
+    before = in_redis.decide(ask(limit, cost=0))
+    memory = InMemory()
+    memory.now_us = in_redis.now_us
+    in_redis.decide(ask(limit, cost=2))
+    memory.decide(ask(limit, cost=2))
+    at, *taken = memory.counters.get(f"anna:{limit.rule}", limit).dump()
+    in_redis.settle(Debt(f"anna:{limit.rule}", limit, (at, *taken[:-1], -taken[-1])))
+    assert in_redis.decide(ask(limit, cost=0)) == before
+
+
+@ALL
+def test_a_negative_cost_asks_for_as_much(counters: SettableCounters, limit: Limit) -> None:
+    """Whether so much would pass, without taking it."""
+    assert [one.allowed for one in counters.decide(ask(limit, cost=-3), ask(limit), ask(limit, cost=-3))] == [
+        True,
+        True,
+        False,
+    ]
+    assert counters.decide(ask(limit, cost=-2))[0].allowed
 
 
 LIMITS = {

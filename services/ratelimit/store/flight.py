@@ -10,13 +10,16 @@ from typing import Any, NamedTuple
 
 import hiredis
 
+from services.ratelimit.model.decisions import ALLOWED, Verdict
 from services.ratelimit.model.limits import Ask
-from services.ratelimit.ports import Answer, Debt, InDoubt, Ledger
+from services.ratelimit.ports import Answer, Debt, InDoubt, Ledger, Moved
 from services.ratelimit.store.connection import Argument, Connection
-from services.ratelimit.store.frame import decide_arguments, read_answer, settle_arguments
+from services.ratelimit.store.frame import Place, decide_arguments, number_before, read_answer, settle_arguments
 
 # An answer that arrived while this process was busy is no silence of Redis's: one look at the socket before giving up.
 _GRACE_SECONDS = 0.001
+# How a node of a cluster says that it has run nothing, because it is not, or not alone, the one to ask.
+_ELSEWHERE = ("MOVED", "ASK", "TRYAGAIN", "Script attempted to access a non local key")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +58,14 @@ class Flight(ABC):
         self._overdue = overdue
         self._arguments: Sequence[Argument] = ()
         self._connection: Connection | None = None
+        self._place: Callable[[], Place] = Place
         self._timer: asyncio.TimerHandle | None = None
+        # What the server writes down with this call, and what it had written down before.
+        self.number = 0
+        self.before = 0
 
     @abstractmethod
-    def arguments(self) -> Sequence[Argument]:
+    def arguments(self, place: Place) -> Sequence[Argument]:
         """The script's arguments."""
 
     @abstractmethod
@@ -70,15 +77,28 @@ class Flight(ABC):
         """There will be no answer, and Redis may have counted."""
 
     @abstractmethod
+    def refuse(self) -> None:
+        """It was not run, and another server may have to be asked."""
+
+    @abstractmethod
     def expire(self) -> None:
         """The answer is late."""
 
-    def send(self, connection: Connection, deadline_seconds: float) -> None:
-        """Sends it."""
-        self._connection = connection
-        self._arguments = self.arguments()
+    @abstractmethod
+    def owe_again(self, ledger: Ledger) -> None:
+        """It was answered, and then the server lost what it had counted."""
+
+    def send(self, connection: Connection, deadline_seconds: float, place: Callable[[], Place]) -> None:
+        """Sends it. `place` makes another number for each sending, so that numbers are written in their order."""
+        self._connection, self._place = connection, place
+        self._number()
         connection.send(self._replied, *self._script.by_digest(self._arguments))
         self._timer = asyncio.get_running_loop().call_later(deadline_seconds, self._look_again)
+
+    def _number(self) -> None:
+        place = self._place()
+        self.number = place.number
+        self._arguments = self.arguments(place)
 
     def _look_again(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(_GRACE_SECONDS, self._expire)
@@ -90,16 +110,22 @@ class Flight(ABC):
     def _replied(self, reply: Any) -> None:
         if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT") and self._connection:
             # It was not run, so this is no repetition.
+            self._number()
             self._connection.send(self._replied, *self._script.by_source(self._arguments))
             return
         if self._timer is not None:
             self._timer.cancel()
-        if isinstance(reply, Exception):
+        failure: Exception | None = None
+        if isinstance(reply, hiredis.ReplyError) and str(reply).removeprefix("ERR ").startswith(_ELSEWHERE):
+            failure = Moved(private=str(reply))
+            self.refuse()
+        elif isinstance(reply, Exception):
+            failure = reply
             self.fail(reply)
-            self._ended(self, reply)
         else:
+            self.before = number_before(reply)
             self.succeed(reply)
-            self._ended(self, None)
+        self._ended(self, failure)
 
 
 class Settlement(Flight):
@@ -117,8 +143,8 @@ class Settlement(Flight):
         self._debts = debts
         self._ledger = ledger
 
-    def arguments(self) -> Sequence[Argument]:
-        return settle_arguments(self._debts)
+    def arguments(self, place: Place) -> Sequence[Argument]:
+        return settle_arguments(self._debts, place)
 
     def succeed(self, reply: bytes) -> None:
         del reply
@@ -128,8 +154,14 @@ class Settlement(Flight):
         del error
         self._ledger.put_back(self._debts)
 
+    def refuse(self) -> None:
+        self._ledger.put_back(self._debts)
+
     def expire(self) -> None:
         pass
+
+    def owe_again(self, ledger: Ledger) -> None:
+        ledger.put_back(self._debts)
 
 
 class Waiter(NamedTuple):
@@ -153,12 +185,14 @@ class Frame(Flight):
         self._waiters = waiters
         self._asks = waiters[0].asks if len(waiters) == 1 else [ask for waiter in waiters for ask in waiter.asks]
         self._in_doubt = False
+        self._verdicts: Sequence[Verdict] = ()
 
-    def arguments(self) -> Sequence[Argument]:
-        return decide_arguments(self._asks)
+    def arguments(self, place: Place) -> Sequence[Argument]:
+        return decide_arguments(self._asks, place)
 
     def succeed(self, reply: bytes) -> None:
         answer = read_answer(self._asks, reply)
+        self._verdicts = answer.verdicts
         first = 0
         for asks, future in self._waiters:
             end = first + len(asks)
@@ -186,3 +220,11 @@ class Frame(Flight):
         for _, late in self._waiters:
             if not late.done():
                 late.set_exception(error)
+
+    def refuse(self) -> None:
+        for _, future in self._waiters:
+            if not future.done():
+                future.set_exception(Moved())
+
+    def owe_again(self, ledger: Ledger) -> None:
+        ledger.owe([ask for ask, verdict in zip(self._asks, self._verdicts, strict=True) if verdict[0] == ALLOWED])

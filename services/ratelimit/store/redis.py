@@ -6,10 +6,8 @@ is also the single probe: no decision is spent on finding out whether Redis is b
 """
 
 import asyncio
-import re
 from collections import deque
 from collections.abc import Sequence
-from uuid import uuid4
 
 import hiredis
 
@@ -18,12 +16,12 @@ from chassis.logging import get_logger
 from chassis.retry import backoff_seconds
 from services.ratelimit.model.limits import Ask
 from services.ratelimit.ports import Answer, Ledger
+from services.ratelimit.store.calls import Calls
 from services.ratelimit.store.connection import Connection, connect
 from services.ratelimit.store.flight import Flight, Frame, Script, Settlement, Waiter
 
 log = get_logger(__name__)
 
-_RUN_ID = re.compile(rb"run_id:(\w+)")
 # A frame stays below what one Lua stack takes, and below a millisecond of Redis's time.
 _FRAME_ASKS = 128
 _FRAME_KEYS = 2000
@@ -34,9 +32,7 @@ _SILENCE_SECONDS = 1.0
 _LISTEN_EVERY_SECONDS = 0.1
 _RETRY_FIRST_SECONDS = 0.05
 _RETRY_MOST_SECONDS = 0.5
-# Whoever finds another value here than before knows that Redis has lost its counters since.
-_MARKER = "rl:marker"
-_MARKER_LIVES_SECONDS = 7 * 24 * 3600
+_NUMBER_LIVES_SECONDS = 7 * 24 * 3600
 
 
 class RedisStore:
@@ -55,8 +51,7 @@ class RedisStore:
         self._script = Script.load()
         self._connection: Connection | None = None
         self._ready = False
-        self._marker = b""
-        self._run_id = b""
+        self._calls = Calls(ledger, lambda _: True)
         self._queue: deque[Waiter] = deque()
         self._flights: set[Flight] = set()
         self._pumping = False
@@ -103,7 +98,7 @@ class RedisStore:
             if waiters:
                 frame = Frame(waiters, self._script, self._ended, self._overdue)
                 self._flights.add(frame)
-                frame.send(self._connection, self._deadline_seconds)
+                frame.send(self._connection, self._deadline_seconds, self._calls.next)
         self._tell_more()
 
     def _ended(self, flight: Flight, failure: Exception | None) -> None:
@@ -111,6 +106,9 @@ class RedisStore:
         self._flights.discard(flight)
         if failure is not None:
             self._give_up(f"{type(failure).__name__}: {failure}")
+        elif not self._calls.answered(flight):
+            # A new connection settles everything.
+            self._give_up("Redis has lost its counters")
         elif not self._ready:
             if not self._flights:
                 # Those who were in doubt go first: what they find out is part of what is owed.
@@ -171,7 +169,7 @@ class RedisStore:
         debts = self._ledger.take_debts(_DEBTS_A_CALL)
         settlement = Settlement(debts, self._ledger, self._script, self._ended, self._overdue)
         self._flights.add(settlement)
-        settlement.send(connection, self._deadline_seconds)
+        settlement.send(connection, self._deadline_seconds, self._calls.next)
 
     async def run(self) -> None:
         """Keeps a connection, for ever."""
@@ -199,29 +197,13 @@ class RedisStore:
         # A stopped Redis accepts connections; it is told nothing that counts before it has spoken.
         await connection.call("PING", timeout_seconds=_SILENCE_SECONDS)
         await connection.call("SCRIPT", "LOAD", self._script.source, timeout_seconds=_SILENCE_SECONDS)
-        await connection.call(
-            "SET", _MARKER, uuid4().hex, "NX", "EX", _MARKER_LIVES_SECONDS, timeout_seconds=_SILENCE_SECONDS
-        )
-        await self._compare_marker(connection)
-        found = _RUN_ID.search(await connection.call("INFO", "server", timeout_seconds=_SILENCE_SECONDS))
-        before, self._run_id = self._run_id, found[1] if found else b""
-        if before not in {b"", self._run_id}:
-            # It was restarted with what it had saved, which may be all or an old part of it.
-            self._ledger.owe_everything(at_least=True)
+        await self._compare(connection)
 
-    async def _compare_marker(self, connection: Connection) -> bool:
-        """Whether Redis still has what it had; if not, all that is known here is owed to it."""
-        value = await connection.call("GETEX", _MARKER, "EX", _MARKER_LIVES_SECONDS, timeout_seconds=_SILENCE_SECONDS)
-        if not value:
-            # Lost, and nobody has set another one yet: the next greeting does.
-            return False
-        before, self._marker = self._marker, bytes(value)
-        if before in {b"", self._marker}:
-            return True
-        log.warning("Redis has lost its counters")
-        self._ledger.owe_everything(at_least=False)
-        self._run_id = b""
-        return False
+    async def _compare(self, connection: Connection) -> bool:
+        """Whether Redis knows all it has answered; if not, what it does not know is owed to it."""
+        key, lives = self._calls.key, _NUMBER_LIVES_SECONDS
+        known = int(await connection.call("GETEX", key, "EX", lives, timeout_seconds=_SILENCE_SECONDS) or 0)
+        return self._calls.compare(known)
 
     async def _listen(self, connection: Connection) -> None:
         """Waits until the connection has ended, and ends it when Redis falls silent."""
@@ -237,6 +219,5 @@ class RedisStore:
         connection = self._connection
         if connection is None or not self._ready:
             raise Unavailable(private="Redis is away")
-        if not await self._compare_marker(connection):
-            # A new connection settles everything.
+        if not await self._compare(connection):
             self._give_up("Redis has lost its counters")

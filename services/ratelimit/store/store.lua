@@ -1,24 +1,35 @@
 -- Moves the counters of one frame: everything is computed first, then committed, all inside one call.
 --
--- KEYS     the frame's distinct counters.
+-- KEYS     the frame's distinct counters; before them, in a numbered call, the key that keeps its number.
 -- ARGV[1]  "decide" or "settle".
 -- ARGV[2]  little-endian doubles: the number of limits, each limit's (kind, capacity, unit, window µs, rate,
---          granularity µs), and then for "decide" the asks: (number of limits, cost, (key, limit)…)…,
---          for "settle" one (limit, at least, number of values, value…) for each key: a state to add to what is there,
---          or, when "at least" is 1, to put in its place if it has taken more.
--- ARGV[3…] each limit's time to live in ms.
+--          granularity µs, 1 for a shadow + 2 if denied asks count), and then for "decide" the asks:
+--          (number of limits, cost, 0 or 1 + the errand, its two numbers if there is one, (key, limit)…)…,
+--          for "settle" one (limit, number of values, value…) for each key: a state to add to what is there.
+-- ARGV[3]  the number of this call, written down with what it changes so that its sender can tell what a server that was
+--          restarted or replaced still knows; empty: not numbered.
+-- ARGV[4…] each limit's time to live in ms, and then more counters: those of a cluster's node that lie in other slots than
+--          KEYS do. (Redis asks that the KEYS of one call share a slot; a script may use others that are on the node. If
+--          one is not, reading it ends the script before anything has been changed.)
 --
--- "decide" answers little-endian 64-bit integers: the time in µs, and for each ask (wait µs or -1 allowed or -2 never,
--- index of the limit that waits longest, (remaining, reset µs)…). "settle" answers nothing but the time.
+-- A cost below 0 asks whether as much would pass, and takes nothing.
+--
+-- Both answer little-endian 64-bit integers: the time in µs, and the number that was written down before, 0 if there was
+-- none; "decide" then for each ask (wait µs or -1 allowed or -2 never, index of the limit that waits longest, a bit for each limit that was violated,
+-- (remaining, reset µs)…).
 --
 -- The states and rules are those of model/counters.py; a contract suite holds both to each other. Numbers are doubles:
 -- exact below 2^53, which the rules loader sees to.
 
-local FIXED, SLIDING, BUCKET = 1, 2, 3
-local ALLOWED, NEVER = -1, -2
+local FIXED, SLIDING, BUCKET, SLOTS = 1, 2, 3, 4
+local ALLOWED, NEVER, UNKNOWN = -1, -2, -3
+local TAKE, REFUND, RENEW = 1, 2, 3
 local CHUNK = 2000
+local NOBODY = struct.pack('<dd', 0, 0)
+local NUMBER_LIVES = 7 * 24 * 3600
 
 local pack, unpack_struct, rep, sub = struct.pack, struct.unpack, string.rep, string.sub
+local find = string.find
 local floor, ceil, max, min = math.floor, math.ceil, math.max, math.min
 local unpack = unpack
 
@@ -45,18 +56,25 @@ local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 
 local input = numbers(ARGV[2])
-local kinds, capacities, units, windows, rates, grains = {}, {}, {}, {}, {}, {}
+local kinds, capacities, units, windows, rates, grains, marks = {}, {}, {}, {}, {}, {}, {}
 local at = 2
 for l = 1, input[1] do
   kinds[l], capacities[l], units[l] = input[at], input[at + 1], input[at + 2]
   windows[l], rates[l], grains[l] = input[at + 3], input[at + 4], input[at + 5]
-  at = at + 6
+  marks[l] = input[at + 6]
+  at = at + 7
 end
 
+local names, more = KEYS, 4 + input[1]
+local number_key = ARGV[3] ~= '' and table.remove(names, 1)
 local raws = {}
-for first = 1, #KEYS, CHUNK do
-  local found = redis.call('MGET', unpack(KEYS, first, min(first + CHUNK - 1, #KEYS)))
+for first = 1, #names, CHUNK do
+  local found = redis.call('MGET', unpack(names, first, min(first + CHUNK - 1, #names)))
   for i = 1, #found do raws[first + i - 1] = found[i] end
+end
+for i = more, #ARGV do
+  names[#names + 1] = ARGV[i]
+  raws[#names] = redis.call('GET', ARGV[i])
 end
 
 -- What each counter says now: units taken; newest: the instant of the newest hit of a log; logs: the live part of a log.
@@ -99,12 +117,30 @@ local function open_log(k, l, raw)
   logs[k], bases[k], newest[k], used[k] = log, base, last, total - base
 end
 
+-- Places are 24 bytes each, in the order of their deadlines: the deadline, and the hold.
+local function open_slots(k, l, raw)
+  local first, most = 1, now + windows[l]
+  while first < #raw and unpack_struct('<d', raw, first) <= now do first = first + 24 end
+  local log = sub(raw, first)
+  if log ~= '' and unpack_struct('<d', log, #log - 23) > most then
+    -- Time stepped back, or the lease became shorter.
+    local parts = {}
+    for position = 1, #log, 24 do
+      parts[#parts + 1] = pack('<d', min(unpack_struct('<d', log, position), most)) .. sub(log, position + 8, position + 23)
+    end
+    log, changed[k] = table.concat(parts), l
+  end
+  logs[k], used[k] = log, #log / 24
+end
+
 local function open(k, l)
   local kind, raw = kinds[l], raws[k]
   used[k] = 0
   if not raw then return end
   if kind == SLIDING then
     open_log(k, l, raw)
+  elseif kind == SLOTS then
+    open_slots(k, l, raw)
   else
     local when, value = unpack_struct('<dd', raw)
     if kind == FIXED then
@@ -118,10 +154,33 @@ local function open(k, l)
   end
 end
 
+local function place_of(k, hold)
+  local log, from = logs[k] or '', 1
+  while true do
+    local found = find(log, hold, from, true)
+    if not found then return nil end
+    if found % 24 == 9 then return found - 8 end
+    from = found + 1
+  end
+end
+
+local function leave(k, l, place)
+  logs[k] = sub(logs[k], 1, place - 1) .. sub(logs[k], place + 24)
+  used[k], changed[k] = used[k] - 1, l
+end
+
+local function enter(k, l, hold)
+  local place = place_of(k, hold)
+  if place then leave(k, l, place) end
+  logs[k] = (logs[k] or '') .. pack('<d', now + windows[l]) .. hold
+  used[k], changed[k] = used[k] + 1, l
+end
+
 local function wait(k, l, wanted)
   local kind, window = kinds[l], windows[l]
   if kind == FIXED then return window - now % window end
   if kind == BUCKET then return ceil((used[k] + wanted - capacities[l]) / rates[l]) end
+  if kind == SLOTS then return UNKNOWN end
   local log, must_go = logs[k], used[k] + wanted - capacities[l]
   if log and used[k] - (added[k] or 0) >= must_go then
     -- Totals are integers: at least `must_go` is more than one less.
@@ -136,116 +195,227 @@ local function reset(k, l)
   if taken == 0 then return 0 end
   if kind == SLIDING then return newest[k] + windows[l] - now end
   if kind == FIXED then return windows[l] - now % windows[l] end
+  if kind == SLOTS then return unpack_struct('<d', logs[k], #logs[k] - 23) - now end
   return ceil(taken / rates[l])
 end
 
 local function save(k, l, ttl)
   local kind = kinds[l]
   local state
-  if kind == SLIDING then
+  if used[k] == 0 then
+    redis.call('DEL', names[k])
+    return
+  elseif kind == SLIDING then
     local log, last = logs[k] or '', stamp_of(l)
     local base = bases[k] or 0
-    if log ~= '' and unpack_struct('<d', log, #log - 15) == last then log = sub(log, 1, -17) end
-    state = pack('<d', base) .. log .. pack('<dd', last, base + used[k])
+    if added[k] then
+      if log ~= '' and unpack_struct('<d', log, #log - 15) == last then log = sub(log, 1, -17) end
+      log = log .. pack('<dd', last, base + used[k])
+    end
+    state = pack('<d', base) .. log
+  elseif kind == SLOTS then
+    state = logs[k]
   elseif kind == FIXED then
     state = pack('<dd', now - now % windows[l], used[k])
   else
     state = pack('<dd', now, used[k])
   end
-  redis.call('SET', KEYS[k], state, 'PX', ttl)
+  redis.call('SET', names[k], state, 'PX', ttl)
+end
+
+-- From the oldest hits of a log, which are over first: whichever it was, what counts at any later instant is enough.
+local function give_back_log(k, amount)
+  local base, log = (bases[k] or 0) + amount, logs[k]
+  bases[k], added[k] = base, added[k] and min(added[k], used[k])
+  if log and unpack_struct('<d', log, #log - 7) > base then
+    logs[k] = sub(log, (search(log, 9, base) - 1) * 16 + 1)
+  else
+    logs[k] = nil
+  end
+end
+
+local function give_back(k, l, amount, age)
+  local kind = kinds[l]
+  if kind == SLOTS or kind == SLIDING and age >= windows[l] or kind == FIXED and age > now % windows[l] then return end
+  if kind == BUCKET then amount = max(0, amount - age * rates[l]) end
+  amount = min(amount, used[k])
+  if amount == 0 then return end
+  used[k], changed[k] = used[k] - amount, l
+  if kind == SLIDING then give_back_log(k, amount) end
+end
+
+-- Gives back, renews or releases; what is not held is passed over, and marked when it is to be renewed.
+local function run(errand, count, cost, hold, age)
+  local lost = 0
+  for i = 0, count - 1 do
+    local k, l = input[at + 2 * i], input[at + 1 + 2 * i]
+    if not used[k] then open(k, l) end
+    if errand == REFUND then
+      give_back(k, l, cost * units[l], age)
+    elseif kinds[l] == SLOTS then
+      local place = place_of(k, hold)
+      if place and errand == RENEW then
+        enter(k, l, hold)
+      elseif place then
+        leave(k, l, place)
+      elseif errand == RENEW and marks[l] % 2 == 0 then
+        lost = lost + 2 ^ i
+      end
+    end
+  end
+  return lost > 0 and NEVER or ALLOWED, lost
+end
+
+local function longer(its, verdict)
+  if verdict == NEVER then return false end
+  return its == NEVER or verdict ~= UNKNOWN and (its == UNKNOWN or its > verdict)
+end
+
+local function takes(l, i, verdict, violated)
+  return marks[l] >= 2 or verdict == ALLOWED and floor(violated / 2 ^ i) % 2 == 0
 end
 
 local function decide()
-  local out, size = { now }, #input
-  local n = 1
+  local out, size = { now, 0 }, #input
+  local n = 2
   while at <= size do
-    local count, cost = input[at], input[at + 1]
-    local needed = max(cost, 1)
-    local verdict, slowest = ALLOWED, 0
-    for i = 0, count - 1 do
-      local k, l = input[at + 2 + 2 * i], input[at + 3 + 2 * i]
-      if not used[k] then open(k, l) end
-      local wanted = needed * units[l]
-      if used[k] + wanted > capacities[l] and verdict ~= NEVER then
-        local its = wanted > capacities[l] and NEVER or wait(k, l, wanted)
-        if its == NEVER or its > verdict then verdict, slowest = its, i end
+    local count, cost, errand = input[at], input[at + 1], input[at + 2]
+    local hold, age = NOBODY, 0
+    at = at + 3
+    if errand > 0 then
+      age, hold = input[at], pack('<dd', input[at], input[at + 1])
+      at = at + 2
+    end
+    local verdict, slowest, violated = ALLOWED, 0, 0
+    if errand > TAKE then
+      verdict, violated = run(errand, count, cost, hold, age)
+      cost = 0
+    else
+      local needed = max(cost, -cost, 1)
+      for i = 0, count - 1 do
+        local k, l = input[at + 2 * i], input[at + 1 + 2 * i]
+        if not used[k] then open(k, l) end
+        local wanted = needed * units[l]
+        if kinds[l] == SLOTS then wanted = place_of(k, hold) and -used[k] or 1 end
+        if used[k] + wanted > capacities[l] then
+          violated = violated + 2 ^ i
+          if marks[l] % 2 == 0 then
+            local its = wanted > capacities[l] and NEVER or wait(k, l, wanted)
+            if longer(its, verdict) then verdict, slowest = its, i end
+          end
+        end
       end
     end
-    out[n + 1], out[n + 2] = verdict, slowest
-    n = n + 2
+    out[n + 1], out[n + 2], out[n + 3] = verdict, slowest, violated
+    n = n + 3
     for i = 0, count - 1 do
-      local k, l = input[at + 2 + 2 * i], input[at + 3 + 2 * i]
-      if verdict == ALLOWED and cost > 0 then
-        local taken = cost * units[l]
-        used[k], changed[k] = used[k] + taken, l
-        if kinds[l] == SLIDING then
-          newest[k], added[k] = stamp_of(l), (added[k] or 0) + taken
+      local k, l = input[at + 2 * i], input[at + 1 + 2 * i]
+      if cost > 0 and (violated == 0 or takes(l, i, verdict, violated)) then
+        if kinds[l] == SLOTS then
+          enter(k, l, hold)
+        else
+          local taken = cost * units[l]
+          used[k], changed[k] = used[k] + taken, l
+          if kinds[l] == SLIDING then
+            newest[k], added[k] = stamp_of(l), (added[k] or 0) + taken
+          end
         end
       end
       out[n + 1] = floor(max(0, capacities[l] - used[k]) / units[l])
       out[n + 2] = reset(k, l)
       n = n + 2
     end
-    at = at + 2 + 2 * count
+    at = at + 2 * count
   end
-  for k, l in pairs(changed) do save(k, l, ARGV[l + 2]) end
-  return integers(out)
+  for k, l in pairs(changed) do save(k, l, ARGV[l + 3]) end
+  return out
 end
 
--- Two logs as one, in order. `values` is a dump: 0, then instants with running totals.
+-- Two logs as one, in order. `values` is a dump: 0, then instants with running totals; an amount below 0 takes back what
+-- was taken at that instant.
 local function merge_logs(k, values)
-  local entries, log, before = {}, logs[k] or '', bases[k] or 0
+  local amounts, stamps, log, before = {}, {}, logs[k] or '', bases[k] or 0
+  local function put(when, amount)
+    if not amounts[when] then stamps[#stamps + 1] = when end
+    amounts[when] = (amounts[when] or 0) + amount
+  end
   for position = 1, #log, 16 do
     local when, total = unpack_struct('<dd', log, position)
-    entries[#entries + 1] = { when, total - before }
+    put(when, total - before)
     before = total
   end
   before = 0
   for i = 2, #values, 2 do
-    entries[#entries + 1] = { values[i], values[i + 1] - before }
+    put(values[i], values[i + 1] - before)
     before = values[i + 1]
   end
-  table.sort(entries, function(a, b) return a[1] < b[1] end)
+  table.sort(stamps)
   local parts, total = { pack('<d', 0) }, 0
-  for i, entry in ipairs(entries) do
-    total = total + entry[2]
-    if not entries[i + 1] or entries[i + 1][1] ~= entry[1] then parts[#parts + 1] = pack('<dd', entry[1], total) end
+  for _, when in ipairs(stamps) do
+    if amounts[when] > 0 then
+      total = total + amounts[when]
+      parts[#parts + 1] = pack('<dd', when, total)
+    end
   end
-  return table.concat(parts)
+  return #parts > 1 and table.concat(parts)
 end
 
-local function settle_log(k, l, at_least, values)
-  if at_least and values[#values] <= used[k] then return end
-  if at_least then logs[k] = nil end
-  redis.call('SET', KEYS[k], merge_logs(k, values), 'PX', ARGV[l + 2])
+local function settle_log(k, l, values)
+  local log = merge_logs(k, values)
+  if log then
+    redis.call('SET', names[k], log, 'PX', ARGV[l + 3])
+  else
+    redis.call('DEL', names[k])
+  end
 end
 
-local function settle_count(k, l, at_least, when, value)
-  local ttl = ARGV[l + 2]
+local function settle_count(k, l, when, value)
+  local ttl, drained = ARGV[l + 3], max(0, now - when) * rates[l]
   if kinds[l] == FIXED then
     if when < now - now % windows[l] then return end
   else
-    value = max(0, value - max(0, now - when) * rates[l])
+    value = value > 0 and max(0, value - drained) or min(0, value + drained)
   end
-  used[k] = at_least and max(used[k], value) or used[k] + value
+  used[k] = max(0, used[k] + value)
   if kinds[l] == BUCKET then ttl = string.format('%.0f', ceil(used[k] / rates[l] / 1000) + 1000) end
   save(k, l, ttl)
 end
 
-local function settle()
-  for k = 1, #KEYS do
-    local l, at_least, size = input[at], input[at + 1] == 1, input[at + 2]
-    local values = { unpack(input, at + 3, at + 2 + size) }
-    at = at + 3 + size
-    open(k, l)
-    if kinds[l] == SLIDING then
-      settle_log(k, l, at_least, values)
-    else
-      settle_count(k, l, at_least, values[1], values[2])
-    end
+-- Deadlines with their holds, to be put beside those that are there.
+local function settle_slots(k, l, values)
+  local untils, holds = {}, {}
+  local function put(when, hold)
+    if when <= now then return end
+    if not untils[hold] then holds[#holds + 1] = hold end
+    untils[hold] = max(untils[hold] or 0, min(when, now + windows[l]))
   end
-  return integers({ now })
+  for position = 1, #(logs[k] or ''), 24 do
+    put(unpack_struct('<d', logs[k], position), sub(logs[k], position + 8, position + 23))
+  end
+  for i = 1, #values, 3 do put(values[i], pack('<dd', values[i + 1], values[i + 2])) end
+  table.sort(holds, function(a, b) return untils[a] < untils[b] end)
+  for i, hold in ipairs(holds) do holds[i] = pack('<d', untils[hold]) .. hold end
+  logs[k], used[k] = table.concat(holds), #holds
+  save(k, l, ARGV[l + 3])
 end
 
-if ARGV[1] == 'decide' then return decide() end
-return settle()
+local function settle()
+  for k = 1, #names do
+    local l, size = input[at], input[at + 1]
+    local values = { unpack(input, at + 2, at + 1 + size) }
+    at = at + 2 + size
+    open(k, l)
+    if kinds[l] == SLIDING then
+      settle_log(k, l, values)
+    elseif kinds[l] == SLOTS then
+      settle_slots(k, l, values)
+    else
+      settle_count(k, l, values[1], values[2])
+    end
+  end
+  return { now, 0 }
+end
+
+local out = ARGV[1] == 'decide' and decide() or settle()
+if number_key then out[2] = tonumber(redis.call('SET', number_key, ARGV[3], 'EX', NUMBER_LIVES, 'GET') or 0) end
+return integers(out)

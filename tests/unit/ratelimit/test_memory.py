@@ -97,22 +97,20 @@ def test_a_store_that_forgot_is_told_everything_once() -> None:
     found.record([ask(cost=3)], [Verdict(ALLOWED, 0, (0, 0))])
     found.decide([ask(cost=2)])
     found.owe([ask(cost=2)])
-    found.owe_everything(at_least=False)
+    found.owe_everything()
     assert [(debt.key, debt.state[-1]) for debt in found.take_debts(10)] == [("anna", 5)]
     assert not found.owes
     assert admitted(found) == 5
 
 
-def test_a_store_that_may_have_forgotten_is_told_sums_first() -> None:
-    """What it never knew is added; then the whole count stands as the least that was taken."""
+def test_a_store_that_forgot_a_part_is_told_that_part() -> None:
+    """The counters of one server of several: the others keep what they have."""
     found = shadow()
-    found.record([ask(cost=3)], [Verdict(ALLOWED, 0, (0, 0))])
-    found.decide([ask(cost=2)])
-    found.owe([ask(cost=2)])
-    found.owe_everything(at_least=True)
-    told = [(debt.state[-1], debt.at_least) for _ in range(3) for debt in found.take_debts(10)]
-    assert told == [(2, False), (5, True)]
-    assert not found.owes
+    found.decide([ask(), ask("bert", cost=2)])
+    found.owe([ask(), ask("bert", cost=2)])
+    found.owe_everything(lambda key: key == "bert")
+    told = [(debt.key, debt.state[-1]) for _ in range(3) for debt in found.take_debts(10)]
+    assert told == [("bert", 2), ("anna", 1)]
 
 
 def test_a_bucket_owes_tokens_and_not_shares() -> None:
@@ -120,5 +118,5 @@ def test_a_bucket_owes_tokens_and_not_shares() -> None:
     bucket = limit(Algorithm.TOKEN_BUCKET, 9)
     found = shadow(instances=3)
     found.record([ask(of=bucket)], [Verdict(ALLOWED, 0, (0, 0))])
-    found.owe_everything(at_least=False)
+    found.owe_everything()
     assert found.take_debts(10)[0].state[1] == bucket.unit
