@@ -41,6 +41,17 @@ def response_of(decisions: Iterable[Decision]) -> pb.DecideResponse:
     return pb.DecideResponse(decisions=[_message(one) for one in decisions])
 
 
+def usage_of(classes: Iterable[str], decisions: Sequence[Decision]) -> pb.GetUsageResponse:
+    """What is left under the rules of each class."""
+    return pb.GetUsageResponse(
+        classes=[
+            pb.ClassUsage(route_class=name, rules=_message(one).rules)
+            for name, one in zip(classes, decisions, strict=True)
+        ],
+        degraded=any(one.degraded for one in decisions),
+    )
+
+
 def _message(decision: Decision) -> pb.Decision:
     ask, verdict, degraded, generation = decision
     wait_us, slowest, levels, violated = verdict

@@ -9,9 +9,12 @@ from chassis.errors import MeshError
 from services.ratelimit.operations import Limiter
 from services.ratelimit.rpc.rules import RulesFace
 from services.ratelimit.rules.force import RulesInForce
-from services.ratelimit.wire import response_of, subjects_of
+from services.ratelimit.wire import refunds_of, response_of, subject_of, subjects_of, usage_of
 
 DECIDE = "/mesh.ratelimit.v1.RatelimitService/Decide"
+
+# A frame of the store is not split, and rules may have been put for many more classes than belong into one.
+_CLASSES_A_FRAME = 64
 
 
 class RatelimitServicer(RulesFace):
@@ -29,6 +32,27 @@ class RatelimitServicer(RulesFace):
         """Answers all Decide calls of a lane frame with one call to the store."""
         results = await self._limiter.decide_calls([subjects_of(request) for request in requests])
         return [one if isinstance(one, MeshError) else response_of(one) for one in results]
+
+    async def Refund(self, request: pb.RefundRequest, context: Any) -> pb.RefundResponse:  # noqa: N802
+        del context
+        await self._limiter.refund(refunds_of(request))
+        return pb.RefundResponse()
+
+    async def Renew(self, request: pb.RenewRequest, context: Any) -> pb.RenewResponse:  # noqa: N802
+        del context
+        return pb.RenewResponse(held=await self._limiter.renew(subjects_of(request)))
+
+    async def Release(self, request: pb.ReleaseRequest, context: Any) -> pb.ReleaseResponse:  # noqa: N802
+        del context
+        await self._limiter.release(subjects_of(request))
+        return pb.ReleaseResponse()
+
+    async def GetUsage(self, request: pb.GetUsageRequest, context: Any) -> pb.GetUsageResponse:  # noqa: N802
+        del context
+        subject = subject_of(request.subject)
+        classes = [subject.route_class] if subject.route_class else list(self._limiter.book.classes)
+        frames = [classes[begin : begin + _CLASSES_A_FRAME] for begin in range(0, len(classes), _CLASSES_A_FRAME)]
+        return usage_of(classes, [one for frame in frames for one in await self._limiter.usage(subject, frame)])
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:  # noqa: N802
         del request, context
