@@ -20,7 +20,8 @@ class Verdict(NamedTuple):
         wait_us: `ALLOWED`, or µs until the same ask would pass, or `NEVER`: its cost exceeds a limit, or `UNKNOWN`: it
             waits for others to let go. For renewing, `NEVER` says that something is not held any more.
         slowest: when denied, the index of the violated limit with the longest wait.
-        levels: for each limit, flat: what would still pass after this decision, and µs until all of it would.
+        levels: for each limit, flat: what would still pass after this decision, and µs until all of it would. Where
+            denied requests count, the first is below 0 by as much as was counted beyond the limit.
         violated: a bit for each limit that the ask does not fit, shadows included; the first limit is the lowest bit.
     """
 
@@ -97,8 +98,8 @@ def _rank(wait_us: int) -> float:
 def _levels(ask: Ask, counters: Sequence[Counter], now_us: int) -> tuple[int, ...]:
     levels: list[int] = []
     for limit, counter in zip(ask.limits, counters, strict=True):
-        free = max(0, limit.capacity - counter.level(limit, now_us)) // limit.unit
-        levels += (free, counter.reset_us(limit, now_us))
+        free = (limit.capacity - counter.level(limit, now_us)) // limit.unit
+        levels += (free if limit.tells_excess else max(0, free), counter.reset_us(limit, now_us))
     return tuple(levels)
 
 

@@ -134,6 +134,11 @@ class Limit:
         """After this long without a hit a counter says nothing any more."""
         return -(-self.capacity // self.rate) if self.rate else self.window_us + self.granularity_us
 
+    @property
+    def tells_excess(self) -> bool:
+        """Whether verdicts say how much was counted beyond the limit."""
+        return self.counts_denied and not self.shadow
+
     def share(self, instances: int) -> "Limit":
         """What one of so many instances that cannot see each other's counters may let pass: at least one.
 

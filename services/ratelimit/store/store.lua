@@ -321,7 +321,9 @@ local function decide()
           end
         end
       end
-      out[n + 1] = floor(max(0, capacities[l] - used[k]) / units[l])
+      local left = capacities[l] - used[k]
+      -- Where denied asks count (and it is no shadow), it is told how much was counted beyond the limit.
+      out[n + 1] = floor((marks[l] == 2 and left or max(0, left)) / units[l])
       out[n + 2] = reset(k, l)
       n = n + 2
     end
