@@ -16,7 +16,7 @@ from services.ratelimit.model.counters import UNKNOWN, Counter, Slots, new_count
 from services.ratelimit.model.decisions import ALLOWED, Verdict, decide, takes
 from services.ratelimit.model.errands import NO_HOLD, Action, Errand, Hold
 from services.ratelimit.model.limits import MAX_LEASE_US, Algorithm, Ask, Limit, OnStoreFailure
-from services.ratelimit.ports import Debt
+from services.ratelimit.ports import Debt, Ledger
 
 # Above whatever can be taken.
 _NO_END = 2**100
@@ -63,6 +63,7 @@ class Counters:
     """
 
     def __init__(self, cap: int) -> None:
+        self.cap = cap
         self._half = max(1, cap // 2)
         self._young: dict[str, tuple[Counter, Limit]] = {}
         self._old: dict[str, tuple[Counter, Limit]] = {}
@@ -109,89 +110,29 @@ class Counters:
         yield from (*self._old, *self._young)
 
 
-class MemoryShadow:
-    """What one instance has admitted, and what of it the store was not told.
+class Debts:
+    """What one instance has admitted and a store was not told.
 
     Args:
-        instances: how many instances share the limits now, this one included.
-        cap: how many counters are remembered, and how many debts.
+        counters: all that the instance has admitted.
+        errands: what it gave back or released without the store.
+        among: how many instances share the limits of `counters`.
     """
 
-    def __init__(self, clock: Clock, instances: Callable[[], int], *, cap: int) -> None:
-        self._clock = clock
-        self._instances = instances
-        self._counters = Counters(cap)
-        self._debts = Counters(cap)
+    def __init__(
+        self, counters: Counters, errands: deque[tuple[Ask, int]], now_us: Callable[[], int], among: Callable[[], int]
+    ) -> None:
+        self._counters = counters
+        self._errands = errands
+        self._now_us = now_us
+        self._among = among
+        self._debts = Counters(counters.cap)
         # Debts that stand as they are: those that could not be told, and keys whose whole count is owed.
         self._returned: deque[Debt] = deque()
         self._whole: list[str] = []
-        # What was given back or released; the oldest are forgotten first, and then too little may pass for a while.
-        self._errands: deque[tuple[Ask, int]] = deque(maxlen=cap)
-        self._among = 1
-        self._ahead_us = int(clock.now().timestamp() * 1_000_000) - self._monotonic_us()
-
-    def _monotonic_us(self) -> int:
-        return int(self._clock.monotonic() * 1_000_000)
-
-    @property
-    def now_us(self) -> int:
-        """The store's time as far as it is known here; this machine's until the store has been heard."""
-        return self._monotonic_us() + self._ahead_us
-
-    def follow(self, store_now_us: int) -> None:
-        self._ahead_us = store_now_us - self._monotonic_us()
-
-    def record(self, asks: Sequence[Ask], verdicts: Sequence[Verdict]) -> None:
-        among = self._among = max(1, self._instances())
-        now_us = self.now_us
-        for ask, verdict in zip(asks, verdicts, strict=True):
-            if ask.errand is not None or verdict[3]:
-                self._follow_up(ask, verdict, now_us)
-            elif verdict[0] == ALLOWED and ask.cost > 0:
-                for key, limit in zip(ask.keys, ask.limits, strict=True):
-                    self._counters.add(key, _share(limit, among), now_us, ask.cost)
-
-    def _follow_up(self, ask: Ask, verdict: Verdict, now_us: int) -> None:
-        """Counts what the store has made of an ask that was not simply admitted."""
-        errand = ask.errand or Errand(Action.TAKE)
-        if errand.action in {Action.REFUND, Action.RELEASE}:
-            self._counters.decide(self._shared(ask), now_us)
-        elif ask.cost > 0 or errand.action is Action.RENEW:
-            for index, (key, limit) in enumerate(zip(ask.keys, ask.limits, strict=True)):
-                if takes(limit, index, verdict):
-                    self._counters.add(key, _share(limit, self._among), now_us, ask.cost, errand.hold)
-
-    def _shared(self, ask: Ask) -> Ask:
-        return ask._replace(limits=tuple(_share(limit, self._among) for limit in ask.limits))
-
-    def decide(self, asks: Sequence[Ask]) -> list[Verdict]:
-        self._among = max(1, self._instances())
-        now_us = self.now_us
-        return [self._decide(ask, now_us) for ask in asks]
-
-    def _decide(self, ask: Ask, now_us: int) -> Verdict:
-        terms = _terms(ask.limits, self._among)
-        action = Action.TAKE if ask.errand is None else ask.errand.action
-        if action is Action.RENEW:
-            # Only the store knows whether it is held. Whoever renews runs, and counts.
-            for key, share in zip(ask.keys, terms.shares, strict=True):
-                self._counters.add(key, share, now_us, 1, ask.errand.hold if ask.errand else NO_HOLD)
-        refused = action is Action.TAKE and terms.refusing >= 0
-        verdict = self._counters.decide(ask._replace(limits=terms.shares, cost=0 if refused else ask.cost), now_us)
-        if refused:
-            violated = verdict.violated | 1 << terms.refusing
-            verdict = verdict._replace(wait_us=UNKNOWN, slowest=terms.refusing, violated=violated)
-        if terms.lenient:
-            levels = list(verdict.levels)
-            for index in terms.lenient:
-                levels[2 * index] = min(levels[2 * index], ask.limits[index].limit)
-            verdict = verdict._replace(levels=tuple(levels))
-        return verdict
-
-    # -- debts ---------------------------------------------------------------------------------------------------
 
     def owe(self, asks: Sequence[Ask]) -> None:
-        now_us = self.now_us
+        now_us = self._now_us()
         for ask in asks:
             errand = ask.errand or Errand(Action.TAKE)
             if errand.action is Action.REFUND:
@@ -220,23 +161,9 @@ class MemoryShadow:
         self._returned = deque(debt for debt in self._returned if not lost(debt.key))
         # The whole count is without what was given back.
         kept = [(ask, since_us) for ask, since_us in self._errands if not (_is_refund(ask) and lost(ask.keys[0]))]
-        self._errands = deque(kept, self._errands.maxlen)
+        self._errands.clear()
+        self._errands.extend(kept)
         self._whole += [key for key in self._counters if lost(key)]
-
-    @property
-    def owes_errands(self) -> bool:
-        return bool(self._errands)
-
-    def take_errands(self, most: int) -> list[Ask]:
-        taken: list[Ask] = []
-        while self._errands and len(taken) < most:
-            ask, since_us = self._errands.popleft()
-            waited_us = max(0, self.now_us - since_us)
-            if ask.errand is not None and _is_refund(ask):
-                taken.append(ask._replace(errand=ask.errand._replace(age_us=ask.errand.age_us + waited_us)))
-            elif waited_us < MAX_LEASE_US:
-                taken.append(ask)
-        return taken
 
     def put_back(self, debts: Sequence[Debt]) -> None:
         self._returned.extendleft(reversed(debts))
@@ -264,12 +191,12 @@ class MemoryShadow:
             key = self._whole.pop()
             # What is owed of this key besides is part of its whole count.
             self._debts.pop(key)
-            taken[key] = self._dump(key, self._counters.peek(key), self._among)
+            taken[key] = self._dump(key, self._counters.peek(key), self._among())
         return [debt for debts in taken.values() for debt in debts]
 
     def _dump(self, key: str, held: tuple[Counter, Limit] | None, instances: int) -> list[Debt]:
         """One counter as a debt; none if it has nothing left to say."""
-        if held is None or not held[0].level(held[1], self.now_us):
+        if held is None or not held[0].level(held[1], self._now_us()):
             return []
         counter, limit = held
         state = counter.dump()
@@ -282,3 +209,117 @@ class MemoryShadow:
     def owes(self) -> bool:
         """Whether the store has yet to be told something."""
         return bool(self._returned or self._whole or len(self._debts))
+
+
+class MemoryShadow(Debts):
+    """What one instance has admitted, and what of it the store was not told.
+
+    Args:
+        instances: how many instances share the limits now, this one included.
+        cap: how many counters are remembered, and how many debts.
+    """
+
+    def __init__(self, clock: Clock, instances: Callable[[], int], *, cap: int) -> None:
+        self._clock = clock
+        self._instances = instances
+        self._sharing = 1
+        # What was given back or released; the oldest are forgotten first, and then too little may pass for a while.
+        errands: deque[tuple[Ask, int]] = deque(maxlen=cap)
+        super().__init__(Counters(cap), errands, lambda: self.now_us, lambda: self._sharing)
+        self._ledger_of: Callable[[str], Ledger] | None = None
+        self._ahead_us = int(clock.now().timestamp() * 1_000_000) - self._monotonic_us()
+
+    def _monotonic_us(self) -> int:
+        return int(self._clock.monotonic() * 1_000_000)
+
+    @property
+    def now_us(self) -> int:
+        """The store's time as far as it is known here; this machine's until the store has been heard."""
+        return self._monotonic_us() + self._ahead_us
+
+    def follow(self, store_now_us: int) -> None:
+        self._ahead_us = store_now_us - self._monotonic_us()
+
+    def record(self, asks: Sequence[Ask], verdicts: Sequence[Verdict]) -> None:
+        among = self._sharing = max(1, self._instances())
+        now_us = self.now_us
+        for ask, verdict in zip(asks, verdicts, strict=True):
+            if ask.errand is not None or verdict[3]:
+                self._follow_up(ask, verdict, now_us)
+            elif verdict[0] == ALLOWED and ask.cost > 0:
+                for key, limit in zip(ask.keys, ask.limits, strict=True):
+                    self._counters.add(key, _share(limit, among), now_us, ask.cost)
+
+    def _follow_up(self, ask: Ask, verdict: Verdict, now_us: int) -> None:
+        """Counts what the store has made of an ask that was not simply admitted."""
+        errand = ask.errand or Errand(Action.TAKE)
+        if errand.action in {Action.REFUND, Action.RELEASE}:
+            self._counters.decide(self._shared(ask), now_us)
+        elif ask.cost > 0 or errand.action is Action.RENEW:
+            for index, (key, limit) in enumerate(zip(ask.keys, ask.limits, strict=True)):
+                if takes(limit, index, verdict):
+                    self._counters.add(key, _share(limit, self._sharing), now_us, ask.cost, errand.hold)
+
+    def _shared(self, ask: Ask) -> Ask:
+        return ask._replace(limits=tuple(_share(limit, self._sharing) for limit in ask.limits))
+
+    def decide(self, asks: Sequence[Ask]) -> list[Verdict]:
+        self._sharing = max(1, self._instances())
+        now_us = self.now_us
+        return [self._decide(ask, now_us) for ask in asks]
+
+    def _decide(self, ask: Ask, now_us: int) -> Verdict:
+        terms = _terms(ask.limits, self._sharing)
+        action = Action.TAKE if ask.errand is None else ask.errand.action
+        if action is Action.RENEW:
+            # Only the store knows whether it is held. Whoever renews runs, and counts.
+            for key, share in zip(ask.keys, terms.shares, strict=True):
+                self._counters.add(key, share, now_us, 1, ask.errand.hold if ask.errand else NO_HOLD)
+        refused = action is Action.TAKE and terms.refusing >= 0
+        verdict = self._counters.decide(ask._replace(limits=terms.shares, cost=0 if refused else ask.cost), now_us)
+        if refused:
+            violated = verdict.violated | 1 << terms.refusing
+            verdict = verdict._replace(wait_us=UNKNOWN, slowest=terms.refusing, violated=violated)
+        if terms.lenient:
+            levels = list(verdict.levels)
+            for index in terms.lenient:
+                levels[2 * index] = min(levels[2 * index], ask.limits[index].limit)
+            verdict = verdict._replace(levels=tuple(levels))
+        return verdict
+
+    # -- what the store must be told -----------------------------------------------------------------------------
+
+    def open_ledger(self) -> Ledger:
+        """An account of its own for one of several stores."""
+        return Debts(self._counters, self._errands, self._now_us, self._among)
+
+    def split(self, ledger_of: Callable[[str], Ledger]) -> None:
+        """From now on what is owed goes to the account of the store that keeps the counter."""
+        self._ledger_of = ledger_of
+
+    def owe(self, asks: Sequence[Ask]) -> None:
+        if self._ledger_of is None:
+            super().owe(asks)
+            return
+        for ask in asks:
+            parts: dict[Ledger, list[tuple[str, Limit]]] = {}
+            for key, limit in zip(ask.keys, ask.limits, strict=True):
+                parts.setdefault(self._ledger_of(key), []).append((key, limit))
+            for ledger, pairs in parts.items():
+                keys, limits = zip(*pairs, strict=True)
+                ledger.owe([ask._replace(keys=keys, limits=limits)])
+
+    @property
+    def owes_errands(self) -> bool:
+        return bool(self._errands)
+
+    def take_errands(self, most: int) -> list[Ask]:
+        taken: list[Ask] = []
+        while self._errands and len(taken) < most:
+            ask, since_us = self._errands.popleft()
+            waited_us = max(0, self.now_us - since_us)
+            if ask.errand is not None and _is_refund(ask):
+                taken.append(ask._replace(errand=ask.errand._replace(age_us=ask.errand.age_us + waited_us)))
+            elif waited_us < MAX_LEASE_US:
+                taken.append(ask)
+        return taken
