@@ -5,7 +5,7 @@ A service's `config.py` composes the groups it needs into one frozen `Settings`.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,6 +48,11 @@ def _from_environment(names: list[str], environ: Mapping[str, str] = os.environ)
         if path := environ.get(f"{name}_FILE"):
             return Path(path).read_text(encoding="utf-8").strip()
     return None
+
+
+def given(names: Iterable[str]) -> list[str]:
+    """Which of these environment variables hold something; for settings that are understood and have no effect."""
+    return [name for name in names if os.environ.get(name)]
 
 
 class Group(BaseSettings):

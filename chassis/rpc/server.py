@@ -41,6 +41,7 @@ async def open_server(
     *,
     register: Sequence[Callable[[Any], None]],
     batches: Mapping[str, BatchHandler] | None = None,
+    health_names: Sequence[str] = (),
 ) -> AsyncIterator[RpcServer]:
     """Serves until it is closed, and announces itself to those who look the service up.
 
@@ -49,6 +50,7 @@ async def open_server(
     Args:
         register: the generated ``add_…Servicer_to_server`` functions with their servicer bound.
         batches: by full method name, handlers that answer all calls of a lane frame at once.
+        health_names: what health is asked for besides, where others than the mesh have names for it.
     """
     table = MethodTable(batches)
     for add in register:
@@ -57,7 +59,7 @@ async def open_server(
     server = grpc.aio.server(options=_options(settings))
     table.add_to(server)
     lane_pb2_grpc.add_LaneServiceServicer_to_server(lanes, server)
-    await _add_health(host, server, tuple(table.services))
+    await _add_health(host, server, (*table.services, *health_names))
     reflection.enable_server_reflection((*table.services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     port = server.add_insecure_port(f"{host.settings.host}:{settings.port}")
     await server.start()

@@ -1,0 +1,235 @@
+"""Decides requests of Envoy's protocol: what they ask of the counters, and what is said and counted of the answers."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from envoy.service.ratelimit.v3 import rls_pb2
+
+from chassis.errors import MeshError, Unavailable
+from services.ratelimit.descriptors.denials import Denials
+from services.ratelimit.descriptors.plan import Plan, Planner, Slot, without
+from services.ratelimit.descriptors.request import (
+    OK,
+    OVER_LIMIT,
+    UNBOUNDED,
+    Headers,
+    Outcome,
+    headers,
+    metadata,
+    parse,
+    response,
+)
+from services.ratelimit.descriptors.statistics import Statistics
+from services.ratelimit.model.decisions import Decision
+from services.ratelimit.model.descriptors import DescriptorBook, Rule
+from services.ratelimit.model.limits import SECOND_US, Algorithm, Ask
+
+# A request of the same bytes asks for the same under the same configuration; the largest are seldom the same twice.
+_PLANS_KEPT = 8192
+_LONGEST_KEPT_BYTES = 512
+
+
+class Deciding(Protocol):
+    """Who decides asks."""
+
+    async def decide_asks(self, asks: Sequence[Ask], generation: int) -> list[Decision]: ...
+
+
+class Configuration(Protocol):
+    """What is configured."""
+
+    @property
+    def book(self) -> DescriptorBook | None:
+        """The descriptors in force; None as long as none could be loaded."""
+
+    @property
+    def problem(self) -> str:
+        """What was wrong with the newest configuration; empty while it is in force."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manner:
+    """How answers are made.
+
+    Args:
+        headers: names of the response headers; None for none.
+        metadata: whether answers carry dynamic metadata.
+        shadow: nothing is denied.
+        quota: all rules are quotas.
+        near_ratio: from which part of a limit on hits are counted as near to it.
+    """
+
+    headers: Headers | None = None
+    metadata: bool = False
+    shadow: bool = False
+    quota: bool = False
+    near_ratio: float = 0.8
+
+
+class DescriptorLimits:
+    """Answers requests.
+
+    Args:
+        now_us: the store's time, as far as it is known here.
+    """
+
+    def __init__(
+        self,
+        *,
+        deciding: Deciding,
+        configuration: Configuration,
+        planner: Planner,
+        manner: Manner,
+        denials: Denials,
+        now_us: Callable[[], int],
+    ) -> None:
+        self.statistics = Statistics()
+        self._deciding = deciding
+        self._configuration = configuration
+        self._planner = planner
+        self._manner = manner
+        self._denials = denials
+        self._now_us = now_us
+        self._plans: dict[bytes, tuple[DescriptorBook, Plan]] = {}
+
+    def count_load(self) -> None:
+        """Counts that a configuration was read, and whether it is in force."""
+        problem = self._configuration.problem
+        self.statistics.service["config_load_error" if problem else "config_load_success"] += 1
+
+    async def answer(self, raw: bytes) -> bytes:
+        """The answer to a request, both as they travel. Raises Invalid for a bad request, and counts nothing then."""
+        try:
+            plan = self._plan(raw)
+        except MeshError:
+            self.statistics.service["call.should_rate_limit.service_error"] += 1
+            raise
+        outcomes = self._settle(plan, *await self._ask(plan))
+        return self._response(raw, outcomes).SerializeToString()
+
+    # -- asking --------------------------------------------------------------------------------------------------
+
+    def _plan(self, raw: bytes) -> Plan:
+        book = self._configuration.book
+        if book is None:
+            raise Unavailable("No descriptor configuration could be loaded", code="NO_CONFIGURATION")
+        kept = self._plans.get(raw)
+        if kept is not None and kept[0] is book:
+            return kept[1]
+        request = parse(rls_pb2.RateLimitRequest.FromString(raw))
+        plan = self._planner.plan(book, request)
+        if not plan.known_domain:
+            self.statistics.count_unknown_domain(request.domain)
+        elif len(raw) <= _LONGEST_KEPT_BYTES:
+            if len(self._plans) >= _PLANS_KEPT:
+                self._plans.clear()
+            self._plans[raw] = (book, plan)
+        return plan
+
+    async def _ask(self, plan: Plan) -> tuple[list[Decision | None], float]:
+        """A decision for each ask, None where it is known to be denied; and when they were asked for."""
+        asked_at_seconds = self._denials.now_seconds
+        if not plan.asks:
+            return [], asked_at_seconds
+        known = self._known(plan) if len(self._denials) else ()
+        asks = without(plan.asks, known) if known else plan.asks
+        found: list[Decision | None] = list(await self._deciding.decide_asks(asks, 0)) if asks else []
+        for index in known:
+            found.insert(index, None)
+        return found, asked_at_seconds
+
+    def _known(self, plan: Plan) -> list[int]:
+        """Places of the asks that are known to be denied."""
+        holds = self._denials.holds
+        return [
+            index
+            for index, ask in enumerate(plan.asks)
+            if ask.errand is None and ask.limits[0].counts_denied and holds(ask.keys[0], ask.limits[0].capacity)
+        ]
+
+    # -- answering -----------------------------------------------------------------------------------------------
+
+    def _settle(self, plan: Plan, decisions: Sequence[Decision | None], asked_at_seconds: float) -> list[Outcome]:
+        outcomes = []
+        for slot in plan.slots:
+            if slot.rule is None:
+                outcomes.append(Outcome(OK))
+            elif slot.rule.unlimited:
+                outcomes.append(Outcome(OK, slot.rule, UNBOUNDED))
+            elif not slot.counted:
+                outcomes.append(self._nothing_passes(slot, slot.rule))
+            elif (decision := decisions[slot.ask]) is None:
+                outcomes.append(self._denied_here(slot, slot.rule))
+            else:
+                outcomes.append(self._decided(slot, slot.rule, decision, asked_at_seconds))
+        return outcomes
+
+    def _nothing_passes(self, slot: Slot, rule: Rule) -> Outcome:
+        """A limit of 0 needs no counter."""
+        hits = 0 if slot.refund else slot.hits
+        self.statistics.of(slot.statistics).count(rule, hits, hits, self._manner.near_ratio)
+        return Outcome(OVER_LIMIT if hits and not rule.shadow else OK, rule, 0, self._until_reset(rule, 0))
+
+    def _denied_here(self, slot: Slot, rule: Rule) -> Outcome:
+        self.statistics.of(slot.statistics).count_denied_here(rule, slot.hits)
+        return Outcome(OK if rule.shadow else OVER_LIMIT, rule, 0, self._until_reset(rule, 0))
+
+    def _decided(self, slot: Slot, rule: Rule, decision: Decision, asked_at_seconds: float) -> Outcome:
+        ask, place = decision.ask, slot.place
+        free, reset_us = decision.verdict.levels[2 * place : 2 * place + 2]
+        limit, hits = ask.limits[place], slot.hits
+        reset_seconds = self._until_reset(rule, reset_us)
+        if slot.refund:
+            self._denials.forget(ask.keys[place])
+            return Outcome(OK, rule, max(0, free), reset_seconds)
+        # What counts denied requests is over when more was taken than fits; the others when this would have been.
+        over = free < 0 if limit.counts_denied else bool(decision.verdict.violated >> place & 1)
+        after = rule.requests_per_unit - free + (hits if over and not limit.counts_denied else 0)
+        self.statistics.of(slot.statistics).count(rule, hits, after, self._manner.near_ratio)
+        if over and limit.counts_denied and not decision.degraded:
+            self._denials.remember(
+                ask.keys[place], limit.capacity, asked_at_seconds=asked_at_seconds, reset_us=reset_us
+            )
+        remaining = 0 if over else max(0, free)
+        return Outcome(OVER_LIMIT if over and not rule.shadow else OK, rule, remaining, reset_seconds)
+
+    def _until_reset(self, rule: Rule, reset_us: int) -> int:
+        """Whole seconds, rounded up; of a window nothing is counted in, until it ends all the same."""
+        limit = rule.limit
+        if reset_us == 0 and (limit is None or limit.algorithm is Algorithm.FIXED_WINDOW):
+            window_us = limit.window_us if limit is not None else rule.seconds * SECOND_US
+            reset_us = window_us - self._now_us() % window_us
+        return -(-reset_us // SECOND_US)
+
+    def _response(self, raw: bytes, outcomes: list[Outcome]) -> rls_pb2.RateLimitResponse:
+        manner = self._manner
+        over = [index for index, one in enumerate(outcomes) if one.code == OVER_LIMIT]
+        over_quota: list[int] = []
+        if over:
+            outcomes, over_quota = self._spare_quotas(outcomes, over)
+        denying = [one for one in outcomes if one.code == OVER_LIMIT]
+        overall = OVER_LIMIT if denying else OK
+        if denying and manner.shadow:
+            overall = OK
+            self.statistics.service["global_shadow_mode"] += 1
+        answer = response(outcomes, overall)
+        if manner.headers is not None:
+            answer.response_headers_to_add.extend(headers(manner.headers, outcomes, denying=denying))
+        if manner.metadata:
+            message = rls_pb2.RateLimitRequest.FromString(raw)
+            answer.dynamic_metadata.CopyFrom(metadata(message, outcomes, over_quota=over_quota))
+        return answer
+
+    def _spare_quotas(self, outcomes: list[Outcome], over: Sequence[int]) -> tuple[list[Outcome], list[int]]:
+        """Quotas deny only when all of them are exceeded; until then they are told of and let the request pass."""
+        quotas = [index for index, one in enumerate(outcomes) if self._is_quota(one)]
+        over_quota = [index for index in over if index in quotas]
+        if len(over_quota) == len(quotas):
+            return outcomes, over_quota
+        spared = [one._replace(code=OK) if index in over_quota else one for index, one in enumerate(outcomes)]
+        return spared, over_quota
+
+    def _is_quota(self, outcome: Outcome) -> bool:
+        rule = outcome.rule
+        return rule is not None and not rule.unlimited and (rule.quota or self._manner.quota)
