@@ -91,7 +91,7 @@ def _alike(  # noqa: PLR0917 - keywords would cost as much as the look-up
             pb.RuleState(
                 name=limit.rule,
                 limit=limit.limit,
-                remaining=levels[2 * index],
+                remaining=max(0, levels[2 * index]),
                 window_seconds=limit.window_seconds,
                 reset_after_ms=levels[2 * index + 1],
                 violated=bool(violated >> index & 1),

@@ -264,7 +264,15 @@ def _part(value: str) -> str:
     return f"{len(value)}:{blake2b(value.encode(), digest_size=16).hexdigest()}"
 
 
-Plan = tuple[tuple[Limit, KeyMaker], ...]
+Rules = tuple[tuple[Limit, KeyMaker], ...]
+
+
+class Plan(NamedTuple):
+    """The rules of a class for a role: all, and those for requests without a hold."""
+
+    rules: Rules
+    unheld: Rules
+
 
 _LONGEST_HOLD = 64
 
@@ -300,18 +308,16 @@ class RuleBook:
         hold = subject.hold
         if len(hold) > _LONGEST_HOLD:
             raise Invalid(f"hold must have at most {_LONGEST_HOLD} characters", details={"field": "hold"})
-        keys, limits, holds = [], [], False
         whose = self._overridden(subject) if self.overrides else ()
-        for limit, make in self._plan(subject.route_class, subject.role, whose):
-            concurrent = limit.algorithm is Algorithm.CONCURRENCY
-            if concurrent and not hold:
-                continue
+        plan = self._plan(subject.route_class, subject.role, whose)
+        keys, limits = [], []
+        for limit, make in plan.rules if hold else plan.unheld:
             key = make(subject)
             if key is not None:
-                holds |= concurrent
                 keys.append(key)
                 limits.append(limit)
-        return Ask(tuple(keys), tuple(limits), subject.cost, Errand(Action.TAKE, hold_of(hold)) if holds else None)
+        held = hold and any(limit.concurrent for limit in limits)
+        return Ask(tuple(keys), tuple(limits), subject.cost, Errand(Action.TAKE, hold_of(hold)) if held else None)
 
     def peek(self, subject: Subject) -> Ask:
         """Asks what is left to a subject in all rules of its class, those for holds included, and takes nothing."""
@@ -332,7 +338,7 @@ class RuleBook:
     def _ask(self, subject: Subject, errand: Errand, concerns: Callable[[Limit], bool]) -> Ask:
         whose = self._overridden(subject) if self.overrides else ()
         plan = self._plan(subject.route_class, subject.role, whose)
-        found = [(key, limit) for limit, make in plan if concerns(limit) and (key := make(subject)) is not None]
+        found = [(key, limit) for limit, make in plan.rules if concerns(limit) and (key := make(subject)) is not None]
         return Ask(tuple(key for key, _ in found), tuple(limit for _, limit in found), subject.cost, errand)
 
     def _overridden(self, subject: Subject) -> tuple[str, ...]:
@@ -353,11 +359,12 @@ class RuleBook:
         own = [rule.get(role) or rule.get("default") for rule in rules]
         names = [next(iter(rule.values())).rule for rule in rules]
         overrides = [self.overrides[name][value] for name, value in zip(OVERRIDABLE, whose, strict=False) if value]
-        applied = [
+        chosen = [
             next((override[name] for override in overrides if name in override), limit)
             for name, limit in zip(names, own, strict=True)
         ]
-        plan = tuple((limit, key_maker(limit)) for limit in applied if limit is not None)
+        applied = tuple((limit, key_maker(limit)) for limit in chosen if limit is not None)
+        plan = Plan(applied, tuple(one for one in applied if not one[0].concurrent))
         # What callers send must not fill the memory.
         if len(self._plans) < _PLANS_KEPT:
             self._plans[route_class, role, whose] = plan
