@@ -157,8 +157,12 @@ class LaneStream:
                 self._sent = self._taken = 0
                 self._up.set()
                 await self._carry(stream)
-            except grpc.aio.AioRpcError as error:
-                log.debug("A lane broke", service=self._service, code=error.code().name)
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+                # The second comes from a write to a stream that ended between two turns of the loop.
+                log.debug("A lane broke", service=self._service, error=repr(error))
+            except Exception:
+                # Whatever it was, a lane that stays broken would fail every call to this instance from now on.
+                log.exception("A lane broke and starts over", service=self._service)
             finally:
                 self._up.clear()
                 self._fail_all()

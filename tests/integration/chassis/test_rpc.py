@@ -269,6 +269,40 @@ async def test_a_restarted_instance_is_found_again(transport: Any):
             pytest.fail("it never came back")
 
 
+async def _until_answered(stub: Any) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                await stub.Chat(ask(), timeout=1)
+            except errors.MeshError:
+                await asyncio.sleep(0.05)
+            else:
+                return
+
+
+async def test_an_instance_that_ends_under_load_is_found_again(transport: Any):
+    """Whatever was being written when it ended, the connection comes back, time after time."""
+    directory, over = Directory(), asyncio.Event()
+
+    async def load(stub: Any) -> None:
+        while not over.is_set():
+            try:
+                await stub.Chat(ask(), timeout=1)
+            except errors.MeshError:
+                await asyncio.sleep(0.001)
+
+    async with calling(transport, directory) as stub, asyncio.TaskGroup() as group:
+        port = 0
+        for _ in range(40):
+            async with serving(Servicer(), port=port) as (_, address):
+                if not port:
+                    directory.known, port = (address,), address.port
+                    for _ in range(20):
+                        group.create_task(load(stub))
+                await _until_answered(stub)
+        over.set()
+
+
 async def test_idempotent_calls_survive_the_loss_of_their_instance(transport: Any):
     """A read under way on an instance that dies is asked again elsewhere; a write is not."""
     directory = Directory()
