@@ -120,7 +120,7 @@ class DescriptorLimits:
         request = parse(rls_pb2.RateLimitRequest.FromString(raw))
         plan = self._planner.plan(book, request)
         if not plan.known_domain:
-            self.statistics.count_unknown_domain(request.domain)
+            self.statistics.count_unknown_domain(request.domain, len(plan.slots))
         elif len(raw) <= _LONGEST_KEPT_BYTES:
             if len(self._plans) >= _PLANS_KEPT:
                 self._plans.clear()
@@ -166,10 +166,11 @@ class DescriptorLimits:
         return outcomes
 
     def _nothing_passes(self, slot: Slot, rule: Rule) -> Outcome:
-        """A limit of 0 needs no counter."""
+        """A limit of 0 needs no counter; also who only looks is told that nothing passes."""
         hits = 0 if slot.refund else slot.hits
         self.statistics.of(slot.statistics).count(rule, hits, hits, self._manner.near_ratio)
-        return Outcome(OVER_LIMIT if hits and not rule.shadow else OK, rule, 0, self._until_reset(rule, 0))
+        passes = slot.refund or rule.shadow
+        return Outcome(OK if passes else OVER_LIMIT, rule, 0, self._until_reset(rule, 0))
 
     def _denied_here(self, slot: Slot, rule: Rule) -> Outcome:
         self.statistics.of(slot.statistics).count_denied_here(rule, slot.hits)

@@ -81,11 +81,11 @@ class Statistics:
             found = self._rules.setdefault(name, Figures())
         return found
 
-    def count_unknown_domain(self, domain: str) -> None:
-        """Counts a request for a domain that is not configured."""
+    def count_unknown_domain(self, domain: str, descriptors: int) -> None:
+        """Counts descriptors of a domain that is not configured."""
         if domain not in self._not_found and len(self._not_found) >= _MOST_NAMES:
             domain = _BEYOND
-        self._not_found[domain] += 1
+        self._not_found[domain] += descriptors
 
     def lines(self) -> Iterator[tuple[str, int]]:
         """Every figure with its whole name, sorted."""
