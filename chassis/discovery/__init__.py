@@ -13,6 +13,7 @@ from chassis.discovery.consul import ConsulLookup, Registration, open_client
 from chassis.discovery.directory import Address, Directory, LiveDirectory, WatchedDirectory
 from chassis.discovery.dns import DnsLookup
 from chassis.discovery.static import StaticDirectory
+from chassis.endless import endless
 from chassis.lifecycle import Host
 
 __all__ = ("Address", "Directory", "LiveDirectory", "StaticDirectory", "open_discovery", "register")
@@ -52,7 +53,7 @@ async def register(
         return
     async with open_client(settings) as client:
         registration = Registration(client, service=service, address=address, port=port, http_check=http_check)
-        holding = asyncio.create_task(registration.hold(), name=f"registration:{service}")
+        holding = asyncio.create_task(endless(f"registration:{service}", registration.hold))
         host.on_drain("discovery", registration.leave)
         try:
             yield

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from chassis.config import Discovery
+from chassis.endless import endless
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -62,7 +63,7 @@ class WatchedDirectory:
         if service not in self._known:
             self._known[service] = static_instances(self._settings, service)
             self._news[service] = asyncio.Event()
-            watch = self._watch(service)
+            watch = endless(f"discovery:{service}", lambda: self._watch(service))
             self._watches.append(asyncio.get_running_loop().create_task(watch, name=f"discovery:{service}"))
         return self._known[service]
 

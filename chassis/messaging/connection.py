@@ -15,6 +15,7 @@ from aio_pika.exceptions import ChannelPreconditionFailed
 from aiormq import Channel
 
 from chassis.config import Rabbit
+from chassis.endless import endless
 from chassis.logging import get_logger
 from chassis.messaging.link import BROKER_ERRORS, CALL_TIMEOUT_SECONDS, Link, away, told
 from chassis.messaging.topology import (
@@ -155,7 +156,8 @@ async def open_broker(settings: Rabbit, name: str) -> AsyncIterator[Broker]:
         name: shown beside the connections in the broker's own pages; the instance's.
     """
     broker = Broker(settings, name)
-    tasks = [asyncio.create_task(link.hold(), name=link.name) for link in broker._links.values()]  # noqa: SLF001 - its maker
+    links = broker._links.values()  # noqa: SLF001 - its maker
+    tasks = [asyncio.create_task(endless(link.name, link.hold), name=link.name) for link in links]
     try:
         yield broker
     finally:

@@ -14,6 +14,7 @@ from aiormq.abc import DeliveredMessage
 
 from chassis import telemetry
 from chassis.clock import Clock, SystemClock
+from chassis.endless import endless
 from chassis.errors import Unavailable
 from chassis.logging import get_logger
 from chassis.messaging.connection import Broker, Use, cancel_all, close_channel
@@ -74,7 +75,10 @@ class Consumer:
         At the end no delivery starts any more, those that run get five seconds, and what is unsettled then returns to
         its queue.
         """
-        tasks = [asyncio.create_task(each.supervise(), name=f"consume:{each.name}") for each in self._subscriptions]
+        tasks = [
+            asyncio.create_task(endless(f"consume:{each.name}", each.supervise), name=f"consume:{each.name}")
+            for each in self._subscriptions
+        ]
         try:
             yield self
         finally:

@@ -10,6 +10,7 @@ from google.rpc import status_pb2
 from mesh.lane.v1 import lane_pb2
 
 from chassis import telemetry
+from chassis.endless import endless
 from chassis.errors import DeadlineExceeded, Exhausted, Invalid, Unavailable
 from chassis.logging import get_logger
 from chassis.retry import backoff_seconds
@@ -75,7 +76,9 @@ class LaneStream:
         self._up = asyncio.Event()
         self._sent = 0
         self._taken = 0
-        self._runner = asyncio.get_running_loop().create_task(self._run(), name=f"lane {service}")
+        self._runner = asyncio.get_running_loop().create_task(
+            endless(f"lane {service}", self._run), name=f"lane {service}"
+        )
 
     @property
     def connected(self) -> bool:
@@ -160,9 +163,6 @@ class LaneStream:
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
                 # The second comes from a write to a stream that ended between two turns of the loop.
                 log.debug("A lane broke", service=self._service, error=repr(error))
-            except Exception:
-                # Whatever it was, a lane that stays broken would fail every call to this instance from now on.
-                log.exception("A lane broke and starts over", service=self._service)
             finally:
                 self._up.clear()
                 self._fail_all()

@@ -1,0 +1,54 @@
+"""Work that must never end by itself begins again whatever ended it, and ends when it is told to."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from chassis import endless as module
+from chassis.endless import endless
+
+
+async def _return() -> None:
+    return
+
+
+async def _fail() -> None:
+    raise ZeroDivisionError
+
+
+async def _await_what_is_cancelled() -> None:
+    future = asyncio.get_running_loop().create_future()
+    future.cancel()
+    await future
+
+
+@pytest.mark.parametrize("end", [_return, _fail, _await_what_is_cancelled])
+async def test_it_begins_again(end: Callable[[], object], monkeypatch: pytest.MonkeyPatch):
+    """After a return, after an error, and after a future that somebody else cancelled."""
+    monkeypatch.setattr(module, "_PAUSE_SECONDS", 0)
+    begun = 0
+    third = asyncio.Event()
+
+    async def work() -> None:
+        nonlocal begun
+        begun += 1
+        if begun == 3:
+            third.set()
+        await end()  # type: ignore[misc]  # a coroutine function
+
+    running = asyncio.ensure_future(endless("work", work))
+    async with asyncio.timeout(5):
+        await third.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+async def test_it_ends_when_it_is_cancelled():
+    """Also in the middle of its work."""
+    running = asyncio.ensure_future(endless("work", asyncio.Event().wait))  # type: ignore[arg-type]  # its answer is nothing here
+    await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
