@@ -85,15 +85,23 @@ async def serving(database_url: str, amqp_url: str) -> AsyncIterator[Service]:
         await host.health.set_ready(True)
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             service = Service(tasks_pb2_grpc.TaskServiceStub(channel), tasks_pb2_grpc.WorkerServiceStub(channel))
+            subscribed: set[str] = set()
             pointers = Consumer(
                 broker,
                 queue=[work_queue("builtin", urgency) for urgency in range(4)],
                 prefetch=10,
                 handle=service.on_pointer,
+                on_subscribed=subscribed.add,
             )
-            events = events_queue("test-events", ["tasks.task.#"], exclusive=True)
-            async with pointers.open(), Consumer(broker, queue=events, prefetch=10, handle=service.on_event).open():
-                await asyncio.sleep(0.5)
+            events = Consumer(
+                broker,
+                queue=events_queue("test-events", ["tasks.task.#"], exclusive=True),
+                prefetch=10,
+                handle=service.on_event,
+                on_subscribed=subscribed.add,
+            )
+            async with pointers.open(), events.open():
+                await eventually(lambda: len(subscribed) == 5)
                 yield service
 
 

@@ -118,10 +118,11 @@ async def test_a_cancelled_task_stops(mesh: Mesh, tasks: Tasks) -> None:
 async def test_results_outlive_a_restart_of_the_tasks_service(mesh: Mesh, tasks: Tasks) -> None:
     """The tasks service is killed while a task runs and comes back: the one attempt's result still counts."""
     await mesh.add_worker("worker-1")
-    task_id = await tasks.submit("automation", _delay(2))
+    task_id = await tasks.submit("automation", _delay(1))
     await tasks.until_running(task_id)
     await mesh.services["services.tasks"].kill()
-    await asyncio.sleep(3)
+    # Longer than the task, and together with the start much shorter than the lease.
+    await asyncio.sleep(1.5)
     await mesh.services["services.tasks"].start()
     await mesh.channel(mesh.environment["TASKS_ADDRESS"])
     task = await tasks.until_ended(task_id)
