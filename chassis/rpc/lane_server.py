@@ -181,10 +181,7 @@ class _Lane:
                 taken.append(item)
             except Invalid as error:
                 self._fail(item.call_id, error)
-        try:
-            answers = await method.batch(requests) if method.batch is not None else ()
-        except Exception as error:  # noqa: BLE001 - every call of the frame must be answered
-            answers = [method.understand(error)] * len(taken)
+        answers = await method.answer_all(requests)
         seconds = perf_counter() - began
         for item, answer in zip(taken, answers, strict=True):
             if isinstance(answer, MeshError):

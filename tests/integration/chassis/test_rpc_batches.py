@@ -1,0 +1,172 @@
+"""Methods with a batch handler mean the same to callers as methods without one, over plain RPCs and over lanes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from mesh.llm.v1 import llm_pb2
+from opentelemetry.sdk.trace import TracerProvider
+from prometheus_client import REGISTRY
+
+from chassis import errors, telemetry
+from chassis.rpc.peer import Peer
+from tests.support.rpc import TRANSPORTS, Directory, calling, eventually, serving
+
+METHOD = "/mesh.llm.v1.LlmService/Chat"
+SAMPLED = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+class Servicer:
+    """Does what the model's name says, alone or many at once."""
+
+    def __init__(self) -> None:
+        self.alone = 0
+        self.sizes: list[int] = []
+        self.seen = ""
+        self.release = asyncio.Event()
+        self.release.set()
+
+    async def Chat(self, request: Any, context: Any) -> llm_pb2.ChatResponse:  # noqa: N802
+        del context
+        self.alone += 1
+        self.seen = telemetry.current_traceparent()
+        return llm_pb2.ChatResponse(model=request.model)
+
+    async def chat_batch(self, requests: Sequence[Any]) -> list[Any]:
+        self.sizes.append(len(requests))
+        await self.release.wait()
+        if any(request.model == "boom" for request in requests):
+            raise ValueError("secret")
+        return [
+            errors.Exhausted("Enough", code="ENOUGH", details={"a": "b"}, retry_after_seconds=1.5)
+            if request.model == "exhausted"
+            else llm_pb2.ChatResponse(model=request.model)
+            for request in requests
+        ]
+
+    def __getattr__(self, name: str) -> Any:
+        """Every other method of the service; none of them is called."""
+        if name[0].isupper():
+            return self.Chat
+        raise AttributeError(name)
+
+
+@pytest.fixture
+async def servicer() -> Servicer:
+    return Servicer()
+
+
+@pytest.fixture(params=TRANSPORTS, ids=lambda kind: kind.__name__)
+async def stub(request: pytest.FixtureRequest, servicer: Servicer) -> AsyncIterator[Any]:
+    async with serving_to(request.param, servicer) as made:
+        yield made
+
+
+@asynccontextmanager
+async def serving_to(transport: Any, servicer: Servicer) -> AsyncIterator[Any]:
+    """A stub whose calls `servicer` answers in batches."""
+    directory = Directory()
+    async with (
+        serving(servicer, {METHOD: servicer.chat_batch}) as (_, address),
+        calling(transport, directory) as made,
+    ):
+        directory.known = (address,)
+        yield made
+
+
+@pytest.fixture
+def recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spans are recorded, and go nowhere."""
+    monkeypatch.setattr(telemetry, "_tracer", TracerProvider().get_tracer("test"))
+
+
+def counted(code: str) -> float:
+    labels = {"method": METHOD, "code": code}
+    return REGISTRY.get_sample_value("mesh_rpc_server_seconds_count", labels) or 0.0
+
+
+def ask(model: str) -> llm_pb2.ChatRequest:
+    return llm_pb2.ChatRequest(model=model)
+
+
+async def test_calls_that_come_together_are_answered_together(stub: Any, servicer: Servicer):
+    """A hundred calls at once take fewer batches than calls, and each gets its own answer."""
+    answers = await asyncio.gather(*(stub.Chat(ask(str(n))) for n in range(100)))
+    assert [answer.model for answer in answers] == [str(n) for n in range(100)]
+    assert sum(servicer.sizes) == 100
+    assert len(servicer.sizes) < 100
+    assert servicer.alone == 0
+
+
+async def test_an_error_is_of_its_call_and_arrives_whole(stub: Any):
+    """Kind, code, details and delay come through, and the others of the batch are answered."""
+    calls = [asyncio.ensure_future(stub.Chat(ask(model))) for model in ("a", "exhausted", "b")]
+    with pytest.raises(errors.Exhausted) as caught:
+        await calls[1]
+    assert [(await calls[0]).model, (await calls[2]).model] == ["a", "b"]
+    error = caught.value
+    assert (error.code, error.message, error.details, error.retry_after_seconds) == (
+        "ENOUGH",
+        "Enough",
+        {"a": "b"},
+        1.5,
+    )
+
+
+async def test_a_batch_that_fails_tells_nothing(stub: Any):
+    """Every call of it ends, and the text of the exception stays in the process."""
+    with pytest.raises(errors.Internal) as caught:
+        await stub.Chat(ask("boom"))
+    assert "secret" not in str(caught.value)
+    assert (await stub.Chat(ask("after"))).model == "after"
+
+
+async def test_a_deadline_ends_a_call_in_a_batch(stub: Any, servicer: Servicer):
+    """The caller gets DeadlineExceeded, and the next call is answered."""
+    servicer.release.clear()
+    with pytest.raises(errors.DeadlineExceeded):
+        await stub.Chat(ask("late"), timeout=0.1)
+    servicer.release.set()
+    assert (await stub.Chat(ask("next"))).model == "next"
+
+
+async def test_every_call_of_a_batch_is_counted():
+    """The time of each unary call is measured under its own outcome."""
+    before = counted("OK"), counted("ENOUGH")
+    async with serving_to(Peer, Servicer()) as stub:
+        models = ["a"] * 5 + ["exhausted"] * 3
+        await asyncio.gather(*(stub.Chat(ask(model)) for model in models), return_exceptions=True)
+    assert (counted("OK") - before[0], counted("ENOUGH") - before[1]) == (5, 3)
+
+
+@pytest.mark.usefixtures("recording")
+async def test_a_recorded_call_has_its_own_span(servicer: Servicer):
+    """Inside a call whose trace is sampled a span below the caller's is current; a call that is not joins a batch."""
+    async with serving_to(Peer, servicer) as stub:
+        token = telemetry.use_traceparent(SAMPLED)
+        try:
+            await stub.Chat(ask("watched"))
+        finally:
+            telemetry.drop_traceparent(token)
+        assert (servicer.alone, servicer.sizes) == (1, [])
+        assert servicer.seen[:36] == SAMPLED[:36]
+        assert servicer.seen != SAMPLED
+        await stub.Chat(ask("unwatched"))
+    assert (servicer.alone, servicer.sizes) == (1, [1])
+
+
+async def test_drain_answers_the_batch_under_way(servicer: Servicer):
+    """A draining server answers the calls that wait in a batch."""
+    servicer.release.clear()
+    directory = Directory()
+    async with serving(servicer, {METHOD: servicer.chat_batch}) as (host, address), calling(Peer, directory) as stub:
+        directory.known = (address,)
+        call = asyncio.ensure_future(stub.Chat(ask("under way")))
+        await eventually(lambda: servicer.sizes == [1])
+        draining = asyncio.ensure_future(host.drain())
+        await eventually(lambda: not host.health.ready)
+        servicer.release.set()
+        assert (await call).model == "under way"
+        await draining
