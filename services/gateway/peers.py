@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from mesh.agents.v1 import agents_pb2_grpc
 from mesh.llm.v1 import llm_pb2_grpc
+from mesh.ratelimit.v1 import ratelimit_pb2_grpc
 from mesh.tasks.v1 import tasks_pb2_grpc
 
 from chassis.config import Discovery
@@ -14,20 +15,26 @@ from chassis.rpc.peer import open_peer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peers:
-    """One stub a service. `llm` runs over a lane, because every chat goes through it; the others over plain calls."""
+    """One stub a service. `llm` runs over a lane, because every chat goes through it; the others over plain calls.
+
+    Decisions of `ratelimit` have a lane of their own, at the edge.
+    """
 
     agents: "agents_pb2_grpc.AgentServiceAsyncStub"
     tasks: "tasks_pb2_grpc.TaskServiceAsyncStub"
     llm: "llm_pb2_grpc.LlmServiceAsyncStub"
+    ratelimit: "ratelimit_pb2_grpc.RatelimitServiceAsyncStub"
 
 
 async def open_peers(host: Host, discovery: Discovery) -> Peers:
     """Opens the ways to all peers for the life of the process. A peer that is away fails its calls, nothing else."""
     agents = await host.enter(open_peer(host, "agents", discovery))
     tasks = await host.enter(open_peer(host, "tasks", discovery))
+    ratelimit = await host.enter(open_peer(host, "ratelimit", discovery))
     lane = await host.enter(open_lane(host, "llm", discovery))
     return Peers(
         agents=agents_pb2_grpc.AgentServiceStub(agents),
         tasks=tasks_pb2_grpc.TaskServiceStub(tasks),
         llm=llm_pb2_grpc.LlmServiceStub(lane),
+        ratelimit=ratelimit_pb2_grpc.RatelimitServiceStub(ratelimit),
     )

@@ -142,6 +142,8 @@ def _complete(path: str, method: str, operation: Schema) -> None:
         statuses |= {409, 422}
     if method in {"DELETE", "PUT", "POST"}:
         statuses |= {404, 409}
+    if any(parameter["name"].lower() == "if-match" for parameter in operation.get("parameters", ())):
+        statuses.add(412)
     error = {"$ref": _REFERENCE.format(model=_ERROR_NAMES[dialect_of(path)])}
     for status in sorted(statuses):
         responses.setdefault(str(status), _failure(status, error))

@@ -14,8 +14,9 @@ from chassis.errors import Invalid, MeshError
 from services.gateway.edge.errors import status_of
 
 # A code whose meaning in the API has a status of its own, whatever kind of error carries it: a reused key with another
-# body is 422 by the Idempotency-Key draft, and a provider that fails is 500 by the native API's document.
-_STATUS_OF_CODE = {"IDEMPOTENCY_MISMATCH": 422, "OLLAMA_ERROR": 500, "PROVIDER_ERROR": 500}
+# body is 422 by the Idempotency-Key draft, a provider that fails is 500 by the native API's document, and rules that
+# are not those of If-Match are 412 by RFC 9110.
+_STATUS_OF_CODE = {"IDEMPOTENCY_MISMATCH": 422, "OLLAMA_ERROR": 500, "PROVIDER_ERROR": 500, "RULES_CHANGED": 412}
 _PLACES = frozenset({"body", "query", "path", "header"})
 _LONGEST_LIST = 20
 

@@ -9,6 +9,7 @@ from services.gateway.apis.v1.agents import Agents
 from services.gateway.apis.v1.chat import CHAT_BODY, Chat, ChatAnswer, LastFrame, TokenFrame
 from services.gateway.apis.v1.keys import Keys
 from services.gateway.apis.v1.models import Models
+from services.gateway.apis.v1.rate_limits import RateLimits
 from services.gateway.apis.v1.tasks import Tasks
 
 
@@ -48,4 +49,5 @@ def routers(behind: Behind) -> list[APIRouter]:
         Agents(peers.agents, clock).router(),
         Tasks(peers.tasks, clock).router(),
         Keys(behind.identity).router(),
+        RateLimits(peers.ratelimit, behind.identity).router(),
     ]

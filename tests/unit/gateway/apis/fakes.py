@@ -21,6 +21,7 @@ from services.gateway.identity.model import (
     Tokens,
     User,
     UsernameTaken,
+    UserNotFound,
     check_password,
     check_username,
 )
@@ -315,7 +316,10 @@ class FakeIdentity:
         self.users[user.username] = user, new
 
     async def me(self, user_id: str) -> User:
-        return next(user for user, _ in self.users.values() if user.id == user_id)
+        for user, _ in self.users.values():
+            if user.id == user_id:
+                return user
+        raise UserNotFound
 
     async def create_key(
         self, principal: Principal, *, name: str, scopes: tuple[str, ...], expires_at: Any

@@ -20,6 +20,7 @@ from services.gateway.live.hub import Hub
 from services.gateway.live.tasks import Tasks
 from services.gateway.peers import Peers
 from tests.support.clock import FakeClock
+from tests.unit.gateway.apis.fake_ratelimit import FakeRatelimit
 from tests.unit.gateway.apis.fakes import FakeAgents, FakeIdentity, FakeLlm, FakeTasks
 
 USER = Principal(user_id="11111111-1111-7111-8111-111111111111", username="john_doe", role="user", session_id="s1")
@@ -59,7 +60,14 @@ class World:
         tasks: Any = Tasks(self.tasks)  # type: ignore[arg-type]  # as below
         self.feeds = Feeds(executions=Hub(self.clock, executions), tasks=Hub(self.clock, tasks))
         self.hub = self.feeds.executions
-        peers: Any = Peers(agents=self.agents, tasks=self.tasks, llm=self.llm)  # type: ignore[arg-type]  # fakes
+        self.ratelimit = FakeRatelimit()
+        stubs: dict[str, Any] = {
+            "agents": self.agents,
+            "tasks": self.tasks,
+            "llm": self.llm,
+            "ratelimit": self.ratelimit,
+        }
+        peers = Peers(**stubs)
         identity: Any = self.identity
         self.front = create_app(
             Behind(
