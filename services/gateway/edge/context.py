@@ -28,6 +28,7 @@ class RequestContext:
         decision: what the ratelimit service said; None where it was not asked or could not be.
         degraded: limits were not, or only locally, enforced for this request.
         subject: under which the request was let in; None where nobody asked or nobody answered.
+        asked_at: monotonic time at which that was asked for.
         holds: it has a place under a limit of requests at the same time.
         tokens: what it has reserved of its user's tokens.
     """
@@ -41,6 +42,7 @@ class RequestContext:
     decision: ratelimit_pb2.Decision | None = None
     degraded: bool = False
     subject: ratelimit_pb2.Subject | None = None
+    asked_at: float = 0.0
     holds: bool = False
     tokens: Reservation = field(default_factory=Reservation)
 

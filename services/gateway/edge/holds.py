@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from itertools import count
+from math import ceil
 from secrets import token_hex
 
 from mesh.ratelimit.v1 import ratelimit_pb2, ratelimit_pb2_grpc
@@ -52,7 +53,8 @@ class Holds:
         self._lease_seconds = _LONGEST_LEASE_SECONDS
         # Each with the time after which it need not be given back any more.
         self._ended: deque[tuple[ratelimit_pb2.Subject, float]] = deque()
-        self._refunds: deque[ratelimit_pb2.Refund] = deque()
+        # Each with the time at which its cost was asked for.
+        self._refunds: deque[tuple[ratelimit_pb2.Refund, float]] = deque()
         self._wake = asyncio.Event()
         self._lost = Counter(
             "mesh_ratelimit_holds_lost", "Holds whose lease ended before their request", registry=registry
@@ -77,9 +79,9 @@ class Holds:
         self._ended.append((subject, self._clock.monotonic() + _LONGEST_LEASE_SECONDS))
         self._wake.set()
 
-    def refund(self, subject: ratelimit_pb2.Subject, amount: int) -> None:
-        """Gives back a part of what a decision took."""
-        self._refunds.append(ratelimit_pb2.Refund(subject=subject, amount=amount))
+    def refund(self, subject: ratelimit_pb2.Subject, amount: int, asked_at: float) -> None:
+        """Gives back a part of what a decision took that was asked for at that (monotonic) time."""
+        self._refunds.append((ratelimit_pb2.Refund(subject=subject, amount=amount), asked_at))
         self._wake.set()
 
     @asynccontextmanager
@@ -124,7 +126,12 @@ class Holds:
 
     async def _refund(self) -> None:
         while self._refunds:
-            batch = [self._refunds.popleft() for _ in range(min(len(self._refunds), _MOST_A_CALL))]
+            batch = []
+            now = self._clock.monotonic()
+            while self._refunds and len(batch) < _MOST_A_CALL:
+                refund, asked_at = self._refunds.popleft()
+                refund.age_ms = ceil((now - asked_at) * 1000)
+                batch.append(refund)
             # Not repeated when it fails: nobody knows whether it took effect, and twice would give back too much.
             await _answered(self._service.Refund(ratelimit_pb2.RefundRequest(refunds=batch), timeout=_CALL_SECONDS))
 

@@ -18,7 +18,7 @@ from services.gateway.edge.denials import Denials, Key
 from services.gateway.edge.errors import OverLimit
 from services.gateway.edge.holds import Holds
 from services.gateway.edge.rules_watch import TOKENS, RulesWatch
-from services.gateway.edge.tokens import Reservation
+from services.gateway.edge.tokens import Reservation, Taken
 
 log = get_logger(__name__)
 
@@ -83,10 +83,11 @@ class Limits:
         context.degraded = decision.degraded
         if decision.allowed:
             self._take(context, subject, decision)
+            context.asked_at = asked_at
         else:
             self._denials.keep(key, decision, asked_at, self._clock.monotonic())
         if len(subjects) > 1:
-            self._reserve(context, subjects[1], decisions[1])
+            self._reserve(context, (subjects[1], asked_at), decisions[1])
         if not decision.allowed:
             raise _refusal(decision, *decisions[1:])
         if context.tokens.refused:
@@ -101,20 +102,17 @@ class Limits:
 
     # -- tokens ----------------------------------------------------------------------------------------------------
 
-    def _reserve(
-        self, context: RequestContext, subject: ratelimit_pb2.Subject, decision: ratelimit_pb2.Decision
-    ) -> None:
+    def _reserve(self, context: RequestContext, asked: Taken, decision: ratelimit_pb2.Decision) -> None:
         """All or nothing over both subjects: of a refused request `leave` gives back what either of them took."""
-        taken = [subject] if decision.allowed and decision.rules else []
         context.tokens = Reservation(
-            taken=taken,
+            taken=[asked] if decision.allowed and decision.rules else [],
             decision=decision if decision.rules else None,
             refused=not decision.allowed,
             reserve=partial(self._reserve_more, context),
         )
 
-    async def _reserve_more(self, context: RequestContext, tokens: int) -> ratelimit_pb2.Subject | None:
-        subject = _token_subject(context, tokens)
+    async def _reserve_more(self, context: RequestContext, tokens: int) -> Taken | None:
+        subject, asked_at = _token_subject(context, tokens), self._clock.monotonic()
         decisions = await self._ask(context, [subject])
         if decisions is None:
             return None
@@ -122,7 +120,7 @@ class Limits:
         if not decision.allowed:
             context.tokens.refused = True
             raise _refusal(decision)
-        return subject
+        return subject, asked_at
 
     # -- the end of a request --------------------------------------------------------------------------------------
 
@@ -137,12 +135,12 @@ class Limits:
             context.holds = False
             self.holds.release(subject)
         if tokens.taken:
-            for reserved, amount in tokens.unused(0 if failed else tokens.used):
-                self.holds.refund(reserved, amount)
+            for (reserved, asked_at), amount in tokens.unused(0 if failed else tokens.used):
+                self.holds.refund(reserved, amount, asked_at)
             tokens.taken = []
         if tokens.refused and subject is not None:
             tokens.refused = False
-            self.holds.refund(subject, 1)
+            self.holds.refund(subject, 1, context.asked_at)
             self._denials.forget(_key(context))
 
     # -- asking ----------------------------------------------------------------------------------------------------

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 
 from mesh.ratelimit.v1 import ratelimit_pb2
 
-Reserve = Callable[[int], Awaitable[ratelimit_pb2.Subject | None]]
+# A subject whose cost was taken, and the (monotonic) time at which that was asked for.
+Taken = tuple[ratelimit_pb2.Subject, float]
+Reserve = Callable[[int], Awaitable[Taken | None]]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -13,14 +15,14 @@ class Reservation:
     """Tokens of one request; without a limit on them it takes and asks nothing.
 
     Attributes:
-        taken: the subjects under which tokens were taken; their costs are the reservation.
+        taken: under what tokens were taken; the costs are the reservation.
         decision: the newest about tokens; None where no limit applies to them.
         used: how many are known to be used so far; the rest goes back when the request ends.
         refused: more was asked for than may be had, so the request takes nothing at all.
         reserve: takes more; None when nobody counts now. Raises Exhausted when they may not be had.
     """
 
-    taken: list[ratelimit_pb2.Subject] = field(default_factory=list)
+    taken: list[Taken] = field(default_factory=list)
     decision: ratelimit_pb2.Decision | None = None
     used: int = 0
     refused: bool = False
@@ -28,18 +30,19 @@ class Reservation:
 
     async def need(self, tokens: int) -> None:
         """So many will be used at most. Raises Exhausted when they may not be had."""
-        missing = tokens - sum(subject.cost for subject in self.taken)
+        missing = tokens - sum(subject.cost for subject, _ in self.taken)
         if missing > 0 and self.reserve is not None:
-            subject = await self.reserve(missing)
-            if subject is not None:
-                self.taken.append(subject)
+            taken = await self.reserve(missing)
+            if taken is not None:
+                self.taken.append(taken)
 
-    def unused(self, used: int) -> list[tuple[ratelimit_pb2.Subject, int]]:
-        """What goes back when so many were used: subjects as they were decided, and how much of the cost of each."""
+    def unused(self, used: int) -> list[tuple[Taken, int]]:
+        """What goes back when so many were used: how much of the cost of each that was taken."""
         left, back = used, []
-        for subject in self.taken:
-            kept = min(left, subject.cost)
+        for taken in self.taken:
+            cost = taken[0].cost
+            kept = min(left, cost)
             left -= kept
-            if kept < subject.cost:
-                back.append((subject, subject.cost - kept))
+            if kept < cost:
+                back.append((taken, cost - kept))
         return back
