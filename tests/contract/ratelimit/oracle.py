@@ -13,7 +13,7 @@ class Oracle:
     """Admits by the definition of each limit; time must not step back."""
 
     def __init__(self) -> None:
-        self._hits: dict[str, list[tuple[int, int]]] = {}
+        self._hits: dict[str, list[tuple[int, int | Fraction]]] = {}
         self._holds: dict[str, dict[Hold, int]] = {}
 
     def decide(self, ask: Ask, now_us: int) -> bool:
@@ -27,6 +27,17 @@ class Oracle:
             if ask.cost and (limit.counts_denied or (passes and fit)):
                 self._take(key, limit, ask, now_us)
         return passes
+
+    def would(self, ask: Ask, now_us: int) -> bool:
+        """Whether an ask would pass, without taking anything."""
+        return all(self._fits(key, limit, ask, now_us) for key, limit in zip(ask.keys, ask.limits, strict=True))
+
+    def forget(self, key: str, limit: Limit, now_us: int) -> None:
+        """Drops what cannot matter from now on; a bucket's hits become one hit of what is left of them."""
+        if limit.algorithm is Algorithm.TOKEN_BUCKET:
+            self._hits[key] = [(now_us, self.taken(key, limit, now_us))]
+        elif (hits := self._hits.get(key)) and hits[0][0] < now_us - 2 * limit.window_us:
+            self._hits[key] = [hit for hit in hits if hit[0] >= now_us - 2 * limit.window_us]
 
     def _fits(self, key: str, limit: Limit, ask: Ask, now_us: int) -> bool:
         if limit.concurrent:
@@ -66,7 +77,7 @@ class Oracle:
         return (at_us // limit.granularity_us + 1) * limit.granularity_us - 1
 
     @staticmethod
-    def _bucket(limit: Limit, hits: list[tuple[int, int]], now_us: int) -> Fraction:
+    def _bucket(limit: Limit, hits: list[tuple[int, int | Fraction]], now_us: int) -> Fraction:
         taken, before = Fraction(0), 0
         per_us = Fraction(limit.rate, limit.window_us)
         for at, cost in [*hits, (now_us, 0)]:
