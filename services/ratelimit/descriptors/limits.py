@@ -117,7 +117,7 @@ class DescriptorLimits:
         kept = self._plans.get(raw)
         if kept is not None and kept[0] is book:
             return kept[1]
-        request = parse(rls_pb2.RateLimitRequest.FromString(raw))
+        request = parse(raw)
         plan = self._planner.plan(book, request)
         if not plan.known_domain:
             self.statistics.count_unknown_domain(request.domain, len(plan.slots))

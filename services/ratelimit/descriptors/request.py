@@ -8,6 +8,7 @@ from envoy.config.core.v3 import base_pb2
 from envoy.extensions.common.ratelimit.v3 import ratelimit_pb2
 from envoy.service.ratelimit.v3 import rls_pb2
 from google.protobuf import duration_pb2, struct_pb2
+from google.protobuf.message import DecodeError
 
 from chassis.errors import Invalid
 from services.ratelimit.model.descriptors import UNIT_NAMES, Entries, Rule
@@ -61,8 +62,12 @@ class Headers:
     reset: str
 
 
-def parse(message: rls_pb2.RateLimitRequest) -> Request:
-    """A request. Raises Invalid when it asks for nothing, or for more than can be counted."""
+def parse(raw: bytes) -> Request:
+    """A request. Raises Invalid when it is none, asks for nothing, or for more than can be counted."""
+    try:
+        message = rls_pb2.RateLimitRequest.FromString(raw)
+    except DecodeError as error:
+        raise Invalid("These bytes are no RateLimitRequest") from error
     if not message.domain:
         raise Invalid("domain must not be empty", details={"field": "domain"})
     if not 1 <= len(message.descriptors) <= _MOST_DESCRIPTORS:
