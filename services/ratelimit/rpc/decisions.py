@@ -1,15 +1,20 @@
 """The gRPC face of `Limiter`."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 from mesh.ratelimit.v1 import ratelimit_pb2 as pb
 
-from chassis.errors import MeshError
+from chassis.errors import Invalid, MeshError
+from chassis.logging import get_logger
+from services.ratelimit.model.limits import Subject
 from services.ratelimit.operations import Limiter
 from services.ratelimit.rpc.rules import RulesFace
 from services.ratelimit.rules.force import RulesInForce
 from services.ratelimit.wire import refunds_of, response_of, subject_of, subjects_of, usage_of
+
+log = get_logger(__name__)
 
 DECIDE = "/mesh.ratelimit.v1.RatelimitService/Decide"
 
@@ -26,12 +31,25 @@ class RatelimitServicer(RulesFace):
 
     async def Decide(self, request: pb.DecideRequest, context: Any) -> pb.DecideResponse:  # noqa: N802 - the contract's name
         del context
-        return response_of(await self._limiter.decide(subjects_of(request)))
+        [answer] = await self.decide_frame([request])
+        if isinstance(answer, MeshError):
+            raise answer
+        return answer
 
     async def decide_frame(self, requests: Sequence[pb.DecideRequest]) -> list[pb.DecideResponse | MeshError]:
         """Answers all Decide calls of a lane frame with one call to the store."""
-        results = await self._limiter.decide_calls([subjects_of(request) for request in requests])
+        deciding = self._limiter.decide_calls([subjects_of(request) for request in requests])
+        ended = [subject_of(one) for request in requests for one in request.releases]
+        # What begins first reaches the store first, and in the same frame.
+        results = (await asyncio.gather(self._release(ended), deciding))[1] if ended else await deciding
         return [one if isinstance(one, MeshError) else response_of(one) for one in results]
+
+    async def _release(self, ended: Sequence[Subject]) -> None:
+        try:
+            await self._limiter.release(ended)
+        except Invalid as error:
+            # Of a class that the rules no longer have: without it there is nothing to release.
+            log.debug("Holds could not be released", error=str(error))
 
     async def Refund(self, request: pb.RefundRequest, context: Any) -> pb.RefundResponse:  # noqa: N802
         del context
