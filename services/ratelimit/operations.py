@@ -9,9 +9,12 @@ from chassis.errors import MeshError, Unavailable
 from services.ratelimit.model.decisions import ALLOWED, Decision, Verdict
 from services.ratelimit.model.errands import Action, Errand, hold_of
 from services.ratelimit.model.limits import Ask, Refund, RuleBook, Subject
-from services.ratelimit.ports import Answer, InDoubt, Rules, Shadow, Store
+from services.ratelimit.ports import Answer, InDoubt, Moved, Rules, Shadow, Store
 
 _ERRANDS_A_CALL = 100
+# After so many the shadow decides: whatever moves about like this, nobody shall wait for it.
+_MOVES_FOLLOWED = 2
+_UNDECIDED = Verdict(ALLOWED, 0, ())
 
 
 @dataclass(slots=True)
@@ -75,15 +78,15 @@ class Limiter:
     async def decide_asks(self, asks: Sequence[Ask], generation: int) -> list[Decision]:
         """Decides what was made into asks already, by the rules of that generation."""
         verdicts, degraded = await self._tell(asks)
-        self._count(asks, verdicts, degraded=degraded)
-        return [Decision(ask, verdict, degraded, generation) for ask, verdict in zip(asks, verdicts, strict=True)]
+        self._count(asks, verdicts, degraded)
+        return _decisions(asks, verdicts, degraded, generation)
 
     async def usage(self, subject: Subject, classes: Sequence[str]) -> list[Decision]:
         """What is left to a subject under all rules of each class; takes nothing and is no decision that counts."""
         book = self._rules.book
         asks = [book.peek(subject._replace(route_class=name)) for name in classes]
         verdicts, degraded = await self._tell(asks)
-        return [Decision(ask, verdict, degraded, book.generation) for ask, verdict in zip(asks, verdicts, strict=True)]
+        return _decisions(asks, verdicts, degraded, book.generation)
 
     async def refund(self, refunds: Sequence[Refund]) -> None:
         """Gives back parts of costs, in all rules that count costs. What is over by now gives nothing back.
@@ -106,31 +109,61 @@ class Limiter:
         book = self._rules.book
         return [book.errand(subject, Errand(action, hold_of(subject.hold))) for subject in subjects]
 
-    async def _tell(self, asks: Sequence[Ask]) -> tuple[Sequence[Verdict], bool]:
-        """What the store says; without it what this instance's shadow says, and True."""
+    async def _tell(self, asks: Sequence[Ask]) -> tuple[Sequence[Verdict], Sequence[bool]]:
+        """What the store says; without it what this instance's shadow says, and for each ask whether it was that."""
         if not asks:
-            return (), False
+            return (), ()
         if self._shadow.owes_errands and self._store.ready:
             await self._tell_errands()
+        return await self._ask(asks, _MOVES_FOLLOWED)
+
+    async def _ask(self, asks: Sequence[Ask], moves: int) -> tuple[Sequence[Verdict], Sequence[bool]]:
+        shares = self._store.shares(asks)
+        if shares is None:
+            return await self._ask_one(self._store, asks, moves)
+        verdicts: list[Verdict] = [_UNDECIDED] * len(asks)
+        degraded = [False] * len(asks)
+        told = await asyncio.gather(
+            *(self._ask_one(store, [asks[index] for index in indexes], moves) for store, indexes in shares)
+        )
+        for (_, indexes), (found, flags) in zip(shares, told, strict=True):
+            for index, verdict, flag in zip(indexes, found, flags, strict=True):
+                verdicts[index], degraded[index] = verdict, flag
+        return verdicts, degraded
+
+    async def _ask_one(self, store: Store, asks: Sequence[Ask], moves: int) -> tuple[Sequence[Verdict], Sequence[bool]]:
         try:
-            answer = await self._store.decide(asks)
+            answer = await store.decide(asks)
         except InDoubt as doubt:
             verdicts: Sequence[Verdict] = self._shadow.decide(asks)
             doubt.late.add_done_callback(lambda late: self._clear_doubt(asks, verdicts, late))
-            return verdicts, True
+            return verdicts, [True] * len(asks)
+        except Moved:
+            if moves:
+                return await self._ask(asks, moves - 1)
+            return self._do_without(asks)
         except Unavailable:
-            verdicts = self._shadow.decide(asks)
-            self._shadow.owe([ask for ask, verdict in zip(asks, verdicts, strict=True) if verdict.allowed])
-            return verdicts, True
+            return self._do_without(asks)
         self._shadow.follow(answer.now_us)
         self._shadow.record(asks, answer.verdicts)
-        return answer.verdicts, False
+        return answer.verdicts, [False] * len(asks)
+
+    def _do_without(self, asks: Sequence[Ask]) -> tuple[Sequence[Verdict], Sequence[bool]]:
+        verdicts = self._shadow.decide(asks)
+        self._shadow.owe([ask for ask, verdict in zip(asks, verdicts, strict=True) if verdict.allowed])
+        return verdicts, [True] * len(asks)
 
     async def _tell_errands(self) -> None:
         """What was given back and released without the store."""
         errands = self._shadow.take_errands(_ERRANDS_A_CALL)
+        shares = self._store.shares(errands) or [(self._store, range(len(errands)))]
+        await asyncio.gather(
+            *(self._tell_errands_to(store, [errands[index] for index in indexes]) for store, indexes in shares)
+        )
+
+    async def _tell_errands_to(self, store: Store, errands: Sequence[Ask]) -> None:
         try:
-            await self._store.decide(errands)
+            await store.decide(errands)
         except InDoubt as doubt:
             doubt.late.add_done_callback(lambda late: self._clear_doubt(errands, _done(errands), late))
         except Unavailable:
@@ -155,11 +188,10 @@ class Limiter:
                 owed.append(ask)
         self._shadow.owe(owed)
 
-    def _count(self, asks: Sequence[Ask], verdicts: Sequence[Verdict], *, degraded: bool) -> None:
+    def _count(self, asks: Sequence[Ask], verdicts: Sequence[Verdict], degraded: Sequence[bool]) -> None:
         tally = self.tally
         tally.decisions += len(verdicts)
-        if degraded:
-            tally.degraded += len(verdicts)
+        tally.degraded += sum(degraded)
         for ask, verdict in zip(asks, verdicts, strict=True):
             if verdict[0] != ALLOWED:
                 tally.denied += 1
@@ -169,4 +201,12 @@ class Limiter:
 
 
 def _done(asks: Sequence[Ask]) -> list[Verdict]:
-    return [Verdict(ALLOWED, 0, ())] * len(asks)
+    return [_UNDECIDED] * len(asks)
+
+
+def _decisions(
+    asks: Sequence[Ask], verdicts: Sequence[Verdict], degraded: Sequence[bool], generation: int
+) -> list[Decision]:
+    return [
+        Decision(ask, verdict, flag, generation) for ask, verdict, flag in zip(asks, verdicts, degraded, strict=True)
+    ]

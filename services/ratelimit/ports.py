@@ -42,6 +42,9 @@ class Store(Protocol):
     def decide(self, asks: Sequence[Ask]) -> Awaitable[Answer]:
         """Decides and counts. Raises InDoubt when it is too slow, and Unavailable when it was not asked at all."""
 
+    def shares(self, asks: Sequence[Ask]) -> "Sequence[tuple[Store, Sequence[int]]] | None":
+        """Who must be asked, each for itself, about which asks (their indexes); None: it can be asked about all."""
+
 
 class Debt(NamedTuple):
     """What one counter admitted without the store.
@@ -86,6 +89,12 @@ class Shadow(Ledger, Protocol):
 
     def decide(self, asks: Sequence[Ask]) -> list[Verdict]:
         """Decides by this instance's share of each limit, or as the limit says for this case, and counts."""
+
+    def open_ledger(self) -> Ledger:
+        """An account of its own for one of several stores."""
+
+    def split(self, ledger_of: Callable[[str], Ledger]) -> None:
+        """From now on what is owed goes to the account of the store that keeps the counter."""
 
     @property
     def owes_errands(self) -> bool:

@@ -7,7 +7,7 @@ is also the single probe: no decision is spent on finding out whether Redis is b
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import hiredis
 
@@ -15,7 +15,7 @@ from chassis.errors import Unavailable
 from chassis.logging import get_logger
 from chassis.retry import backoff_seconds
 from services.ratelimit.model.limits import Ask
-from services.ratelimit.ports import Answer, Ledger
+from services.ratelimit.ports import Answer, Ledger, Moved
 from services.ratelimit.store.calls import Calls
 from services.ratelimit.store.connection import Connection, connect
 from services.ratelimit.store.flight import Flight, Frame, Script, Settlement, Waiter
@@ -41,9 +41,18 @@ class RedisStore:
     Args:
         deadline_seconds: how long Redis may take to answer a frame before its asks are decided without it.
         in_flight: how many frames may be unanswered; what arrives meanwhile forms the next one.
+        keeps: whether this Redis keeps a counter; on a cluster each node keeps some.
     """
 
-    def __init__(self, url: str, ledger: Ledger, *, deadline_seconds: float, in_flight: int = 1) -> None:
+    def __init__(
+        self,
+        url: str,
+        ledger: Ledger,
+        *,
+        deadline_seconds: float,
+        in_flight: int = 1,
+        keeps: Callable[[str], bool] = lambda _: True,
+    ) -> None:
         self._url = url
         self._ledger = ledger
         self._deadline_seconds = deadline_seconds
@@ -51,15 +60,21 @@ class RedisStore:
         self._script = Script.load()
         self._connection: Connection | None = None
         self._ready = False
-        self._calls = Calls(ledger, lambda _: True)
+        self._calls = Calls(ledger, keeps)
         self._queue: deque[Waiter] = deque()
         self._flights: set[Flight] = set()
         self._pumping = False
         self._rounds = 0
+        self._in_cluster = False
+        # While slots of this node are on the move, debts are not told in the common way.
+        self.withholds = False
 
     @property
     def ready(self) -> bool:
         return self._ready
+
+    def shares(self, asks: Sequence[Ask]) -> None:
+        """One server can be asked about everything."""
 
     # -- decisions -----------------------------------------------------------------------------------------------
 
@@ -104,9 +119,10 @@ class RedisStore:
     def _ended(self, flight: Flight, failure: Exception | None) -> None:
         """A script call was answered, or never will be."""
         self._flights.discard(flight)
-        if failure is not None:
+        moved = isinstance(failure, Moved) and self._in_cluster
+        if failure is not None and not moved:
             self._give_up(f"{type(failure).__name__}: {failure}")
-        elif not self._calls.answered(flight):
+        elif not moved and not self._calls.answered(flight):
             # A new connection settles everything.
             self._give_up("Redis has lost its counters")
         elif not self._ready:
@@ -115,7 +131,8 @@ class RedisStore:
                 asyncio.get_running_loop().call_soon(self._settle)
         else:
             self._pump_soon()
-            if not self._pumping:
+            # Debts that were refused wait for those who know where they belong.
+            if not self._pumping and not moved:
                 self._tell_more()
 
     def _overdue(self) -> None:
@@ -151,7 +168,7 @@ class RedisStore:
         # In the last round the first call alone; the others come between the frames.
         last = self._rounds == _MOST_ROUNDS
         calls = 0
-        while calls == 0 or (self._ledger.owes and not last):
+        while calls == 0 or (self._ledger.owes and not last and not self.withholds):
             self._tell(self._connection)
             calls += 1
         if calls == 1:
@@ -162,14 +179,42 @@ class RedisStore:
 
     def _tell_more(self) -> None:
         """What is still owed although Redis decides goes along between the frames."""
-        if self._ready and self._ledger.owes and self._connection is not None:
+        if self._ready and self._ledger.owes and self._connection is not None and not self.withholds:
             self._tell(self._connection)
 
     def _tell(self, connection: Connection) -> None:
-        debts = self._ledger.take_debts(_DEBTS_A_CALL)
+        debts = [] if self.withholds else self._ledger.take_debts(_DEBTS_A_CALL)
         settlement = Settlement(debts, self._ledger, self._script, self._ended, self._overdue)
         self._flights.add(settlement)
         settlement.send(connection, self._deadline_seconds, self._calls.next)
+
+    def tell_soon(self) -> None:
+        """Tells what is owed now and not with the next frame."""
+        if not self._flights:
+            self._tell_more()
+
+    # -- as a node of a cluster ----------------------------------------------------------------------------------
+
+    @property
+    def connection(self) -> Connection | None:
+        """The connection while decisions are taken over it."""
+        return self._connection if self._ready else None
+
+    @property
+    def script(self) -> Script:
+        return self._script
+
+    def tag(self, tag: str) -> None:
+        """Its calls are numbered where this hash tag is kept, and may change counters in all slots of the node."""
+        self._in_cluster = True
+        self._calls.tag(tag)
+
+    def move(self, url: str) -> None:
+        """Another node keeps these counters from now on."""
+        self._url = url
+        self._give_up("another node has taken over")
+
+    # -- the connection ------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Keeps a connection, for ever."""

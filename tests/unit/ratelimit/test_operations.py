@@ -30,6 +30,9 @@ class FakeStore:
         self.frames: list[Sequence[Ask]] = []
         self.answer: Verdict | Exception = YES
 
+    def shares(self, asks: Sequence[Ask]) -> None:
+        """All asks can be told here."""
+
     async def decide(self, asks: Sequence[Ask]) -> Answer:
         self.frames.append(asks)
         if isinstance(self.answer, Exception):

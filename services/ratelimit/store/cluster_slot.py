@@ -1,0 +1,133 @@
+"""One slot that is on its way from one node to another: its counters are here, or there, or some here and some there.
+
+A key is only ever made at its new node once the old one says that it has none of them, so no counter is there twice.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import hiredis
+
+from chassis.errors import Unavailable
+from services.ratelimit.model.limits import Ask
+from services.ratelimit.ports import Answer, Debt, InDoubt, Ledger, Moved
+from services.ratelimit.store.connection import Argument, Connection
+from services.ratelimit.store.frame import HERE, Place, decide_arguments, read_answer, settle_arguments
+from services.ratelimit.store.redis import RedisStore
+
+_TRY_AGAIN_SECONDS = 0.001
+_ARRIVING = Place(scattered=True)
+
+Arguments = Callable[[Place], Sequence[Argument]]
+
+
+class MovingSlot:
+    """Decides about the counters of one slot, one call for each slot while it is on the move.
+
+    Args:
+        node: who keeps the slot still.
+        ledger: of that node.
+        node_at: the node at an address, None when it is not known.
+    """
+
+    def __init__(
+        self,
+        node: RedisStore,
+        ledger: Ledger,
+        node_at: Callable[[str], RedisStore | None],
+        *,
+        deadline_seconds: float,
+    ) -> None:
+        self._node = node
+        self._node_at = node_at
+        self._deadline_seconds = deadline_seconds
+        self.ledger = ledger
+
+    @property
+    def ready(self) -> bool:
+        return self._node.ready
+
+    def shares(self, asks: Sequence[Ask]) -> None:
+        """It can be asked about all that it keeps."""
+
+    def tell_soon(self) -> None:
+        """Debts wait until the next round of those that are told one by one."""
+
+    async def decide(self, asks: Sequence[Ask]) -> Answer:
+        """See the port. Raises Moved when the slot has arrived."""
+        reply = await self._run(lambda place: decide_arguments(asks, place))
+        if reply.done() and not reply.exception():
+            return read_answer(asks, reply.result())
+        late: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+        def read(done: asyncio.Future[Any]) -> None:
+            if error := done.exception():
+                late.set_exception(error)
+            else:
+                late.set_result(read_answer(asks, done.result()))
+
+        reply.add_done_callback(read)
+        raise InDoubt(late)
+
+    async def settle(self, debt: Debt) -> None:
+        """Tells one debt. Raises Unavailable when it was not told, or when nobody knows."""
+        reply = await self._run(lambda place: settle_arguments([debt], place))
+        if not reply.done() or reply.exception():
+            raise Unavailable(private="nobody knows whether a debt was told")
+
+    async def _run(self, arguments: Arguments) -> "asyncio.Future[Any]":
+        """The call, answered, or without an answer when the time was over or the connection was lost.
+
+        Raises Moved and Unavailable when it was run nowhere.
+        """
+        until = asyncio.get_running_loop().time() + self._deadline_seconds
+        while True:
+            reply = self._here(arguments)
+            word, address = await _refusal(reply, until)
+            if word == "ASK":
+                reply = self._there(address, arguments)
+                word, _ = await _refusal(reply, until)
+            if not word:
+                return reply
+            if word != "TRYAGAIN":
+                raise Moved if word in {"MOVED", "ASK"} else Unavailable(private=f"a moving slot: {word}")
+            if not await _pause(until):
+                raise Unavailable(private="a moving slot is neither here nor there")
+
+    def _here(self, arguments: Arguments) -> "asyncio.Future[Any]":
+        # By source: whether the script is known is one thing less to go wrong, and this does not last.
+        return _open(self._node.connection).ask(*self._node.script.by_source(arguments(HERE)))
+
+    def _there(self, address: str, arguments: Arguments) -> "asyncio.Future[Any]":
+        node = self._node_at(address)
+        connection = _open(node.connection if node else None)
+        connection.ask("ASKING").add_done_callback(_looked_at)
+        return connection.ask(*self._node.script.by_source(arguments(_ARRIVING)))
+
+
+def _open(connection: Connection | None) -> Connection:
+    if connection is None:
+        raise Unavailable(private="a node that keeps a moving slot is away")
+    return connection
+
+
+def _looked_at(done: "asyncio.Future[Any]") -> None:
+    """Whatever is wrong is told by the call that follows."""
+    done.exception()
+
+
+async def _refusal(reply: "asyncio.Future[Any]", until: float) -> tuple[str, str]:
+    """With which word, and to which address, a call was refused that was not run; two empty ones for any other."""
+    left = until - asyncio.get_running_loop().time()
+    await asyncio.wait({reply}, timeout=max(0.0, left))
+    error = reply.exception() if reply.done() else None
+    if not isinstance(error, hiredis.ReplyError):
+        return "", ""
+    words = str(error).split()
+    return words[0], words[-1]
+
+
+async def _pause(until: float) -> bool:
+    await asyncio.sleep(_TRY_AGAIN_SECONDS)
+    return asyncio.get_running_loop().time() < until
