@@ -79,6 +79,16 @@ class Holds:
         self._ended.append((subject, self._clock.monotonic() + _LONGEST_LEASE_SECONDS))
         self._wake.set()
 
+    def ended(self) -> list[ratelimit_pb2.Subject]:
+        """Takes out what is to be released, for whoever asks the service something anyway: so it is released before
+        the next request of the same caller is decided. Whoever could not tell it gives it back with `release`.
+        """
+        if not self._ended:
+            return []
+        ended = [subject for subject, _ in self._ended]
+        self._ended.clear()
+        return ended
+
     def refund(self, subject: ratelimit_pb2.Subject, amount: int, asked_at: float) -> None:
         """Gives back a part of what a decision took that was asked for at that (monotonic) time."""
         self._refunds.append((ratelimit_pb2.Refund(subject=subject, amount=amount), asked_at))
@@ -126,7 +136,7 @@ class Holds:
 
     async def _refund(self) -> None:
         while self._refunds:
-            batch = []
+            batch: list[ratelimit_pb2.Refund] = []
             now = self._clock.monotonic()
             while self._refunds and len(batch) < _MOST_A_CALL:
                 refund, asked_at = self._refunds.popleft()

@@ -154,27 +154,28 @@ class Limits:
         except MeshError as error:
             self._fail_open(context, error)
             return None
+        releases = self.holds.ended()
+        request = ratelimit_pb2.DecideRequest(subjects=subjects, releases=releases)
         try:
-            response = await self._service.Decide(
-                ratelimit_pb2.DecideRequest(subjects=subjects), timeout=_PATIENCE_SECONDS
-            )
+            response = await self._service.Decide(request, timeout=_PATIENCE_SECONDS)
         except MeshError as error:
             self._breaker.fail(generation)
-            self._in_doubt(subjects[0])
+            self._in_doubt([subjects[0], *releases])
             self._fail_open(context, error)
             return None
         except BaseException:
             self._breaker.give_up(generation)
-            self._in_doubt(subjects[0])
+            self._in_doubt([subjects[0], *releases])
             raise
         self._breaker.succeed(generation)
         self._failing_open = False
         return list(response.decisions)
 
-    def _in_doubt(self, subject: ratelimit_pb2.Subject) -> None:
-        """It may hold a place now; giving back what was never taken does no harm."""
-        if subject.hold:
-            self.holds.release(subject)
+    def _in_doubt(self, subjects: list[ratelimit_pb2.Subject]) -> None:
+        """They may hold places now; giving back what was never taken, or twice, does no harm."""
+        for subject in subjects:
+            if subject.hold:
+                self.holds.release(subject)
 
     def _fail_open(self, context: RequestContext, error: MeshError) -> None:
         context.degraded = True

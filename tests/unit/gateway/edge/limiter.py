@@ -2,7 +2,7 @@
 # ruff: noqa: N802 - the contract names its methods so
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 from mesh.ratelimit.v1 import ratelimit_pb2 as pb
@@ -51,6 +51,7 @@ class Limiter:
         self.asked.extend(request.subjects)
         if isinstance(self.answer, MeshError):
             raise self.answer
+        self._release(request.releases)
         return pb.DecideResponse(decisions=[self._decide(subject) for subject in request.subjects])
 
     def _decide(self, subject: pb.Subject) -> pb.Decision:
@@ -89,9 +90,12 @@ class Limiter:
     async def Release(self, request: pb.ReleaseRequest, **_: Any) -> pb.ReleaseResponse:
         self._raise_if_away()
         self.releases += 1
-        self.released += [subject.hold for subject in request.subjects]
-        self.held.difference_update(self.released)
+        self._release(request.subjects)
         return pb.ReleaseResponse()
+
+    def _release(self, subjects: Iterable[pb.Subject]) -> None:
+        self.released += [subject.hold for subject in subjects]
+        self.held.difference_update(self.released)
 
     async def Renew(self, request: pb.RenewRequest, **_: Any) -> pb.RenewResponse:
         self._raise_if_away()

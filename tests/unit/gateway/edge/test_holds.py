@@ -255,3 +255,13 @@ async def test_sockets_hold_their_place_too():
         await world.connect(query=b"token=warm")
         await until(lambda: world.limiter.released, "the place to come back")
     assert world.limiter.held == set()
+
+
+async def test_whoever_asks_again_at_once_finds_its_place_free():
+    """What has ended goes along with the next question, without a call of its own."""
+    app = Streaming()
+    app.going.set()
+    world = limited(app, places=1)
+    for _ in range(3):
+        assert (await world.ask()).status == 200
+    assert (len(world.limiter.released), world.limiter.releases) == (2, 0)
