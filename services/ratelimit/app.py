@@ -150,6 +150,12 @@ class _Figures(Collector):
         yield CounterMetricFamily(
             "mesh_ratelimit_degraded_decisions", "Decisions taken without Redis", value=tally.degraded
         )
+        watched = CounterMetricFamily(
+            "mesh_ratelimit_shadow_denied", "Decisions that a rule in shadow mode would have denied", labels=["rule"]
+        )
+        for rule, count in tally.shadow_denied.items():
+            watched.add_metric([rule], count)
+        yield watched
         yield GaugeMetricFamily(
             "mesh_ratelimit_store_ready", "Whether Redis decides now", value=float(self._limiter.store_ready)
         )
