@@ -14,6 +14,7 @@ from deploy.local.stores.redis import Redis
 from tests.support.databases import Databases
 from tests.support.mesh import Mesh, throw_away_mesh
 from tests.support.otlp import Receiver, receiving
+from tests.support.redis_cluster import RedisCluster
 from tests.support.stores import Stores, open_stores
 
 _UNIT = Path(__file__).parent / "unit"
@@ -75,6 +76,13 @@ def redis_url(redis_server: Redis) -> str:
     """The address of an empty Redis."""
     redis_server.flush()
     return redis_server.url
+
+
+@pytest.fixture
+def redis_cluster(stores: Stores) -> RedisCluster:
+    """An empty Redis Cluster of three nodes, to be killed and rearranged; it is brought back for the next test."""
+    stores.redis_cluster.heal()
+    return stores.redis_cluster
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """One behaviour of counting, held by the counters in memory and by the script in a real Redis, against an oracle."""
 
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from services.ratelimit.model.decisions import ALLOWED, NEVER
 from services.ratelimit.model.limits import Algorithm, Ask, Limit, limit_of
 from services.ratelimit.ports import Debt
+from tests.contract.ratelimit.cluster import InCluster
 from tests.contract.ratelimit.counters import START_US, InMemory, InRedis, SettableCounters
 from tests.contract.ratelimit.oracle import Oracle
 
@@ -243,6 +245,19 @@ def test_memory_and_redis_agree_with_the_oracle(in_redis: InRedis, history: list
         found = in_redis.decide(*asks)
         assert list(found) == list(memory.decide(*asks))
         assert [one.wait_us == ALLOWED for one in found] == [oracle.decide(one, in_redis.now_us) for one in asks]
+
+
+@pytest.mark.redis
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(history=st.lists(st.tuples(STEPS, ASKS), min_size=1, max_size=25))
+def test_a_cluster_agrees_with_the_oracle(in_cluster: InCluster, history: list[Any]) -> None:
+    """Asks whose counters lie on different nodes are all or nothing too, and a denied one leaves nothing behind."""
+    oracle, life = Oracle(), uuid4()
+    in_cluster.now_us = START_US
+    for step, (user, names, cost) in history:
+        in_cluster.now_us += step
+        one = ask(*(LIMITS[name] for name in names), cost=cost, user=f"{user}{life}")
+        assert in_cluster.decide(one)[0].allowed == oracle.decide(one, in_cluster.now_us)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)

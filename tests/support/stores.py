@@ -21,6 +21,7 @@ from deploy.local.stores.postgres import Postgres
 from deploy.local.stores.rabbitmq import RabbitMQ
 from deploy.local.stores.redis import Redis
 from deploy.local.stores.store import Store
+from tests.support.redis_cluster import RedisCluster
 from tests.support.vhosts import Vhosts
 
 S = TypeVar("S", bound=Store)
@@ -51,6 +52,13 @@ class Stores:
     @cached_property
     def redis(self) -> Redis:
         return self._start(Redis(self.state))
+
+    @cached_property
+    def redis_cluster(self) -> RedisCluster:
+        cluster = RedisCluster(self.state)
+        self._stack.callback(cluster.kill)
+        cluster.start()
+        return cluster
 
     @cached_property
     def rabbit(self) -> RabbitMQ:
