@@ -32,14 +32,17 @@ class BrokerQueues:
         except Unavailable as error:
             log.info("Queues will be declared when the broker is back", groups=sorted(fresh), reason=str(error))
 
+    async def count_ready(self, group: str, priority: Priority) -> int:
+        """See `ports.WorkQueues`."""
+        ready = await self._broker.ready_count(work_queue(group, priority.queue_class, self._queue_type).name)
+        if ready is None:
+            await self._broker.ensure()
+        return ready or 0
+
     async def find_empty(self, queues: Sequence[tuple[str, Priority]]) -> list[tuple[str, Priority]]:
         """See `ports.WorkQueues`."""
         empty = []
         for group, priority in queues:
-            name = work_queue(group, priority.queue_class, self._queue_type).name
-            ready = await self._broker.ready_count(name)
-            if ready is None:
-                await self._broker.ensure()
-            if not ready:
+            if not await self.count_ready(group, priority):
                 empty.append((group, priority))
         return empty

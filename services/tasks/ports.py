@@ -3,24 +3,61 @@
 Every method is one transaction, committed when it returns. Connection trouble raises Unavailable (``DATABASE_ERROR``).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from typing import Protocol
 
 from chassis.errors import MeshError
-from services.tasks.model.figures import Depth, Rate, Tally
+from services.tasks.model.cron import Firing, Schedule
+from services.tasks.model.figures import Channel, Depth, Rate, Tallies
 from services.tasks.model.states import Priority, State
-from services.tasks.model.task import Accepted, Change, Event, Kind, Live, Submission, Task
-from services.tasks.model.work import ClaimBatch, Claimed, Held, Opening, OutcomeBatch, Worker
+from services.tasks.model.task import Accepted, Change, Event, Kind, Live, Revival, Standing, Submission, Task
+from services.tasks.model.work import (
+    ClaimBatch,
+    Claimed,
+    Held,
+    Opening,
+    OutcomeBatch,
+    Pointer,
+    Queue,
+    Report,
+    Stop,
+    WaitingPointer,
+    Worker,
+)
 
 # What becomes of a locked task; None leaves it as it is.
 Decide = Callable[[Live], Change | None]
+
+# The same for one whose time has come, given how the tasks stand that it waits for; None: it waits for none.
+Release = Callable[[Live, Standing | None], Change | None]
+
+# What a schedule that is due submits; None: nothing now, it stays due.
+Plan = Callable[[Schedule, datetime], Firing | None]
+ChangeSchedule = Callable[[Schedule], Schedule]
+
+# Gives pointers to the broker and says of each whether it was taken.
+Publish = Callable[[Sequence[WaitingPointer]], Awaitable[Sequence[bool]]]
 
 
 class TaskStore(Protocol):
     """The callers' side."""
 
     async def accept(self, submissions: Sequence[Submission]) -> Sequence[Accepted | MeshError]:
-        """Task, live row, first event and messages in one commit. Answers in order; Conflict for a reused key."""
+        """Task, live row, first event and messages in one commit. Answers in order.
+
+        Conflict for a reused key (``IDEMPOTENCY_MISMATCH``), Invalid for a prerequisite that does not exist or is
+        another owner's (``UNKNOWN_PREREQUISITE``); of those nothing is stored.
+        """
+
+    async def accept_all(self, submissions: Sequence[Submission]) -> Sequence[Accepted]:
+        """As `accept`, all or none: raises the first error, with its number as `index` in the details."""
+
+    async def requeue(self, revival: Revival, decide: Decide) -> Change | None:
+        """Locks an ended task and applies the decision. None when it has not ended.
+
+        Raises Conflict (``UNIQUE_KEY_TAKEN``).
+        """
 
     async def cancel(self, task_id: str, owner_id: str, decide: Decide) -> Change | None:
         """Locks a live task and applies the decision. None when it is not live or another owner's (empty: any)."""
@@ -40,11 +77,21 @@ class TaskStore(Protocol):
 class WorkStore(Protocol):
     """The workers' side."""
 
-    async def open_session(self, opening: Opening, lease_seconds: float) -> None:
-        """Opens a session and makes its kinds known."""
+    async def open_session(self, opening: Opening, lease_seconds: float) -> str:
+        """Opens a session, or goes on with the one to resume; makes its kinds known. Answers the session's id."""
 
-    async def beat(self, session_id: str, lease_seconds: float) -> Sequence[Held] | None:
-        """Prolongs the lease and says what the session holds. None: its lease is over, for good."""
+    async def beat(self, session_id: str, lease_seconds: float, watcher: str | None = None) -> Sequence[Held] | None:
+        """Prolongs the lease and says what the session holds. None: its lease is over, for good.
+
+        Args:
+            watcher: the stream that watches the session from now on; None: as before.
+        """
+
+    async def shorten(self, session_id: str, lease_seconds: float, watcher: str | None = None) -> None:
+        """Leaves the lease so long at most; with a watcher only as long as it is the one that watches."""
+
+    async def read_stops(self, session_ids: Sequence[str]) -> Sequence[Stop]:
+        """What of these sessions' work its owners want stopped."""
 
     async def claim(
         self, batches: Sequence[ClaimBatch], grace_seconds: float
@@ -62,7 +109,7 @@ class WorkStore(Protocol):
     ) -> Sequence[Sequence[Change | None]]:
         """Locks the attempts that are still held, applies the decisions, and answers None for those that are not."""
 
-    async def progress(self, session_id: str, task_id: str, attempt: int, progress: float, data: bytes) -> bool:
+    async def progress(self, session_id: str, pointer: Pointer, report: Report) -> bool:
         """Records progress, an event at most once a second. False when the attempt is not held."""
 
     async def drain_session(self, session_id: str) -> bool:
@@ -82,7 +129,7 @@ class UpkeepStore(Protocol):
     async def sweep_lost(self, decide: Decide, limit: int) -> Sequence[Change]:
         """Decides on attempts whose session is over."""
 
-    async def release_due(self, release: Decide, expire: Decide, limit: int) -> tuple[int, Sequence[Change]]:
+    async def release_due(self, release: Release, expire: Decide, limit: int) -> tuple[int, Sequence[Change]]:
         """Takes timers that are due: `release` for tasks that wait, `expire` for deadlines. Also how many timers."""
 
     async def sweep_overdue(
@@ -91,23 +138,61 @@ class UpkeepStore(Protocol):
         """Decides on attempts past their timeout, and on those asked to stop longer ago than the grace."""
 
     async def point_again(self, queues: Sequence[tuple[str, Priority]], older_seconds: float, limit: int) -> int:
-        """New pointers for tasks that have been queued so long in these queues (group, priority). Answers how many."""
+        """New pointers for tasks that have been queued so long in these queues (group, priority), unless one waits to
+        be published. Answers how many.
+        """
 
     async def prune(self) -> int:
         """Forgets expired idempotency keys and sessions that nothing points at. Answers how many rows went."""
 
     async def read_kinds(self) -> Sequence[Kind]: ...
-    async def read_depths(self) -> Sequence[Depth]: ...
+    async def read_depths(self) -> tuple[Sequence[Depth], Sequence[Channel]]:
+        """Live tasks by queue, and the channels with their live tasks and what was measured of them."""
+
     async def read_workers(self) -> Sequence[Worker]: ...
 
-    async def add_tallies(self, instance: str, tallies: Sequence[Tally], sessions: Mapping[str, int]) -> None:
-        """Adds what this process saw end since the last call, by group and by session."""
+    async def add_tallies(self, instance: str, tallies: Tallies) -> None:
+        """Adds what this process saw end since the last call."""
 
     async def fold_tallies(self) -> None:
         """Folds seconds that the rates need no longer into the totals."""
 
     async def read_rates(self) -> Sequence[Rate]:
         """Figures of all processes by group, over the last minute and in all."""
+
+
+class ScheduleStore(Protocol):
+    """Schedules. An empty owner is any owner."""
+
+    async def save_schedule(self, schedule: Schedule) -> None: ...
+    async def find_schedule(self, schedule_id: str, owner_id: str) -> Schedule | None: ...
+
+    async def change_schedule(self, schedule_id: str, owner_id: str, change: ChangeSchedule) -> Schedule | None:
+        """Locks a schedule and saves what `change` makes of it. None when there is none."""
+
+    async def delete_schedule(self, schedule_id: str, owner_id: str) -> bool: ...
+
+    async def list_schedules(self, owner_id: str, *, offset: int, limit: int) -> tuple[Sequence[Schedule], int]:
+        """A page, newest first, and how many there are in all."""
+
+    async def fire_due(self, plan: Plan, limit: int) -> tuple[int, Sequence[Accepted | MeshError]]:
+        """Submits what is planned for schedules that are due, at most one task for a schedule and a time.
+
+        Answers how many were due, and what became of the submissions.
+        """
+
+
+class PointerStore(Protocol):
+    """Pointers that are not with the broker yet."""
+
+    async def feed(self, queues: Sequence[Queue], publish: Publish) -> Sequence[WaitingPointer] | None:
+        """Publishes what these queues may take, each owner in turn, and forgets what was taken; answers that.
+
+        None: another process is at it. Raises what `publish` raises; then nothing is forgotten.
+        """
+
+    async def grant_places(self) -> bool:
+        """Lets pointers of kinds with a bound go on, as many as have a place. True while some wait for one."""
 
 
 class Backlog(Protocol):
@@ -124,3 +209,6 @@ class WorkQueues(Protocol):
 
     async def find_empty(self, queues: Sequence[tuple[str, Priority]]) -> Sequence[tuple[str, Priority]]:
         """Which of them hold nothing, or do not exist. Raises Unavailable when the broker is away."""
+
+    async def count_ready(self, group: str, priority: Priority) -> int:
+        """Pointers that no worker has yet. Raises Unavailable when the broker is away."""

@@ -10,6 +10,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     Double,
+    Identity,
     Index,
     Integer,
     LargeBinary,
@@ -48,6 +49,11 @@ task = Table(
     Column("deadline_at", _TIME),
     Column("traceparent", Text, nullable=False),
     Column("created_at", _TIME, nullable=False),
+    # The tasks it runs after; null for most. `prerequisite` has the same, the other way round, while it waits.
+    Column("run_after", ARRAY(Text)),
+    Column("join_any", Boolean, nullable=False, server_default=text("false")),
+    Column("unique_key", Text),
+    Column("schedule_id", Text),
     # "My tasks, newest first" for every page of it.
     Index("ix_task_owner", "owner_id", text("task_id DESC")),
 )
@@ -72,6 +78,15 @@ task_live = Table(
     Column("started_at", _TIME),
     Column("timeout_at", _TIME),
     Column("cancel_at", _TIME),
+    # It waits for the tasks that it runs after.
+    Column("waits", Boolean, nullable=False, server_default=text("false")),
+    # Of owner, kind and unique key: while this row is there, there is no second one.
+    Column("unique_digest", LargeBinary),
+    Column("channel", Text),
+    Column("partial", LargeBinary),
+    Index("uq_task_live_digest", "unique_digest", unique=True, postgresql_where=text("unique_digest IS NOT NULL")),
+    # What is to be stopped: looked at ten times a second, and nearly always empty.
+    Index("ix_task_live_cancel", "session_id", postgresql_where=text("cancel_at IS NOT NULL")),
     # What a session holds: as many rows as are running, however long the queues are.
     Index("ix_task_live_session", "session_id", postgresql_where=text("session_id IS NOT NULL")),
     postgresql_with={
@@ -96,6 +111,7 @@ task_result = Table(
     Column("error_message", Text),
     Column("started_at", _TIME),
     Column("finished_at", _TIME, nullable=False),
+    Column("partial", LargeBinary),
 )
 
 # The feed: per task ordered and without gaps, because a sequence number is taken under the lock of the live row.
@@ -116,8 +132,48 @@ schedule = Table(
     metadata,
     Column("due_at", _TIME, primary_key=True),
     Column("task_id", _ID, primary_key=True),
-    # 1: queue it if it still waits after `attempt`; 2: its deadline.
+    # 1: queue it if it still waits after `attempt`; 2: its deadline; 3: a task it runs after has ended.
     Column("purpose", SmallInteger, primary_key=True),
+    Column("attempt", Integer, nullable=False),
+)
+
+# Who waits for a task: found by the statement that ends it. Rows of tasks that wait no more are pruned.
+prerequisite = Table(
+    "prerequisite",
+    metadata,
+    Column("after_id", _ID, primary_key=True),
+    Column("task_id", _ID, primary_key=True),
+)
+
+# Pointers that are not with the broker yet. The key's order is that in which they are looked for: few are published
+# ahead, so that an owner's turn comes soon however many another has queued. Those of a kind with a bound wait in the
+# lane of its name until they have a place; all others are in the lane "".
+pointer = Table(
+    "pointer",
+    metadata,
+    Column("lane", Text, primary_key=True),
+    Column("work_group", Text, primary_key=True),
+    Column("priority", SmallInteger, primary_key=True),
+    Column("owner_id", Text, primary_key=True),
+    Column("seq", BigInteger, Identity(), primary_key=True),
+    Column("task_id", _ID, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("traceparent", Text, nullable=False),
+    Column("at", _TIME, nullable=False),
+    postgresql_with={
+        "autovacuum_vacuum_scale_factor": "0.05",
+        "autovacuum_vacuum_threshold": "500",
+        "autovacuum_vacuum_cost_delay": "0",
+    },
+)
+
+# The places of a kind with a bound: each belongs to one attempt from its pointer on, and is free when that is over.
+kind_place = Table(
+    "kind_place",
+    metadata,
+    Column("kind", Text, primary_key=True),
+    Column("task_id", _ID, primary_key=True),
+    # The last attempt before the one that the place is for, as in the pointer.
     Column("attempt", Integer, nullable=False),
 )
 
@@ -145,6 +201,11 @@ worker_session = Table(
     Column("opened_at", _TIME, nullable=False),
     Column("lease_until", _TIME, nullable=False),
     Column("draining", Boolean, nullable=False, server_default=text("false")),
+    Column("external", Boolean, nullable=False, server_default=text("false")),
+    Column("beat_at", _TIME, nullable=False, server_default=text("now()")),
+    Column("busy_seconds", Double, nullable=False, server_default="0"),
+    # The stream that tells of its end; of two the newer.
+    Column("watcher", Text),
     postgresql_with={"fillfactor": "50"},
 )
 
@@ -167,6 +228,12 @@ kind = Table(
     Column("max_attempts", Integer, nullable=False),
     Column("timeout_seconds", Integer, nullable=False),
     Column("announced_at", _TIME, nullable=False),
+    # How many may run at once; 0: no bound.
+    Column("max_running", Integer, nullable=False, server_default="0"),
+    Column("retry_base_seconds", Double, nullable=False, server_default="1"),
+    Column("retry_factor", Double, nullable=False, server_default="2"),
+    Column("retry_max_seconds", Double, nullable=False, server_default="300"),
+    Column("retry_jitter", Double, nullable=False, server_default="0.5"),
 )
 
 # Figures, not promises: each process adds what it saw end in a second; old seconds are folded into the epoch's row.
@@ -181,6 +248,52 @@ tally = Table(
     Column("busy_seconds", Double, nullable=False),
 )
 
-# Two, each with its own relay: a pointer must not wait behind the news, of which there is three times as much.
-outbox = outbox_table(metadata)
+# As `tally`, by the channel that customers come through.
+channel_tally = Table(
+    "channel_tally",
+    metadata,
+    Column("at", _TIME, primary_key=True),
+    Column("channel", Text, primary_key=True),
+    Column("instance", Text, primary_key=True),
+    Column("ended", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=False),
+    Column("response_seconds", Double, nullable=False),
+    Column("last_at", _TIME, nullable=False),
+)
+
+cron_schedule = Table(
+    "cron_schedule",
+    metadata,
+    Column("schedule_id", _ID, primary_key=True),
+    Column("owner_id", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("cron", Text, nullable=False),
+    Column("timezone", Text, nullable=False),
+    Column("misfire", SmallInteger, nullable=False),
+    Column("paused", Boolean, nullable=False),
+    # The task that it submits.
+    Column("kind", Text, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Column("labels", LargeBinary, nullable=False),
+    Column("priority", SmallInteger, nullable=False),
+    Column("max_attempts", Integer, nullable=False),
+    Column("timeout_seconds", Integer, nullable=False),
+    Column("unique_key", Text, nullable=False),
+    Column("created_at", _TIME, nullable=False),
+    # Null while it is paused.
+    Column("next_at", _TIME),
+    Index("ix_cron_schedule_owner", "owner_id"),
+    Index("ix_cron_schedule_next", "next_at", postgresql_where=text("next_at IS NOT NULL")),
+)
+
+# At most one task for a schedule and a time: whoever submits it takes this row first.
+cron_fire = Table(
+    "cron_fire",
+    metadata,
+    Column("schedule_id", _ID, primary_key=True),
+    Column("fire_at", _TIME, primary_key=True),
+    Column("task_id", _ID, nullable=False),
+)
+
+# The news. Pointers have a table and a way of their own: they must not wait behind three times as much.
 outbox_events = outbox_table(metadata, "outbox_events")

@@ -7,28 +7,28 @@ delivery limit, which is far above both because pointers are acknowledged at the
 import json
 
 from services.tasks.model.states import EventType, State, Transition
-from services.tasks.model.task import Change, Live, TaskError
+from services.tasks.model.task import Change, Live, RetryPolicy, Standing, TaskError
 from services.tasks.model.work import Failure
 
 MAX_LOST = 3
-FIRST_RETRY_SECONDS = 1.0
-MOST_RETRY_SECONDS = 300.0
 
 TIMEOUT = TaskError(code="TIMEOUT", message="The attempt took longer than its timeout")
 DEADLINE = TaskError(code="DEADLINE_EXCEEDED", message="The deadline of the task passed")
 CANCELLED = TaskError(code="CANCELLED", message="The task was cancelled")
+DEPENDENCY_FAILED = TaskError(code="DEPENDENCY_FAILED", message="A task that it runs after did not succeed")
 WORKER_LOST = TaskError(code="WORKER_LOST", message="The workers of the task died")
 
 
-def backoff_seconds(attempt: int, jitter: float) -> float:
-    """The wait after failed attempt number `attempt` (from 1): doubling, at most five minutes.
+def backoff_seconds(policy: RetryPolicy, attempt: int, chance: float) -> float:
+    """The wait after failed attempt number `attempt` (from 1).
 
     Args:
-        jitter: a random number in [0, 1); the wait is between half of the full one and all of it, so that many tasks
-            that failed together do not come back together, and none comes back at once.
+        chance: a random number in [0, 1), for the part of the wait that is random: many tasks that failed together
+            shall not come back together.
     """
-    full = min(MOST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(attempt - 1, 30))
-    return full * (0.5 + jitter / 2)
+    # Ten to the power of 300 is more than any bound, and still a float.
+    full = min(policy.max_seconds, policy.base_seconds * policy.factor ** min(attempt - 1, 300))
+    return full * (1 - policy.jitter * (1 - chance))
 
 
 def complete(live: Live, result: bytes) -> Change:
@@ -36,7 +36,7 @@ def complete(live: Live, result: bytes) -> Change:
     return Change(live=live, to=State.SUCCEEDED, by=Transition.COMPLETE, event=EventType.SUCCEEDED, result=result)
 
 
-def fail(live: Live, failure: Failure, jitter: float) -> Change:
+def fail(live: Live, failure: Failure, policy: RetryPolicy, chance: float) -> Change:
     """T5, T6, T7 or T11: another attempt, or the end."""
     if live.cancel_asked:
         return stop(live)
@@ -44,7 +44,7 @@ def fail(live: Live, failure: Failure, jitter: float) -> Change:
         return _end(live, State.FAILED, Transition.FAIL, failure.error)
     if live.attempt >= live.max_attempts:
         return _end(live, State.DEAD, Transition.EXHAUST, failure.error)
-    delay = max(backoff_seconds(live.attempt, jitter), failure.retry_after_seconds)
+    delay = max(backoff_seconds(policy, live.attempt, chance), failure.retry_after_seconds)
     return Change(
         live=live,
         to=State.SCHEDULED,
@@ -83,15 +83,36 @@ def cancel(live: Live) -> Change:
     return Change(live=live, to=State.RUNNING, by=Transition.ASK_TO_STOP, event=None)
 
 
-def release(live: Live) -> Change:
-    """T2: its time has come."""
+def release(live: Live, standing: Standing | None) -> Change | None:
+    """T2 when its time has come and what it runs after has ended well, T9 when that never will; else nothing."""
+    if standing is not None:
+        if _in_vain(standing):
+            return _end(live, State.CANCELLED, Transition.CANCEL_WAITING, DEPENDENCY_FAILED)
+        wanted = 1 if standing.join_any else standing.named
+        if standing.succeeded < wanted or (live.run_at is not None and live.run_at > live.now):
+            return None
     return Change(
         live=live,
         to=State.QUEUED,
         by=Transition.RELEASE,
         event=EventType.QUEUED,
+        data=_data() if standing is None else _data(reason="PREREQUISITES_MET"),
         lost=live.lost,
         max_attempts=live.max_attempts,
+    )
+
+
+def requeue(live: Live, attempts: int) -> Change | None:
+    """T13 for one that ended badly; None for the other ends."""
+    if live.state not in {State.FAILED, State.DEAD, State.CANCELLED}:
+        return None
+    return Change(
+        live=live,
+        to=State.QUEUED,
+        by=Transition.REQUEUE,
+        event=EventType.QUEUED,
+        data=_data(reason="REQUEUED"),
+        max_attempts=live.attempt + attempts,
     )
 
 
@@ -102,9 +123,13 @@ def expire(live: Live) -> Change:
     return _end(live, State.EXPIRED, Transition.EXPIRE, DEADLINE)
 
 
-def time_out(live: Live, jitter: float) -> Change:
+def time_out(live: Live, policy: RetryPolicy, chance: float) -> Change:
     """The backstop for a worker that beats but does not end an attempt in its time: as a retryable failure."""
-    return fail(live, Failure(error=TIMEOUT, retryable=True), jitter)
+    return fail(live, Failure(error=TIMEOUT, retryable=True), policy, chance)
+
+
+def _in_vain(standing: Standing) -> bool:
+    return standing.failed == standing.named if standing.join_any else standing.failed > 0
 
 
 _ENDS = {

@@ -3,7 +3,7 @@
 Whatever is not in the table has no effect anywhere: a `Change` cannot even be made of it.
 """
 
-from enum import IntEnum, StrEnum
+from enum import Enum, IntEnum, StrEnum
 
 
 class State(IntEnum):
@@ -36,6 +36,13 @@ class Priority(IntEnum):
     def queue_class(self) -> int:
         """The class in the queue's name: 0 is served first."""
         return Priority.CRITICAL - self
+
+
+class Join(IntEnum):
+    """When a task starts that runs after others: when all have succeeded, or one."""
+
+    ALL = 1
+    ANY = 2
 
 
 class EventType(StrEnum):
@@ -98,3 +105,20 @@ TABLE: dict[Transition, frozenset[tuple[State | None, State]]] = {
         }
     ),
 }
+
+
+class Purpose(IntEnum):
+    """What a timer is for."""
+
+    WAIT = 1
+    DEADLINE = 2
+    PREREQUISITE = 3
+
+
+class Due(Enum):
+    """What a commit leaves to do at once: publish pointers, publish news, look at timers, push stops."""
+
+    WORK = "work"
+    NEWS = "news"
+    TIMERS = "timers"
+    STOPS = "stops"

@@ -1,5 +1,6 @@
 """The values: tasks as they are accepted, seen, locked and changed, and what is announced of them."""
 
+import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -7,13 +8,29 @@ from services.tasks.model.states import TABLE, EventType, Priority, State, Trans
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """The wait after failed attempts: growing by `factor`, bounded, less a random share of it (`jitter`, 0 to 1)."""
+
+    base_seconds: float = 1.0
+    factor: float = 2.0
+    max_seconds: float = 300.0
+    jitter: float = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """A kind of work somebody announced, with the queue group its pointers travel in and its defaults."""
+    """A kind of work somebody announced, with the queue group its pointers travel in and its defaults.
+
+    Attributes:
+        max_running: how many may run at once, all workers together; 0 for no bound.
+    """
 
     kind: str
     group: str
     max_attempts: int
     timeout_seconds: int
+    max_running: int = 0
+    retry: RetryPolicy = RetryPolicy()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +56,11 @@ class Draft:
     deadline_at: datetime | None
     traceparent: str
     idempotency_key: str
+    run_after: tuple[str, ...] = ()
+    join: int = 0
+    unique_key: str = ""
+    name: str = ""
+    schedule_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +68,7 @@ class Submission:
     """A task that was checked and waits to be committed. `payload` and `labels` are JSON; empty labels mean none.
 
     Attributes:
+        channel: that a customer came through; empty for none.
         fingerprint: of the request, to tell a repeated call from a reused key.
         idempotency_key: empty for none.
         traceparent: of the request that submitted it.
@@ -65,6 +88,16 @@ class Submission:
     traceparent: str
     idempotency_key: str
     fingerprint: bytes
+    channel: str = ""
+    run_after: tuple[str, ...] = ()
+    join_any: bool = False
+    unique_key: str = ""
+    schedule_id: str = ""
+
+    @property
+    def unique_digest(self) -> bytes | None:
+        """What no other live task may have; None without a unique key."""
+        return digest_unique(self.owner_id, self.kind, self.unique_key) if self.unique_key else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,14 +121,35 @@ class Task:
     run_at: datetime | None
     traceparent: str
     labels: bytes
+    timeout_seconds: int
+    partial: bytes = b""
+    run_after: tuple[str, ...] = ()
+    join_any: bool = False
+    unique_key: str = ""
+    deadline_at: datetime | None = None
+    schedule_id: str = ""
+
+
+def digest_unique(owner_id: str, kind: str, unique_key: str) -> bytes:
+    """Owner, kind and unique key in one short value."""
+    parts = (part.encode() for part in (owner_id, kind, unique_key))
+    return hashlib.sha256(b"".join(len(part).to_bytes(4, "big") + part for part in parts)).digest()[:16]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
-    """What became of a submission: a new task, or the one its key belongs to (`replayed`)."""
+    """What became of a submission: a new task, or another: of its idempotency key (`replayed`), or the live one of its
+    unique key (`duplicate`).
+    """
 
     task: Task
     replayed: bool
+    duplicate: bool = False
+
+    @property
+    def is_new(self) -> bool:
+        """The submission made this task."""
+        return not (self.replayed or self.duplicate)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +180,8 @@ class Live:
         sequence: of its last event.
         max_attempts: grows by one for every attempt that does not count (a lost worker, a hand-back).
         lost: workers that died under it.
+        waits: for tasks that it runs after.
+        channel: that a customer came through; empty for none.
         now: the database's clock when the row was locked.
     """
 
@@ -145,6 +201,29 @@ class Live:
     labels: bytes
     traceparent: str
     now: datetime
+    created_at: datetime
+    run_at: datetime | None = None
+    waits: bool = False
+    channel: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revival:
+    """An ended task that is to be live again, with what its live row needs besides."""
+
+    task_id: str
+    unique_digest: bytes | None
+    channel: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How the tasks stand that a task runs after: how many it names, and how many ended well or otherwise."""
+
+    join_any: bool
+    named: int
+    succeeded: int
+    failed: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from services.tasks.model.states import Priority
 from services.tasks.model.task import Kind, TaskError
 
 
@@ -15,6 +16,8 @@ class Opening:
     host: str
     kinds: tuple[Kind, ...]
     slots: int
+    resume_session_id: str = ""
+    external: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +87,51 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """An attempt that its owner wants stopped, and the session that holds it."""
+
+    session_id: str
+    pointer: Pointer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """How far an attempt is: 0 to 1, the data of its event, what there is of the result (JSON; empty: as before)."""
+
+    progress: float
+    data: bytes
+    partial: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """A queue to feed: at most so many pointers, beginning with the owner after that one. `lane` as in the table."""
+
+    group: str
+    priority: Priority
+    most: int
+    after_owner: str = ""
+    lane: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitingPointer:
+    """A pointer that is not with the broker yet, under the key of its row."""
+
+    lane: str
+    group: str
+    priority: Priority
+    owner_id: str
+    seq: int
+    task_id: str
+    attempt: int
+    traceparent: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Worker:
-    """An open session as operators see it."""
+    """An open session as operators see it. `average_seconds` is of its attempts; 0 before one has ended."""
 
     session_id: str
     name: str
@@ -97,3 +143,6 @@ class Worker:
     finished: int
     opened_at: datetime
     draining: bool
+    external: bool
+    beat_at: datetime
+    average_seconds: float

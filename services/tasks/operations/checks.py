@@ -7,20 +7,31 @@ from datetime import UTC, datetime, timedelta
 import orjson
 
 from chassis.errors import Invalid
-from services.tasks.model.states import Priority
-from services.tasks.model.task import Draft, Kind, Submission, TaskError
+from services.tasks.model.states import Join, Priority
+from services.tasks.model.task import Draft, Kind, RetryPolicy, Submission, TaskError
 
 MOST_PAYLOAD_BYTES = 256 * 1024
 MOST_LABEL_BYTES = 16 * 1024
 MOST_RESULT_BYTES = 4 * 1024 * 1024
+MOST_PARTIAL_BYTES = 64 * 1024
 MOST_DEPTH = 64
 MOST_ATTEMPTS = 100
 MOST_TIMEOUT_SECONDS = 7 * 24 * 3600
+MOST_RUNNING = 1_000_000
+MOST_PREREQUISITES = 100
+_MOST_CHANNEL = 50
+_MOST_RETRY_BASE_SECONDS = 86_400
+_MOST_RETRY_FACTOR = 10
+_MOST_RETRY_SECONDS = 604_800
 _MOST_AHEAD = timedelta(days=366)
 _MOST_NAME = 200
 _MOST_TEXT = 4000
 
+PAGE, MOST_PER_PAGE = 20, 1000
+_MOST_OFFSET = 1_000_000
+
 _TASK_ID = re.compile(r"task_[0-9A-HJKMNP-TV-Z]{26}\Z")
+_SCHEDULE_ID = re.compile(r"sched_[0-9A-HJKMNP-TV-Z]{26}\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:\-]{0,99}\Z")
 _GROUP = re.compile(r"[a-z0-9][a-z0-9_\-]{0,49}\Z")
 _OPENING = re.compile(rb"[\[{]")
@@ -32,11 +43,24 @@ def is_task_id(value: str) -> bool:
     return _TASK_ID.match(value) is not None
 
 
+def is_schedule_id(value: str) -> bool:
+    """The same for schedules."""
+    return _SCHEDULE_ID.match(value) is not None
+
+
+def check_page(offset: int, limit: int) -> None:
+    """Raises Invalid for a page that is too large or too far away."""
+    if limit > MOST_PER_PAGE:
+        raise _bad("limit", f"At most {MOST_PER_PAGE}")
+    if offset > _MOST_OFFSET:
+        raise _bad("offset", f"At most {_MOST_OFFSET}")
+
+
 def check_draft(draft: Draft, kind: Kind, task_id: str, now: datetime) -> Submission:
     """The submission that a draft of a known kind makes. Raises Invalid with the field in its details."""
     check_text("owner_id", draft.owner_id, required=True)
     check_text("idempotency_key", draft.idempotency_key)
-    check_document("payload", draft.payload, MOST_PAYLOAD_BYTES)
+    payload = check_document("payload", draft.payload, MOST_PAYLOAD_BYTES)
     if draft.labels and not isinstance(check_document("labels", draft.labels, MOST_LABEL_BYTES), dict):
         raise _bad("labels", "Labels are a JSON object")
     if draft.priority not in {0, *Priority}:
@@ -46,6 +70,8 @@ def check_draft(draft: Draft, kind: Kind, task_id: str, now: datetime) -> Submis
     if draft.timeout_seconds > MOST_TIMEOUT_SECONDS:
         raise _bad("timeout_seconds", f"At most {MOST_TIMEOUT_SECONDS} seconds")
     _check_times(draft, now)
+    check_text("unique_key", draft.unique_key)
+    _check_run_after(draft)
     return Submission(
         task_id=task_id,
         owner_id=draft.owner_id,
@@ -61,7 +87,18 @@ def check_draft(draft: Draft, kind: Kind, task_id: str, now: datetime) -> Submis
         traceparent=draft.traceparent,
         idempotency_key=draft.idempotency_key,
         fingerprint=_fingerprint(draft) if draft.idempotency_key else b"",
+        channel=channel_of(payload),
+        run_after=tuple(dict.fromkeys(draft.run_after)),
+        join_any=draft.join == Join.ANY,
+        unique_key=draft.unique_key,
+        schedule_id=draft.schedule_id,
     )
+
+
+def channel_of(payload: object) -> str:
+    """The channel that a customer came through, as the payload has it; empty for none."""
+    channel = payload.get("channel") if isinstance(payload, dict) else None
+    return channel if isinstance(channel, str) and len(channel) <= _MOST_CHANNEL else ""
 
 
 def check_document(field: str, value: bytes, most_bytes: int) -> object:
@@ -97,6 +134,21 @@ def check_kind(kind: Kind) -> None:
         raise _bad("default_max_attempts", f"Between 1 and {MOST_ATTEMPTS}")
     if not 1 <= kind.timeout_seconds <= MOST_TIMEOUT_SECONDS:
         raise _bad("default_timeout_seconds", f"Between 1 and {MOST_TIMEOUT_SECONDS}")
+    if kind.max_running > MOST_RUNNING:
+        raise _bad("max_running", f"At most {MOST_RUNNING}")
+    _check_retry(kind.retry)
+
+
+def _check_retry(retry: RetryPolicy) -> None:
+    # Written so that what is no number fails too.
+    if not 0 < retry.base_seconds <= _MOST_RETRY_BASE_SECONDS:
+        raise _bad("retry.base_seconds", f"Above 0, at most {_MOST_RETRY_BASE_SECONDS}")
+    if not 1 <= retry.factor <= _MOST_RETRY_FACTOR:
+        raise _bad("retry.factor", f"Between 1 and {_MOST_RETRY_FACTOR}")
+    if not retry.base_seconds <= retry.max_seconds <= _MOST_RETRY_SECONDS:
+        raise _bad("retry.max_seconds", f"Between base_seconds and {_MOST_RETRY_SECONDS}")
+    if not 0 <= retry.jitter <= 1:
+        raise _bad("retry.jitter", "Between 0 and 1")
 
 
 def clean_error(error: TaskError) -> TaskError:
@@ -118,6 +170,21 @@ def _check_times(draft: Draft, now: datetime) -> None:
         raise _bad("deadline_at", "It must lie ahead, and after run_at")
 
 
+def _check_run_after(draft: Draft) -> None:
+    if draft.join not in {0, *Join}:
+        raise _bad("join", "Unknown join")
+    if len(draft.run_after) > MOST_PREREQUISITES:
+        raise _bad("run_after", f"At most {MOST_PREREQUISITES} tasks")
+    for task_id in draft.run_after:
+        if not is_task_id(task_id):
+            shown = clean_text(task_id, _MOST_NAME)
+            raise Invalid(
+                f"run_after: There is no task {shown}",
+                code="UNKNOWN_PREREQUISITE",
+                details={"field": "run_after", "task_id": shown},
+            )
+
+
 def _fingerprint(draft: Draft) -> bytes:
     digest = hashlib.sha256()
     for part in (
@@ -127,6 +194,12 @@ def _fingerprint(draft: Draft) -> bytes:
         str((draft.priority, draft.max_attempts, draft.timeout_seconds)).encode(),
         _stamp(draft.run_at),
         _stamp(draft.deadline_at),
+        # Left out where there are none, so that a key means the same as before there were any.
+        *(
+            (str((draft.run_after, draft.join, draft.unique_key)).encode(),)
+            if draft.run_after or draft.unique_key
+            else ()
+        ),
     ):
         digest.update(len(part).to_bytes(8, "big") + part)
     return digest.digest()

@@ -6,6 +6,7 @@ Owns the limits of what a worker may say; what an outcome makes of a task is the
 import random
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import orjson
@@ -13,7 +14,17 @@ import orjson
 from chassis.errors import Invalid, MeshError, NotFound
 from services.tasks.model import rules
 from services.tasks.model.task import Change, Live, TaskError
-from services.tasks.model.work import ClaimBatch, Claimed, Failure, Held, Opening, Outcome, OutcomeBatch, Pointer
+from services.tasks.model.work import (
+    ClaimBatch,
+    Claimed,
+    Failure,
+    Held,
+    Opening,
+    Outcome,
+    OutcomeBatch,
+    Pointer,
+    Report,
+)
 from services.tasks.operations import checks
 from services.tasks.operations.batches import Batcher
 from services.tasks.operations.figures import Figures
@@ -21,6 +32,8 @@ from services.tasks.ports import WorkQueues, WorkStore
 
 LEASE_SECONDS = 10
 HEARTBEAT_SECONDS = 3
+# For a worker whose connection is gone, to come back.
+LOST_LEASE_SECONDS = 2.0
 # A worker ends an attempt at its timeout by itself; the service does it this much later if it did not.
 TIMEOUT_GRACE_SECONDS = 15.0
 MOST_PER_CALL = 1000
@@ -55,7 +68,10 @@ class Desk:
         )
 
     async def open_session(self, opening: Opening) -> str:
-        """Opens a session under a new id and makes its kinds known. Raises Invalid for what cannot be announced."""
+        """Opens a session under a new id, or goes on with the one to resume; makes its kinds known.
+
+        Raises Invalid for what cannot be announced.
+        """
         checks.check_text("worker_name", opening.worker_name, required=True)
         checks.check_text("host", opening.host)
         if not 0 < opening.slots <= _MOST_SLOTS:
@@ -64,15 +80,9 @@ class Desk:
             raise Invalid(f"kinds: Between 1 and {_MOST_KINDS} different ones", details={"field": "kinds"})
         for kind in opening.kinds:
             checks.check_kind(kind)
-        session_id = self._new_session_id()
-        opened = Opening(
-            session_id=session_id,
-            worker_name=opening.worker_name,
-            host=opening.host,
-            kinds=opening.kinds,
-            slots=opening.slots,
-        )
-        await self._store.open_session(opened, LEASE_SECONDS)
+        resumable = opening.resume_session_id if _SESSION_ID.match(opening.resume_session_id) else ""
+        opened = replace(opening, session_id=self._new_session_id(), resume_session_id=resumable)
+        session_id = await self._store.open_session(opened, LEASE_SECONDS)
         await self._figures.read_kinds()
         await self._queues.declare(self._figures.groups)
         return session_id
@@ -102,14 +112,22 @@ class Desk:
         changes = await self.outcomes.put(clean)
         return _stale(clean.outcomes, changes)
 
-    async def progress(self, session_id: str, pointer: Pointer, progress: float, message: str) -> bool:
-        """Records progress between 0 and 1. False when the attempt is not the session's any more."""
+    async def progress(
+        self, session_id: str, pointer: Pointer, progress: float, *, message: str = "", partial: bytes = b""
+    ) -> bool:
+        """Records progress between 0 and 1, and a partial result (JSON; empty: none).
+
+        False when the attempt is not the session's any more.
+        """
         if not 0.0 <= progress <= 1.0:
             raise Invalid("progress: Between 0 and 1", details={"field": "progress"})
         data: dict[str, object] = {"progress": progress}
         if message:
             data["message"] = checks.clean_text(message)
-        return await self._store.progress(session_id, pointer.task_id, pointer.attempt, progress, orjson.dumps(data))
+        if partial:
+            data["partial"] = checks.check_document("partial", partial, checks.MOST_PARTIAL_BYTES)
+        report = Report(progress=progress, data=orjson.dumps(data), partial=partial)
+        return await self._store.progress(session_id, pointer, report)
 
     async def hand_back(self, session_id: str, pointers: Sequence[Pointer]) -> None:
         """Queues attempts again that the session holds and will not end; those that are stale are left alone."""
@@ -119,31 +137,36 @@ class Desk:
             batch = OutcomeBatch(session_id=session_id, outcomes=outcomes)
             await self._store.settle([batch], lambda _batch, _index, live: rules.give_back(live))
 
-    async def close_session(self, session_id: str, *, drain: bool) -> None:
-        """Stops claims (drain), or ends the session and queues again what it holds. Safe to repeat."""
+    async def close_session(self, session_id: str, *, drain: bool, lost: bool = False) -> None:
+        """Stops claims (drain), leaves two seconds to resume (lost), or ends the session and queues its work again.
+
+        Safe to repeat.
+        """
         _checked(session_id)
-        if not drain:
+        if lost:
+            await self._store.shorten(session_id, LOST_LEASE_SECONDS)
+        elif not drain:
             self._figures.count_changes(await self._store.close_session(session_id, rules.give_back))
         elif not await self._store.drain_session(session_id):
             raise _lost()
 
     async def _settle(self, batches: Sequence[OutcomeBatch]) -> Sequence[Settled | MeshError]:
         def decide(number: int, index: int, live: Live) -> Change:
-            return _decide(batches[number].outcomes[index], live)
+            return self._decide(batches[number].outcomes[index], live)
 
         answers = await self._store.settle(batches, decide)
         for changes in answers:
             self._figures.count_changes([change for change in changes if change is not None])
         return answers
 
-
-def _decide(outcome: Outcome, live: Live) -> Change:
-    if outcome.result is not None:
-        return rules.complete(live, outcome.result)
-    if outcome.failure is not None:
-        return rules.fail(live, outcome.failure, random.random())  # noqa: S311 - not a secret
-    # It says it was asked to stop; if nobody asked, the task is not done, so somebody else does it.
-    return rules.give_back(live)
+    def _decide(self, outcome: Outcome, live: Live) -> Change:
+        if outcome.result is not None:
+            return rules.complete(live, outcome.result)
+        if outcome.failure is not None:
+            policy = self._figures.retry_of(live.kind)
+            return rules.fail(live, outcome.failure, policy, random.random())  # noqa: S311 - not a secret
+        # It says it was asked to stop; if nobody asked, the task is not done, so somebody else does it.
+        return rules.give_back(live)
 
 
 def _clean(outcome: Outcome) -> Outcome:

@@ -2,14 +2,25 @@
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from chassis.clock import Clock
 from chassis.errors import Exhausted, Invalid
-from services.tasks.model.figures import Depth, Rate, Tally, estimate_seconds
+from services.tasks.model.figures import (
+    Channel,
+    ChannelTally,
+    Depth,
+    GroupFigures,
+    Overview,
+    Rate,
+    Tallies,
+    Tally,
+    estimate_seconds,
+)
 from services.tasks.model.states import Priority, State
-from services.tasks.model.task import Accepted, Change, Kind, Submission
+from services.tasks.model.task import Accepted, Change, Kind, RetryPolicy, Submission
 from services.tasks.model.work import Worker
 from services.tasks.ports import Backlog, UpkeepStore
 
@@ -18,10 +29,23 @@ _FAILED = frozenset({State.FAILED, State.DEAD, State.EXPIRED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How many tasks may wait in a group: `most`, unless `by_group` says otherwise."""
+
+    most: int
+    by_group: Mapping[str, int] = field(default_factory=dict)
+
+    def of(self, group: str) -> int:
+        """The bound of a group."""
+        return self.by_group.get(group, self.most)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
     """One look at everything, at most a second old."""
 
     depths: Sequence[Depth] = ()
+    channels: Sequence[Channel] = ()
     workers: Sequence[Worker] = ()
     rates: Sequence[Rate] = ()
 
@@ -30,38 +54,60 @@ class Summary:
 class _Sum:
     ended: int = 0
     failed: int = 0
-    busy_seconds: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, *, failed: bool, seconds: float) -> None:
+        self.ended += 1
+        self.failed += failed
+        self.seconds += seconds
 
 
 @dataclass(slots=True)
 class _Pending:
     """What this process saw since its figures were last read or written."""
 
-    accepted: Counter[tuple[str, Priority]] = field(default_factory=Counter)
-    ended: defaultdict[str, _Sum] = field(default_factory=lambda: defaultdict(_Sum))
-    finished: Counter[str] = field(default_factory=Counter)
+    groups: defaultdict[str, _Sum] = field(default_factory=lambda: defaultdict(_Sum))
+    channels: defaultdict[str, _Sum] = field(default_factory=lambda: defaultdict(_Sum))
+    sessions: defaultdict[str, _Sum] = field(default_factory=lambda: defaultdict(_Sum))
+
+    def tallies(self) -> Tallies:
+        return Tallies(
+            groups=[
+                Tally(group=group, ended=s.ended, failed=s.failed, busy_seconds=s.seconds)
+                for group, s in sorted(self.groups.items())
+            ],
+            channels=[
+                ChannelTally(channel=channel, ended=s.ended, failed=s.failed, response_seconds=s.seconds)
+                for channel, s in sorted(self.channels.items())
+            ],
+            sessions={session_id: (s.ended, s.seconds) for session_id, s in self.sessions.items()},
+        )
 
 
 class Figures:
     """Refreshed in the background and counted on in between, so that neither admission nor an estimate costs a query.
 
     Args:
-        most_queued: tasks that may wait in one group, all classes together.
+        limits: tasks that may wait in one group, all classes together.
         most_unpublished: messages that may wait for the broker.
     """
 
     def __init__(
-        self, store: UpkeepStore, clock: Clock, backlog: Backlog, *, most_queued: int, most_unpublished: int
+        self, store: UpkeepStore, clock: Clock, backlog: Backlog, *, limits: Limits, most_unpublished: int
     ) -> None:
         self._store = store
         self._clock = clock
         self._backlog = backlog
-        self._most_queued = most_queued
+        self.limits = limits
         self._most_unpublished = most_unpublished
         self._kinds: dict[str, Kind] = {}
         self._kinds_read_at = float("-inf")
         self._reading = asyncio.Lock()
         self._pending = _Pending()
+        # About to be written; written since the depths were read, those that are queued and the others.
+        self._entering: Counter[str] = Counter()
+        self._queued: Counter[tuple[str, Priority]] = Counter()
+        self._scheduled: Counter[str] = Counter()
         self.summary = Summary()
 
     async def find_kind(self, name: str) -> Kind:
@@ -80,6 +126,20 @@ class Figures:
             raise Invalid(f"Unknown kind of task; known are {known}", code="UNKNOWN_KIND", details={"known": known})
         return kind
 
+    def known_kind(self, name: str) -> Kind | None:
+        """A kind, as far as this process has heard of it."""
+        return self._kinds.get(name)
+
+    def retry_of(self, kind: str) -> RetryPolicy:
+        """How a kind is tried again; the default for one that this process has not heard of yet."""
+        known = self._kinds.get(kind)
+        return RetryPolicy() if known is None else known.retry
+
+    @property
+    def any_bounds(self) -> bool:
+        """Whether any kind may only run so many times at once."""
+        return any(kind.max_running for kind in self._kinds.values())
+
     @property
     def known_kinds(self) -> list[str]:
         """The names of all kinds, sorted."""
@@ -96,53 +156,94 @@ class Figures:
         self._kinds = {kind.kind: kind for kind in await self._store.read_kinds()}
         self._kinds_read_at = began_at
 
-    def admit(self, group: str) -> None:
-        """Raises Exhausted (``QUEUE_FULL``) when no more may wait. Asked before anything is written."""
-        queued = sum(depth.queued for depth in self.summary.depths if depth.group == group)
-        queued += sum(n for (one, _), n in self._pending.accepted.items() if one == group)
-        if queued >= self._most_queued or self._backlog() >= self._most_unpublished:
-            raise Exhausted("The queue is full", code="QUEUE_FULL", retry_after_seconds=_RETRY_AFTER_SECONDS)
+    @contextmanager
+    def admitted(self, groups: Sequence[str]) -> Iterator[None]:
+        """A place in its group for each task that is about to be written. Nothing is written without.
+
+        Raises Exhausted (``QUEUE_FULL``) when no more may wait.
+        """
+        wanted = Counter(groups)
+        for group, count in wanted.items():
+            taken = self.count_waiting(group) + self._entering[group]
+            if taken + count > self.limits.of(group) or self._backlog() >= self._most_unpublished:
+                raise Exhausted("The queue is full", code="QUEUE_FULL", retry_after_seconds=_RETRY_AFTER_SECONDS)
+        self._entering.update(wanted)
+        try:
+            yield
+        finally:
+            self._entering.subtract(wanted)
+
+    def count_waiting(self, group: str) -> int:
+        """Tasks of a group that wait for anything but their end."""
+        waiting = sum(depth.queued + depth.scheduled for depth in self.summary.depths if depth.group == group)
+        return waiting + self._scheduled[group] + sum(n for (one, _), n in self._queued.items() if one == group)
 
     def count_accepted(self, submission: Submission, accepted: Accepted) -> tuple[int, float]:
         """Counts a new task. Answers its position in its queue, from 1, and the seconds until it should have ended."""
         group, priority = submission.group, submission.priority
-        if not accepted.replayed and accepted.task.state is State.QUEUED:
-            self._pending.accepted[group, priority] += 1
+        if accepted.is_new and accepted.task.state is State.QUEUED:
+            self._queued[group, priority] += 1
+        elif accepted.is_new:
+            self._scheduled[group] += 1
         waiting = {d.priority: d.queued for d in self.summary.depths if d.group == group}
-        for (one, urgency), n in self._pending.accepted.items():
+        for (one, urgency), n in self._queued.items():
             if one == group:
                 waiting[urgency] = waiting.get(urgency, 0) + n
         position = max(waiting.get(priority, 0), 1)
         ahead = position - 1 + sum(n for urgency, n in waiting.items() if urgency > priority)
-        slots = sum(w.slots for w in self.summary.workers if group in w.groups and not w.draining)
         rate = next((rate for rate in self.summary.rates if rate.group == group), None)
-        return position, estimate_seconds(ahead, slots, rate)
+        return position, estimate_seconds(ahead, self._slots(group), rate)
+
+    def overview(self) -> Overview:
+        """Everything at once."""
+        summary = self.summary
+        rates = {rate.group: rate for rate in summary.rates}
+        groups = sorted({*self.groups, *rates})
+        return Overview(
+            depths=summary.depths,
+            workers=summary.workers,
+            groups=[self._group(group, rates.get(group)) for group in groups],
+            known_kinds=self.known_kinds,
+            unpublished=self._backlog(),
+        )
+
+    def _group(self, group: str, rate: Rate | None) -> GroupFigures:
+        return GroupFigures(
+            waiting=self.count_waiting(group),
+            limit=self.limits.of(group),
+            running=sum(depth.running for depth in self.summary.depths if depth.group == group),
+            slots=self._slots(group),
+            rate=rate or Rate(group=group, ended_per_second=0.0, mean_run_seconds=0.0, ended=0, failed=0),
+        )
+
+    def _slots(self, group: str) -> int:
+        return sum(w.slots for w in self.summary.workers if group in w.groups and not w.draining)
 
     def count_changes(self, changes: Sequence[Change]) -> None:
         """Counts the tasks that ended."""
         for change in changes:
             if not change.to.is_end:
                 continue
-            live = change.live
-            sums = self._pending.ended[live.group]
-            sums.ended += 1
-            sums.failed += change.to in _FAILED
+            live, failed, busy = change.live, change.to in _FAILED, 0.0
             if live.session_id is not None and live.started_at is not None:
-                sums.busy_seconds += (live.now - live.started_at).total_seconds()
-                self._pending.finished[live.session_id] += 1
+                busy = (live.now - live.started_at).total_seconds()
+                self._pending.sessions[live.session_id].add(failed=failed, seconds=busy)
+            self._pending.groups[live.group].add(failed=failed, seconds=busy)
+            if live.channel:
+                response = (live.now - live.created_at).total_seconds()
+                self._pending.channels[live.channel].add(failed=failed, seconds=response)
 
     async def refresh(self, instance: str) -> None:
         """Writes what was counted and reads everything anew."""
         pending, self._pending = self._pending, _Pending()
-        tallies = [
-            Tally(group=group, ended=s.ended, failed=s.failed, busy_seconds=s.busy_seconds)
-            for group, s in sorted(pending.ended.items())
-        ]
-        if tallies:
-            await self._store.add_tallies(instance, tallies, pending.finished)
+        if pending.groups:
+            await self._store.add_tallies(instance, pending.tallies())
         await self.read_kinds()
-        self.summary = Summary(
-            depths=await self._store.read_depths(),
-            workers=await self._store.read_workers(),
-            rates=await self._store.read_rates(),
-        )
+        workers, rates = await self._store.read_workers(), await self._store.read_rates()
+        # What was counted before the read is in its answer; what comes meanwhile may be there too, and is counted twice
+        # until the next read rather than never.
+        queued, scheduled = self._queued.copy(), self._scheduled.copy()
+        depths, channels = await self._store.read_depths()
+        self._queued -= queued
+        self._scheduled -= scheduled
+        self.summary = Summary(depths=depths, channels=channels, workers=workers, rates=rates)

@@ -1,19 +1,25 @@
 """Submissions: checked, admitted, and committed in batches. What returns from here is durable."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from chassis.clock import Clock
-from services.tasks.model.task import Accepted, Draft, Receipt, Submission
+from chassis.errors import Invalid
+from services.tasks.model import graph
+from services.tasks.model.task import Accepted, Draft, Kind, Receipt, Submission
 from services.tasks.operations.batches import Batcher
 from services.tasks.operations.checks import check_draft
 from services.tasks.operations.figures import Figures
 from services.tasks.ports import TaskStore
+
+MOST_AT_ONCE = 500
+_MOST_BYTES_AT_ONCE = 8 * 1024 * 1024
 
 
 class Intake:
     """Takes drafts. `batcher.run` has to run for anything to be accepted."""
 
     def __init__(self, store: TaskStore, figures: Figures, clock: Clock, new_task_id: Callable[[], str]) -> None:
+        self._store = store
         self._figures = figures
         self._clock = clock
         self._new_task_id = new_task_id
@@ -23,18 +29,49 @@ class Intake:
         """Accepts one task; it is committed when this returns.
 
         Raises:
-            Invalid: a bad field, or a kind nobody announced (``UNKNOWN_KIND``).
+            Invalid: a bad field, a kind nobody announced (``UNKNOWN_KIND``), a prerequisite that does not exist or is
+                another owner's (``UNKNOWN_PREREQUISITE``).
             Conflict: the idempotency key was used for another request (``IDEMPOTENCY_MISMATCH``).
             Exhausted: too much waits already (``QUEUE_FULL``).
         """
-        submission = await self._check(draft)
-        return self._receipt(submission, await self.batcher.put(submission))
+        submission = await self.check(draft)
+        with self._figures.admitted([submission.group]):
+            return self._receipt(submission, await self.batcher.put(submission))
 
-    async def _check(self, draft: Draft) -> Submission:
+    async def submit_many(self, drafts: Sequence[Draft]) -> list[Receipt]:
+        """Accepts all of them in one commit, or none; they may run after each other, by "#" and their names.
+
+        Raises as `submit`, with the number of the draft as `index` in the details; besides Invalid for a circle
+        (``DEPENDENCY_CYCLE``) and for names that are used twice or not at all.
+        """
+        if not 0 < len(drafts) <= MOST_AT_ONCE:
+            raise Invalid(f"requests: Between 1 and {MOST_AT_ONCE}", details={"field": "requests"})
+        if sum(len(draft.payload) for draft in drafts) > _MOST_BYTES_AT_ONCE:
+            raise Invalid(
+                f"requests: At most {_MOST_BYTES_AT_ONCE} bytes of payload",
+                code="PAYLOAD_TOO_LARGE",
+                details={"field": "requests"},
+            )
+        task_ids = [self._new_task_id() for _ in drafts]
+        submissions = []
+        for index, draft in enumerate(graph.resolve(drafts, task_ids)):
+            try:
+                submissions.append(await self.check(draft, task_ids[index]))
+            except Invalid as error:
+                error.details = {**error.details, "index": str(index)}
+                raise
+        with self._figures.admitted([submission.group for submission in submissions]):
+            accepted = await self._store.accept_all(submissions)
+            return [self._receipt(*pair) for pair in zip(submissions, accepted, strict=True)]
+
+    async def check(self, draft: Draft, task_id: str = "") -> Submission:
+        """The submission that a draft makes. Raises Invalid."""
         kind = await self._figures.find_kind(draft.kind)
-        submission = check_draft(draft, kind, self._new_task_id(), self._clock.now())
-        self._figures.admit(kind.group)
-        return submission
+        return check_draft(draft, kind, task_id or self._new_task_id(), self._clock.now())
+
+    def check_known(self, draft: Draft, kind: Kind) -> Submission:
+        """The same for a kind that is at hand."""
+        return check_draft(draft, kind, self._new_task_id(), self._clock.now())
 
     def _receipt(self, submission: Submission, accepted: Accepted) -> Receipt:
         position, seconds = self._figures.count_accepted(submission, accepted)

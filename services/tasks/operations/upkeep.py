@@ -6,14 +6,16 @@ Each loop survives a store or broker that is away: it says so once, and goes on 
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any
 
 from chassis.errors import MeshError
 from chassis.logging import get_logger
 from services.tasks.model import rules
+from services.tasks.model.states import Priority
 from services.tasks.model.task import Change, Live
 from services.tasks.operations.figures import Figures
-from services.tasks.ports import Backlog, UpkeepStore, WorkQueues
+from services.tasks.ports import UpkeepStore, WorkQueues
 
 log = get_logger(__name__)
 
@@ -28,36 +30,40 @@ FORGOTTEN_AFTER_SECONDS = 5.0
 CANCEL_GRACE_SECONDS = 10.0
 _BATCH = 200
 _POINTERS = 1000
-# Messages that wait to be published: with so many the broker is away or behind, and nothing is forgotten.
-_FLOODED = 2000
+# Few pointers are with the broker at a time, so that one this old is either lost or behind long work; a second one does
+# no harm then.
+_STALE_AFTER_SECONDS = 60.0
+_STALE_EVERY_ROUNDS = 6
 
 
 class Upkeep:
     """The loops of one process.
 
     Args:
-        backlog: messages that wait to be published; while there are many, nothing is taken for forgotten.
         instance: this process, in the tallies.
     """
 
-    def __init__(
-        self, store: UpkeepStore, figures: Figures, *, backlog: Backlog, queues: WorkQueues, instance: str
-    ) -> None:
+    def __init__(self, store: UpkeepStore, figures: Figures, *, queues: WorkQueues, instance: str) -> None:
         self._store = store
         self._figures = figures
-        self._backlog = backlog
         self._queues = queues
         self._instance = instance
+        self._rounds = 0
+        self._timers_due = asyncio.Event()
+
+    def wake_timers(self) -> None:
+        """A timer was set that is due already."""
+        self._timers_due.set()
 
     def loops(self) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
         """The loops by name; each runs for ever."""
         return {
-            "sweeper": lambda: _repeat("sweeper", SWEEP_EVERY_SECONDS, self.sweep),
-            "timers": lambda: _repeat("timers", TIMERS_EVERY_SECONDS, self.release),
-            "overdue": lambda: _repeat("overdue", OVERDUE_EVERY_SECONDS, self.end_overdue),
-            "reconciler": lambda: _repeat("reconciler", RECONCILE_EVERY_SECONDS, self.reconcile),
-            "figures": lambda: _repeat("figures", FIGURES_EVERY_SECONDS, self.refresh),
-            "pruning": lambda: _repeat("pruning", PRUNE_EVERY_SECONDS, self.prune),
+            "sweeper": lambda: repeat("sweeper", SWEEP_EVERY_SECONDS, self.sweep),
+            "timers": lambda: repeat("timers", TIMERS_EVERY_SECONDS, self.release, self._timers_due),
+            "overdue": lambda: repeat("overdue", OVERDUE_EVERY_SECONDS, self.end_overdue),
+            "reconciler": lambda: repeat("reconciler", RECONCILE_EVERY_SECONDS, self.reconcile),
+            "figures": lambda: repeat("figures", FIGURES_EVERY_SECONDS, self.refresh),
+            "pruning": lambda: repeat("pruning", PRUNE_EVERY_SECONDS, self.prune),
         }
 
     async def sweep(self) -> bool:
@@ -73,26 +79,35 @@ class Upkeep:
     async def end_overdue(self) -> bool:
         """Ends attempts whose worker neither ended nor stopped them. True when there may be more."""
         changes = await self._store.sweep_overdue(
-            _time_out, rules.stop, grace_seconds=CANCEL_GRACE_SECONDS, limit=_BATCH
+            self._time_out, rules.stop, grace_seconds=CANCEL_GRACE_SECONDS, limit=_BATCH
         )
         return self._counted(changes)
 
+    def _time_out(self, live: Live) -> Change:
+        return rules.time_out(live, self._figures.retry_of(live.kind), random.random())  # noqa: S311 - not a secret
+
     async def reconcile(self) -> bool:
         """New pointers for tasks whose pointers the broker lost: queued for a while although their queue is empty."""
-        if self._backlog() >= _FLOODED:
-            return False
         waiting = [(depth.group, depth.priority) for depth in self._figures.summary.depths if depth.queued]
-        empty = await self._queues.find_empty(waiting) if waiting else []
-        if not empty:
+        if not waiting:
             return False
-        total, pointed = 0, _POINTERS
-        # All of them in one go: as soon as the first pointers are out, their queue is not empty any more.
-        while pointed == _POINTERS:
-            pointed = await self._store.point_again(empty, FORGOTTEN_AFTER_SECONDS, _POINTERS)
-            total += pointed
+        empty = await self._queues.find_empty(waiting)
+        total = await self._point_again(empty, FORGOTTEN_AFTER_SECONDS) if empty else 0
+        # A queue that lost something may have been filled again before anybody looked.
+        self._rounds = (self._rounds + 1) % _STALE_EVERY_ROUNDS
+        if self._rounds == 0:
+            total += await self._point_again(waiting, _STALE_AFTER_SECONDS)
         if total:
             log.warning("Tasks were queued without a pointer", tasks=total)
         return False
+
+    async def _point_again(self, queues: Sequence[tuple[str, Priority]], older_seconds: float) -> int:
+        # All of them in one go: as soon as the first pointers are out, their queue is not empty any more.
+        total, pointed = 0, _POINTERS
+        while pointed == _POINTERS:
+            pointed = await self._store.point_again(queues, older_seconds, _POINTERS)
+            total += pointed
+        return total
 
     async def refresh(self) -> bool:
         """Reads the figures anew; another process may have made a new group known."""
@@ -111,14 +126,15 @@ class Upkeep:
         return len(changes) >= _BATCH
 
 
-def _time_out(live: Live) -> Change:
-    return rules.time_out(live, random.random())  # noqa: S311 - not a secret
-
-
-async def _repeat(name: str, every_seconds: float, once: Callable[[], Awaitable[bool]]) -> None:
+async def repeat(
+    name: str, every_seconds: float, once: Callable[[], Awaitable[bool]], awake: asyncio.Event | None = None
+) -> None:
+    """Does it for ever, at once again when it says that there is more, or when it is woken; outlives every outage."""
     failing = False
     while True:
         more = False
+        if awake is not None:
+            awake.clear()
         try:
             more = await once()
             failing = False
@@ -128,4 +144,13 @@ async def _repeat(name: str, every_seconds: float, once: Callable[[], Awaitable[
                 log.warning("Upkeep is held up", loop=name, error=str(error))
             failing = True
         if not more:
-            await asyncio.sleep(every_seconds)
+            await _rest(every_seconds, awake)
+
+
+async def _rest(seconds: float, awake: asyncio.Event | None) -> None:
+    if awake is None:
+        await asyncio.sleep(seconds)
+        return
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await awake.wait()

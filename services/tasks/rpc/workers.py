@@ -2,26 +2,40 @@
 
 # ruff: noqa: N802 - the contract's names
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 from mesh.tasks.v1 import tasks_pb2, tasks_pb2_grpc
 
-from services.tasks import wire
 from services.tasks.operations.desk import HEARTBEAT_SECONDS, LEASE_SECONDS, Desk
+from services.tasks.operations.watches import Watches
+from services.tasks.wire import workers as wire
 
 
 class WorkerService(tasks_pb2_grpc.WorkerServiceServicer):
     """See the contract."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, watches: Watches) -> None:
         self._desk = desk
+        self._watches = watches
 
     async def OpenSession(self, request: tasks_pb2.OpenSessionRequest, context: Any) -> tasks_pb2.OpenSessionResponse:
         del context
         session_id = await self._desk.open_session(wire.opening_from(request))
         return tasks_pb2.OpenSessionResponse(
-            session_id=session_id, lease_seconds=LEASE_SECONDS, heartbeat_seconds=HEARTBEAT_SECONDS
+            session_id=session_id,
+            lease_seconds=LEASE_SECONDS,
+            heartbeat_seconds=HEARTBEAT_SECONDS,
+            resumed=session_id == request.resume_session_id,
         )
+
+    async def WatchSession(
+        self, request: tasks_pb2.WatchSessionRequest, context: Any
+    ) -> AsyncIterator[tasks_pb2.WatchSessionResponse]:
+        del context
+        async with self._watches.open(request.session_id) as stops:
+            async for pointers in stops:
+                yield tasks_pb2.WatchSessionResponse(cancelled=map(wire.to_pointer, pointers))
 
     async def Heartbeat(self, request: tasks_pb2.HeartbeatRequest, context: Any) -> tasks_pb2.HeartbeatResponse:
         del context
@@ -44,7 +58,11 @@ class WorkerService(tasks_pb2_grpc.WorkerServiceServicer):
     async def Progress(self, request: tasks_pb2.ProgressRequest, context: Any) -> tasks_pb2.ProgressResponse:
         del context
         held = await self._desk.progress(
-            request.session_id, wire.progress_pointer(request), request.progress, request.message
+            request.session_id,
+            wire.progress_pointer(request),
+            request.progress,
+            message=request.message,
+            partial=request.partial,
         )
         return tasks_pb2.ProgressResponse(stale=not held)
 
@@ -57,5 +75,5 @@ class WorkerService(tasks_pb2_grpc.WorkerServiceServicer):
         self, request: tasks_pb2.CloseSessionRequest, context: Any
     ) -> tasks_pb2.CloseSessionResponse:
         del context
-        await self._desk.close_session(request.session_id, drain=request.drain)
+        await self._desk.close_session(request.session_id, drain=request.drain, lost=request.lost)
         return tasks_pb2.CloseSessionResponse()

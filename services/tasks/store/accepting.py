@@ -1,4 +1,7 @@
-"""Acceptance: idempotency keys, task, live row, first event, timers and messages in one commit for a whole batch."""
+"""Acceptance: idempotency keys, task, live row, first event, timers and messages in one commit for a whole batch.
+
+What only some tasks have (unique keys, prerequisites) is in `linking`, and costs the others no statement.
+"""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -8,6 +11,7 @@ from chassis.database import DriverConnection
 from chassis.errors import Conflict, MeshError
 from services.tasks.model.states import EventType, State
 from services.tasks.model.task import Accepted, Notice, Submission, Task
+from services.tasks.store import linking
 from services.tasks.store.outgoing import Outgoing, Transaction
 from services.tasks.store.reading import read_tasks
 
@@ -29,27 +33,41 @@ SELECT o.owner_id, o.key, o.fingerprint, o.task_id
 FROM tasks.idem o JOIN unnest($1::text[], $2::text[]) AS i(owner_id, key) USING (owner_id, key)
 """
 
+# A key that was taken a moment ago for a task that is not made after all; without another task it is free again.
+_REPOINT_KEYS = """
+WITH i AS (SELECT * FROM unnest($1::text[], $2::text[], $3::text[]) AS i(owner_id, key, task_id)), d AS (
+  DELETE FROM tasks.idem o USING i WHERE o.owner_id = i.owner_id AND o.key = i.key AND i.task_id IS NULL
+)
+UPDATE tasks.idem o SET task_id = i.task_id FROM i
+WHERE o.owner_id = i.owner_id AND o.key = i.key AND i.task_id IS NOT NULL
+"""
+
 _INSERT = """
 WITH i AS (
-  SELECT i.*, CASE WHEN run_at > now() THEN $13::smallint ELSE $14::smallint END AS state
+  SELECT i.*, CASE WHEN run_at > now() OR run_after <> '' THEN $19::smallint ELSE $20::smallint END AS state
   FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::smallint[], $6::bytea[], $7::bytea[], $8::int[],
-              $9::int[], $10::timestamptz[], $11::timestamptz[], $12::text[])
+              $9::int[], $10::timestamptz[], $11::timestamptz[], $12::text[], $13::text[], $14::bool[], $15::text[],
+              $16::bytea[], $17::text[], $18::text[])
   AS i(task_id, owner_id, kind, work_group, priority, payload, labels, max_attempts, timeout_seconds, run_at,
-       deadline_at, traceparent)
+       deadline_at, traceparent, run_after, join_any, unique_key, unique_digest, schedule_id, channel)
 ), t AS (
   INSERT INTO tasks.task (task_id, owner_id, kind, work_group, priority, payload, labels, max_attempts,
-                          timeout_seconds, run_at, deadline_at, traceparent, created_at)
+                          timeout_seconds, run_at, deadline_at, traceparent, created_at, run_after, join_any,
+                          unique_key, schedule_id)
   SELECT task_id, owner_id, kind, work_group, priority, payload, labels, max_attempts, timeout_seconds, run_at,
-         deadline_at, traceparent, now() FROM i
+         deadline_at, traceparent, now(), string_to_array(nullif(run_after, ''), ','), join_any, unique_key,
+         schedule_id FROM i
 ), l AS (
-  INSERT INTO tasks.task_live (task_id, state, work_group, priority, max_attempts, sequence, enqueued_at)
-  SELECT task_id, state, work_group, priority, max_attempts, 1, CASE state WHEN $14 THEN now() END FROM i
+  INSERT INTO tasks.task_live (task_id, state, work_group, priority, max_attempts, sequence, enqueued_at, waits,
+                               unique_digest, channel)
+  SELECT task_id, state, work_group, priority, max_attempts, 1, CASE state WHEN $20 THEN now() END, run_after <> '',
+         unique_digest, channel FROM i
 ), e AS (
   INSERT INTO tasks.task_event (task_id, sequence, type, attempt, at, data)
   SELECT task_id, 1, 'queued', 0, now(), '{}' FROM i
 ), s AS (
   INSERT INTO tasks.schedule (due_at, task_id, purpose, attempt)
-  SELECT run_at, task_id, 1, 0 FROM i WHERE state = $13
+  SELECT run_at, task_id, 1, 0 FROM i WHERE run_at > now()
   UNION ALL SELECT deadline_at, task_id, 2, 0 FROM i WHERE deadline_at IS NOT NULL
 )
 SELECT task_id, state, now() AS at FROM i
@@ -70,12 +88,31 @@ class Accepting:
     async def accept(self, submissions: Sequence[Submission]) -> list[Accepted | MeshError]:
         """See `ports.TaskStore`."""
         async with self._outgoing.transaction() as transaction:
-            owners = await self._take_keys(transaction.pg, submissions)
-            fresh = [s for s in submissions if not s.idempotency_key or _owner_of(owners, s).task_id == s.task_id]
-            tasks = await self._insert(transaction, fresh) if fresh else {}
-            known = [o.task_id for o in owners.values() if o.task_id not in tasks]
-            tasks |= {task.task_id: task for task in await read_tasks(transaction.pg, known)} if known else {}
-        return [_answer(submission, owners, tasks) for submission in submissions]
+            return await self._accept(transaction, submissions)
+
+    async def accept_all(self, submissions: Sequence[Submission]) -> list[Accepted]:
+        """See `ports.TaskStore`."""
+        async with self._outgoing.transaction() as transaction:
+            answers = await self._accept(transaction, submissions)
+            return [_accepted(answer, index) for index, answer in enumerate(answers)]
+
+    async def _accept(self, transaction: Transaction, submissions: Sequence[Submission]) -> list[Accepted | MeshError]:
+        pg = transaction.pg
+        owners = await self._take_keys(pg, submissions)
+        fresh = [s for s in submissions if not s.idempotency_key or _owner_of(owners, s).task_id == s.task_id]
+        refused = await linking.refuse_unknown(pg, fresh)
+        fresh = [s for s in fresh if s.task_id not in refused]
+        others = await linking.find_twins(pg, fresh)
+        twins = set(others)
+        if keyed := [s for s in submissions if s.idempotency_key and (s.task_id in refused or s.task_id in twins)]:
+            rows = [(*_key(s), others.get(s.task_id)) for s in keyed]
+            await pg.execute(_REPOINT_KEYS, *(list(column) for column in zip(*rows, strict=True)))
+        others |= {s.task_id: o.task_id for s in submissions if (o := owners.get(_key(s))) and s.task_id not in others}
+        fresh = [linking.renamed(s, others) for s in fresh if s.task_id not in twins]
+        tasks = await self._insert(transaction, fresh) if fresh else {}
+        known = sorted({task_id for task_id in others.values() if task_id not in tasks})
+        tasks |= {task.task_id: task for task in await read_tasks(pg, known)} if known else {}
+        return [refused.get(s.task_id) or _answer(s, owners, tasks, others, twins) for s in submissions]
 
     async def _take_keys(
         self, pg: DriverConnection, submissions: Sequence[Submission]
@@ -84,7 +121,7 @@ class Accepting:
         wanted: dict[tuple[str, str], _Key] = {}
         for s in submissions:
             if s.idempotency_key:
-                wanted.setdefault((s.owner_id, s.idempotency_key), _Key(s.task_id, s.fingerprint))
+                wanted.setdefault(_key(s), _Key(s.task_id, s.fingerprint))
         if not wanted:
             return {}
         columns = (
@@ -103,6 +140,7 @@ class Accepting:
         columns = [list(column) for column in zip(*map(_row, fresh), strict=True)]
         rows = await transaction.pg.fetch(_INSERT, *columns, State.SCHEDULED, State.QUEUED)
         written = {row["task_id"]: (State(row["state"]), row["at"]) for row in rows}
+        await linking.link(transaction, fresh)
         await transaction.announce([_notice(s, *written[s.task_id]) for s in fresh])
         return {s.task_id: _task(s, *written[s.task_id]) for s in fresh}
 
@@ -117,19 +155,36 @@ class _Key:
         self.fingerprint = fingerprint
 
 
+def _key(submission: Submission) -> tuple[str, str]:
+    return submission.owner_id, submission.idempotency_key
+
+
 def _owner_of(owners: dict[tuple[str, str], _Key], submission: Submission) -> _Key:
-    return owners[submission.owner_id, submission.idempotency_key]
+    return owners[_key(submission)]
 
 
 def _answer(
-    submission: Submission, owners: dict[tuple[str, str], _Key], tasks: dict[str, Task]
+    submission: Submission,
+    owners: dict[tuple[str, str], _Key],
+    tasks: dict[str, Task],
+    others: dict[str, str],
+    twins: set[str],
 ) -> Accepted | MeshError:
+    own_id = submission.task_id
     if not submission.idempotency_key:
-        return Accepted(task=tasks[submission.task_id], replayed=False)
+        return Accepted(task=tasks[others.get(own_id, own_id)], replayed=False, duplicate=own_id in twins)
     owner = _owner_of(owners, submission)
     if owner.fingerprint != submission.fingerprint:
         return Conflict("This idempotency key was used for another request", code="IDEMPOTENCY_MISMATCH")
-    return Accepted(task=tasks[owner.task_id], replayed=owner.task_id != submission.task_id)
+    task = tasks[others.get(owner.task_id, owner.task_id)]
+    return Accepted(task=task, replayed=owner.task_id != own_id, duplicate=own_id in twins)
+
+
+def _accepted(answer: Accepted | MeshError, index: int) -> Accepted:
+    if isinstance(answer, MeshError):
+        answer.details = {**answer.details, "index": str(index)}
+        raise answer
+    return answer
 
 
 def _row(s: Submission) -> tuple[Any, ...]:
@@ -146,6 +201,12 @@ def _row(s: Submission) -> tuple[Any, ...]:
         s.run_at,
         s.deadline_at,
         s.traceparent,
+        ",".join(s.run_after),
+        s.join_any,
+        s.unique_key or None,
+        s.unique_digest,
+        s.schedule_id or None,
+        s.channel or None,
     )
 
 
@@ -168,6 +229,12 @@ def _task(s: Submission, state: State, at: datetime) -> Task:
         run_at=s.run_at,
         traceparent=s.traceparent,
         labels=s.labels,
+        timeout_seconds=s.timeout_seconds,
+        run_after=s.run_after,
+        join_any=s.join_any,
+        unique_key=s.unique_key,
+        deadline_at=s.deadline_at,
+        schedule_id=s.schedule_id,
     )
 
 

@@ -4,42 +4,51 @@ Each writer is one statement over column arrays, whatever the size of the batch.
 the writers need no guards of their own.
 """
 
+# ruff: noqa: S608 - what is put into these statements are numbers of the state table and fixed column lists
+
 from collections.abc import Sequence
 from typing import Any
 
-from services.tasks.model.states import EventType, Priority, State
+from services.tasks.model.states import Due, EventType, Priority, Purpose, State
 from services.tasks.model.task import Change, Live, notice_of
 from services.tasks.ports import Decide
 from services.tasks.store.outgoing import Transaction
 
 # Of a locked live row and its task; every statement that locks selects these.
 LIVE_COLUMNS = """l.task_id, t.owner_id, t.kind, l.work_group, l.priority, l.state, l.attempt, l.max_attempts, l.lost,
-  l.sequence, l.session_id, l.cancel_at IS NOT NULL AS cancel_asked, l.started_at, t.labels, t.traceparent,
-  clock_timestamp() AS now"""
+  l.sequence, l.session_id, l.cancel_at IS NOT NULL AS cancel_asked, l.started_at, l.waits,
+  coalesce(l.channel, '') AS channel, t.labels, t.traceparent, t.created_at, t.run_at, clock_timestamp() AS now"""
 
-_END = """
+# Whoever runs after these is told by a timer in the same commit, and looked at under its own lock then.
+_END = f"""
 WITH i AS (
   SELECT * FROM unnest($1::text[], $2::int[], $3::smallint[], $4::text[], $5::bytea[], $6::bytea[], $7::text[],
                        $8::text[], $9::timestamptz[])
   AS i(task_id, sequence, state, type, data, result, error_code, error_message, at)
 ), d AS (
   DELETE FROM tasks.task_live l USING i WHERE l.task_id = i.task_id
-  RETURNING l.task_id, l.attempt, l.max_attempts, l.progress, l.started_at
+  RETURNING l.task_id, l.attempt, l.max_attempts, l.progress, l.started_at, l.partial
 ), r AS (
   INSERT INTO tasks.task_result (task_id, state, attempt, max_attempts, progress, result, error_code, error_message,
-                                 started_at, finished_at)
-  SELECT i.task_id, i.state, d.attempt, d.max_attempts, CASE i.state WHEN 4 THEN 1 ELSE d.progress END, i.result,
-         i.error_code, i.error_message, d.started_at, i.at
+                                 started_at, finished_at, partial)
+  SELECT i.task_id, i.state, d.attempt, d.max_attempts,
+         CASE i.state WHEN {State.SUCCEEDED:d} THEN 1 ELSE d.progress END, i.result, i.error_code, i.error_message,
+         d.started_at, i.at,
+         CASE i.state WHEN {State.SUCCEEDED:d} THEN NULL ELSE d.partial END
   FROM i JOIN d USING (task_id)
 ), b AS (
   INSERT INTO tasks.dead_letter (task_id, attempt, error_code, error_message, at)
-  SELECT i.task_id, d.attempt, i.error_code, i.error_message, i.at FROM i JOIN d USING (task_id) WHERE i.state = 5
+  SELECT i.task_id, d.attempt, i.error_code, i.error_message, i.at
+  FROM i JOIN d USING (task_id) WHERE i.state = {State.DEAD:d}
+), e AS (
+  INSERT INTO tasks.task_event (task_id, sequence, type, attempt, at, data)
+  SELECT i.task_id, i.sequence, i.type, d.attempt, i.at, i.data FROM i JOIN d USING (task_id)
 )
-INSERT INTO tasks.task_event (task_id, sequence, type, attempt, at, data)
-SELECT i.task_id, i.sequence, i.type, d.attempt, i.at, i.data FROM i JOIN d USING (task_id)
-""".replace("i.state = 5", f"i.state = {State.DEAD:d}").replace(
-    "CASE i.state WHEN 4", f"CASE i.state WHEN {State.SUCCEEDED:d}"
-)
+INSERT INTO tasks.schedule (due_at, task_id, purpose, attempt)
+SELECT DISTINCT now(), p.task_id, {Purpose.PREREQUISITE:d}, 0
+FROM i JOIN tasks.prerequisite p ON p.after_id = i.task_id
+ON CONFLICT DO NOTHING RETURNING task_id
+"""
 
 _MOVE = """
 WITH i AS (
@@ -50,7 +59,7 @@ WITH i AS (
   UPDATE tasks.task_live l
   SET state = i.state, sequence = i.sequence, lost = i.lost, max_attempts = i.max_attempts, session_id = NULL,
       timeout_at = NULL, progress = 0, progress_at = NULL,
-      enqueued_at = CASE i.state WHEN $10 THEN i.at END
+      waits = false, enqueued_at = CASE i.state WHEN $10 THEN i.at END
   FROM i WHERE l.task_id = i.task_id
   RETURNING l.task_id, l.attempt
 ), s AS (
@@ -93,12 +102,13 @@ async def write(transaction: Transaction, changes: Sequence[Change]) -> None:
     ends = [change for change in changes if change.to.is_end]
     moves = [change for change in changes if change.to in {State.QUEUED, State.SCHEDULED}]
     asks = [change for change in changes if change.to is State.RUNNING]
-    if ends:
-        await transaction.pg.execute(_END, *_columns([_end_row(change) for change in ends]))
+    if ends and await transaction.pg.fetch(_END, *_columns([_end_row(change) for change in ends])):
+        transaction.due.add(Due.TIMERS)
     if moves:
         await transaction.pg.execute(_MOVE, *_columns([_move_row(change) for change in moves]), State.QUEUED)
     if asks:
         await transaction.pg.execute(_ASK, [change.live.task_id for change in asks])
+        transaction.due.add(Due.STOPS)
     await transaction.announce([notice_of(change) for change in (*ends, *moves)])
 
 

@@ -2,25 +2,38 @@
 
 # ruff: noqa: S608 - what is put into these statements are numbers of the state table and fixed column lists
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from chassis.database import Database
-from services.tasks.model.figures import Depth, Rate, Tally
+from services.tasks.model.figures import Channel, Depth, Rate, Tallies
 from services.tasks.model.states import Priority, State
-from services.tasks.model.task import Kind
+from services.tasks.model.task import Kind, RetryPolicy
 from services.tasks.model.work import Worker
 
-_KINDS = 'SELECT kind, work_group AS "group", max_attempts, timeout_seconds FROM tasks.kind ORDER BY kind'
+_KINDS = "SELECT * FROM tasks.kind ORDER BY kind"
 
-# Only live rows are counted: the table is as large as what waits and runs.
+# Only live rows are counted: the table is as large as what waits and runs. By queue, and by channel where there is one.
 _DEPTHS = f"""
-SELECT work_group, priority, count(*) FILTER (WHERE state = {State.QUEUED:d}) AS queued,
-       count(*) FILTER (WHERE state = {State.RUNNING:d}) AS running
-FROM tasks.task_live GROUP BY work_group, priority ORDER BY work_group, priority
+SELECT work_group, priority, channel, count(*) FILTER (WHERE state = {State.QUEUED:d}) AS queued,
+       count(*) FILTER (WHERE state = {State.RUNNING:d}) AS running,
+       count(*) FILTER (WHERE state = {State.SCHEDULED:d}) AS scheduled
+FROM tasks.task_live GROUP BY GROUPING SETS ((work_group, priority), (channel))
+HAVING work_group IS NOT NULL OR channel IS NOT NULL
+ORDER BY work_group, priority, channel
+"""
+
+_CHANNELS = """
+SELECT channel, sum(ended)::bigint AS ended, sum(failed)::bigint AS failed, max(last_at) AS last_at,
+       coalesce(sum(response_seconds) FILTER (WHERE at > now() - interval '5 minutes')
+         / nullif(sum(ended) FILTER (WHERE at > now() - interval '5 minutes'), 0),
+         sum(response_seconds) / nullif(sum(ended), 0), 0)::float8 AS response_seconds
+FROM tasks.channel_tally GROUP BY channel ORDER BY channel
 """
 
 _WORKERS = """
-SELECT s.session_id, s.name, s.host, s.kinds, s.work_groups, s.slots, s.finished, s.opened_at, s.draining,
+SELECT s.session_id, s.name, s.host, s.kinds, s.work_groups, s.slots, s.finished, s.opened_at, s.draining, s.external,
+       s.beat_at, coalesce(s.busy_seconds / nullif(s.finished, 0), 0)::float8 AS average_seconds,
        (SELECT count(*) FROM tasks.task_live l WHERE l.session_id = s.session_id) AS running
 FROM tasks.worker_session s WHERE s.lease_until > clock_timestamp() ORDER BY s.name, s.session_id
 """
@@ -39,9 +52,18 @@ WITH o AS (
   SELECT session_id FROM tasks.worker_session WHERE session_id = ANY($1::text[])
   ORDER BY session_id FOR NO KEY UPDATE
 )
-UPDATE tasks.worker_session s SET finished = s.finished + i.n
-FROM o JOIN unnest($1::text[], $2::bigint[]) AS i(session_id, n) USING (session_id)
+UPDATE tasks.worker_session s SET finished = s.finished + i.n, busy_seconds = s.busy_seconds + i.seconds
+FROM o JOIN unnest($1::text[], $2::bigint[], $3::float8[]) AS i(session_id, n, seconds) USING (session_id)
 WHERE s.session_id = o.session_id
+"""
+
+_ADD_CHANNELS = """
+INSERT INTO tasks.channel_tally AS t (at, channel, instance, ended, failed, response_seconds, last_at)
+SELECT date_trunc('second', now()), c, $1, e, f, r, now()
+FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::float8[]) AS i(c, e, f, r)
+ON CONFLICT (at, channel, instance) DO UPDATE SET ended = t.ended + excluded.ended,
+  failed = t.failed + excluded.failed, response_seconds = t.response_seconds + excluded.response_seconds,
+  last_at = excluded.last_at
 """
 
 # The epoch's row holds the totals of all seconds that the rate needs no longer, of every process that ever was.
@@ -55,6 +77,19 @@ SELECT to_timestamp(0), work_group, '', sum(ended), sum(failed), sum(busy_second
 ORDER BY work_group
 ON CONFLICT (at, work_group, instance) DO UPDATE SET ended = t.ended + excluded.ended,
   failed = t.failed + excluded.failed, busy_seconds = t.busy_seconds + excluded.busy_seconds
+"""
+
+_FOLD_CHANNELS = """
+WITH old AS (
+  DELETE FROM tasks.channel_tally WHERE at < now() - interval '6 minutes' AND at > to_timestamp(0)
+  RETURNING channel, ended, failed, response_seconds, last_at
+)
+INSERT INTO tasks.channel_tally AS t (at, channel, instance, ended, failed, response_seconds, last_at)
+SELECT to_timestamp(0), channel, '', sum(ended), sum(failed), sum(response_seconds), max(last_at)
+FROM old GROUP BY channel ORDER BY channel
+ON CONFLICT (at, channel, instance) DO UPDATE SET ended = t.ended + excluded.ended,
+  failed = t.failed + excluded.failed, response_seconds = t.response_seconds + excluded.response_seconds,
+  last_at = greatest(t.last_at, excluded.last_at)
 """
 
 _RATES = """
@@ -76,21 +111,25 @@ class Figures:
     async def read_kinds(self) -> Sequence[Kind]:
         """See `ports.UpkeepStore`."""
         async with self._database.driver() as pg:
-            return [Kind(**dict(row)) for row in await pg.fetch(_KINDS)]
+            return [_kind(row) for row in await pg.fetch(_KINDS)]
 
-    async def read_depths(self) -> Sequence[Depth]:
+    async def read_depths(self) -> tuple[Sequence[Depth], Sequence[Channel]]:
         """See `ports.UpkeepStore`."""
         async with self._database.driver() as pg:
             rows = await pg.fetch(_DEPTHS)
-        return [
+            measured = await pg.fetch(_CHANNELS)
+        depths = [
             Depth(
                 group=row["work_group"],
                 priority=Priority(row["priority"]),
                 queued=row["queued"],
                 running=row["running"],
+                scheduled=row["scheduled"],
             )
             for row in rows
+            if row["work_group"] is not None
         ]
+        return depths, _channels([row for row in rows if row["channel"] is not None], measured)
 
     async def read_workers(self) -> Sequence[Worker]:
         """See `ports.UpkeepStore`."""
@@ -108,28 +147,42 @@ class Figures:
                 finished=row["finished"],
                 opened_at=row["opened_at"],
                 draining=row["draining"],
+                external=row["external"],
+                beat_at=row["beat_at"],
+                average_seconds=row["average_seconds"],
             )
             for row in rows
         ]
 
-    async def add_tallies(self, instance: str, tallies: Sequence[Tally], sessions: Mapping[str, int]) -> None:
+    async def add_tallies(self, instance: str, tallies: Tallies) -> None:
         """See `ports.UpkeepStore`."""
         async with self._database.driver() as pg:
             await pg.execute(
                 _ADD,
                 instance,
-                [tally.group for tally in tallies],
-                [tally.ended for tally in tallies],
-                [tally.failed for tally in tallies],
-                [tally.busy_seconds for tally in tallies],
+                [tally.group for tally in tallies.groups],
+                [tally.ended for tally in tallies.groups],
+                [tally.failed for tally in tallies.groups],
+                [tally.busy_seconds for tally in tallies.groups],
             )
-            ordered = sorted(sessions.items())
-            await pg.execute(_ADD_FINISHED, [session for session, _ in ordered], [n for _, n in ordered])
+            if channels := tallies.channels:
+                await pg.execute(
+                    _ADD_CHANNELS,
+                    instance,
+                    [tally.channel for tally in channels],
+                    [tally.ended for tally in channels],
+                    [tally.failed for tally in channels],
+                    [tally.response_seconds for tally in channels],
+                )
+            ordered = sorted((session_id, n, seconds) for session_id, (n, seconds) in tallies.sessions.items())
+            if ordered:
+                await pg.execute(_ADD_FINISHED, *(list(column) for column in zip(*ordered, strict=True)))
 
     async def fold_tallies(self) -> None:
         """See `ports.UpkeepStore`."""
         async with self._database.driver() as pg:
             await pg.execute(_FOLD)
+            await pg.execute(_FOLD_CHANNELS)
 
     async def read_rates(self) -> Sequence[Rate]:
         """See `ports.UpkeepStore`."""
@@ -145,3 +198,36 @@ class Figures:
             )
             for row in rows
         ]
+
+
+def _kind(row: Any) -> Kind:
+    return Kind(
+        kind=row["kind"],
+        group=row["work_group"],
+        max_attempts=row["max_attempts"],
+        timeout_seconds=row["timeout_seconds"],
+        max_running=row["max_running"],
+        retry=RetryPolicy(
+            base_seconds=row["retry_base_seconds"],
+            factor=row["retry_factor"],
+            max_seconds=row["retry_max_seconds"],
+            jitter=row["retry_jitter"],
+        ),
+    )
+
+
+def _channels(live: Sequence[Any], measured: Sequence[Any]) -> list[Channel]:
+    now = {row["channel"]: row for row in live}
+    past = {row["channel"]: row for row in measured}
+    return [
+        Channel(
+            channel=name,
+            waiting=now[name]["queued"] + now[name]["scheduled"] if name in now else 0,
+            running=now[name]["running"] if name in now else 0,
+            response_seconds=past[name]["response_seconds"] if name in past else 0.0,
+            ended=past[name]["ended"] if name in past else 0,
+            failed=past[name]["failed"] if name in past else 0,
+            last_at=past[name]["last_at"] if name in past else None,
+        )
+        for name in sorted({*now, *past})
+    ]

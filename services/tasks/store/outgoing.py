@@ -1,52 +1,62 @@
-"""What a transaction announces: messages into its outboxes, and the relays woken after the commit.
+"""What a transaction announces: pointers and news, and who is woken after the commit.
 
 Knows no wording: notices are turned into messages by a function it is given.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 
 from chassis.database import Database, DriverConnection
-from chassis.messaging.message import WORK, Message
+from chassis.messaging.message import Message
+from services.tasks.model.states import Due
 from services.tasks.model.task import Notice
 
-Wording = Callable[[Notice], Sequence[Message]]
+Wording = Callable[[Notice], Message]
 
-# Told which outboxes have something new: pointers, news.
-Wake = Callable[[bool, bool], None]
+# Told what a commit has left to do.
+Wake = Callable[[Collection[Due]], None]
 
-# Both outboxes in one round trip, as `chassis.messaging.outbox` allows.
-_ENQUEUE = """
-WITH m AS (
-  SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::bigint[],
-                       $8::timestamptz[], $9::text[], $10::text[])
-  AS m(id, exchange, routing_key, type, body, subject, sequence, time, source, traceparent)
-), w AS (
-  INSERT INTO tasks.outbox (id, exchange, routing_key, type, body, subject, sequence, time, source, traceparent)
-  SELECT * FROM m WHERE exchange = $11
-)
+_NEWS = """
 INSERT INTO tasks.outbox_events (id, exchange, routing_key, type, body, subject, sequence, time, source, traceparent)
-SELECT * FROM m WHERE exchange <> $11
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::bigint[],
+                     $8::timestamptz[], $9::text[], $10::text[])
 """
+
+# A pointer of a kind with a bound waits in the lane of its own, unless its attempt has a place already.
+_BOTH = f"""
+WITH n AS ({_NEWS}), m AS (
+  SELECT * FROM unnest($11::text[], $12::smallint[], $13::text[], $14::text[], $15::text[], $16::int[], $17::text[],
+                       $18::timestamptz[])
+  AS m(work_group, priority, owner_id, kind, task_id, attempt, traceparent, at)
+)
+INSERT INTO tasks.pointer (lane, work_group, priority, owner_id, task_id, attempt, traceparent, at)
+SELECT CASE WHEN k.max_running > 0 AND NOT EXISTS (
+         SELECT 1 FROM tasks.kind_place h WHERE h.kind = m.kind AND h.task_id = m.task_id AND h.attempt = m.attempt
+       ) THEN m.kind ELSE '' END, m.work_group, m.priority, m.owner_id, m.task_id, m.attempt, m.traceparent, m.at
+FROM m LEFT JOIN tasks.kind k USING (kind)
+"""  # noqa: S608 - the statement above
 
 
 class Transaction:
-    """One transaction that may announce something."""
+    """One transaction that may announce something. `due` is what it leaves to do."""
 
     def __init__(self, pg: DriverConnection, wording: Wording) -> None:
         self.pg = pg
-        self.has_work = False
-        self.has_news = False
+        self.due: set[Due] = set()
         self._wording = wording
 
     async def announce(self, notices: Sequence[Notice]) -> None:
-        """Puts the messages of these notices into the outboxes of this transaction."""
-        messages = [message for notice in notices for message in self._wording(notice)]
-        if not messages:
-            return
-        await self.pg.execute(_ENQUEUE, *(list(column) for column in zip(*map(_row, messages), strict=True)), WORK)
-        self.has_work |= any(message.exchange == WORK for message in messages)
-        self.has_news |= any(message.exchange != WORK for message in messages)
+        """Puts the pointers and the news of these notices into this transaction."""
+        news = [_row(self._wording(notice)) for notice in notices if notice.type]
+        pointers = [_pointer_row(notice) for notice in notices if notice.asks_for_work]
+        columns = _columns(news, 10)
+        if pointers:
+            await self.pg.execute(_BOTH, *columns, *_columns(pointers, 8))
+            self.due.add(Due.WORK)
+        elif news:
+            await self.pg.execute(_NEWS, *columns)
+        if news:
+            self.due.add(Due.NEWS)
 
 
 class Outgoing:
@@ -59,12 +69,16 @@ class Outgoing:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
-        """One transaction; after its commit the relays of what it announced look at their outboxes."""
+        """One transaction; after its commit those are woken who have something to do now."""
         async with self._database.driver() as pg:
             transaction = Transaction(pg, self._wording)
             yield transaction
-        if transaction.has_work or transaction.has_news:
-            self._wake(transaction.has_work, transaction.has_news)
+        if transaction.due:
+            self._wake(transaction.due)
+
+
+def _columns(rows: Sequence[tuple[object, ...]], width: int) -> list[list[object]]:
+    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
 
 
 def _row(message: Message) -> tuple[object, ...]:
@@ -79,4 +93,17 @@ def _row(message: Message) -> tuple[object, ...]:
         message.time,
         message.source,
         message.traceparent,
+    )
+
+
+def _pointer_row(notice: Notice) -> tuple[object, ...]:
+    return (
+        notice.group,
+        notice.priority,
+        notice.owner_id,
+        notice.kind,
+        notice.task_id,
+        notice.attempt,
+        notice.traceparent,
+        notice.at,
     )

@@ -8,7 +8,8 @@ from services.tasks.model.states import Priority, State
 from services.tasks.model.task import Event, Task, TaskError
 
 _FACTS = """
-  t.task_id, t.kind, t.owner_id, t.priority, t.created_at, t.run_at, t.traceparent, t.labels,
+  t.task_id, t.kind, t.owner_id, t.priority, t.created_at, t.run_at, t.traceparent, t.labels, t.timeout_seconds,
+  t.run_after, t.join_any, t.unique_key, t.deadline_at, t.schedule_id,
   coalesce(l.state, r.state) AS state, coalesce(l.attempt, r.attempt) AS attempt,
   coalesce(l.max_attempts, r.max_attempts) AS max_attempts, coalesce(l.progress, r.progress) AS progress,
   coalesce(l.started_at, r.started_at) AS started_at, r.finished_at, r.error_code, r.error_message"""
@@ -18,7 +19,11 @@ FROM tasks.task t
 LEFT JOIN tasks.task_live l USING (task_id)
 LEFT JOIN tasks.task_result r USING (task_id)"""
 
-_WHOLE = f"SELECT {_FACTS}, t.payload, coalesce(r.result, '') AS result {_JOINED}"
+# What there is as long as there is no result.
+_PARTIAL = (
+    f"CASE r.state WHEN {State.SUCCEEDED:d} THEN ''::bytea ELSE coalesce(l.partial, r.partial, '') END AS partial"
+)
+_WHOLE = f"SELECT {_FACTS}, t.payload, coalesce(r.result, '') AS result, {_PARTIAL} {_JOINED}"
 
 _FIND = f"{_WHOLE} WHERE t.task_id = $1 AND ($2 = '' OR t.owner_id = $2)"
 _FIND_MANY = f"{_WHOLE} WHERE t.task_id = ANY($1::text[])"
@@ -87,6 +92,9 @@ def _to_task(row: Any) -> Task:
         state=State(values.pop("state")),
         priority=Priority(values.pop("priority")),
         error=None if code is None else TaskError(code=code, message=message),
+        run_after=tuple(values.pop("run_after") or ()),
+        unique_key=values.pop("unique_key") or "",
+        schedule_id=values.pop("schedule_id") or "",
         payload=values.pop("payload", b""),
         result=values.pop("result", b""),
         **values,

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from chassis.database import Database
-from services.tasks.model.states import Priority, State
-from services.tasks.model.task import Change, Live, Notice
-from services.tasks.ports import Decide
+from services.tasks.model.states import Priority, Purpose, State
+from services.tasks.model.task import Change, Live, Notice, Standing
+from services.tasks.ports import Decide, Release
 from services.tasks.store.changes import LIVE_COLUMNS, apply
 from services.tasks.store.outgoing import Outgoing
 
@@ -47,11 +47,23 @@ SELECT {LIVE_COLUMNS} FROM tasks.task_live l JOIN tasks.task t USING (task_id)
 WHERE l.task_id = ANY($1::text[]) ORDER BY l.task_id FOR UPDATE OF l
 """
 
+# What has ended well or otherwise among the tasks that each runs after.
+_STANDINGS = f"""
+SELECT t.task_id, t.join_any, cardinality(t.run_after) AS named,
+       count(r.task_id) FILTER (WHERE r.state = {State.SUCCEEDED:d}) AS succeeded,
+       count(r.task_id) FILTER (WHERE r.state <> {State.SUCCEEDED:d}) AS failed
+FROM tasks.task t CROSS JOIN LATERAL unnest(t.run_after) AS a(after_id)
+LEFT JOIN tasks.task_result r ON r.task_id = a.after_id
+WHERE t.task_id = ANY($1::text[]) GROUP BY t.task_id, t.join_any, t.run_after
+"""
+
+# One that still waits to be published is not lost.
 _POINT_AGAIN = f"""
 WITH c AS (
   SELECT l.task_id FROM tasks.task_live l
   JOIN unnest($1::text[], $2::smallint[]) AS q(work_group, priority) USING (work_group, priority)
   WHERE l.state = {State.QUEUED:d} AND l.enqueued_at <= clock_timestamp() - make_interval(secs => $3)
+    AND NOT EXISTS (SELECT 1 FROM tasks.pointer p WHERE p.task_id = l.task_id)
   ORDER BY l.task_id LIMIT $4 FOR UPDATE OF l SKIP LOCKED
 )
 UPDATE tasks.task_live l SET enqueued_at = clock_timestamp() FROM c, tasks.task t
@@ -67,11 +79,14 @@ WITH k AS (
 ), s AS (
   DELETE FROM tasks.worker_session s WHERE s.lease_until < now() - interval '1 hour'
     AND NOT EXISTS (SELECT 1 FROM tasks.task_live l WHERE l.session_id = s.session_id) RETURNING 1
+), p AS (
+  DELETE FROM tasks.prerequisite WHERE (after_id, task_id) IN (
+    SELECT after_id, task_id FROM tasks.prerequisite p
+    WHERE NOT EXISTS (SELECT 1 FROM tasks.task_live l WHERE l.task_id = p.task_id AND l.waits) LIMIT 1000
+  ) RETURNING 1
 )
-SELECT (SELECT count(*) FROM k) + (SELECT count(*) FROM s)
+SELECT (SELECT count(*) FROM k) + (SELECT count(*) FROM s) + (SELECT count(*) FROM p)
 """
-
-_DEADLINE = 2
 
 
 class Sweeping:
@@ -108,21 +123,26 @@ class Sweeping:
             decided = await apply(transaction, rows, decide)
         return [change for change in decided if change is not None]
 
-    async def release_due(self, release: Decide, expire: Decide, limit: int) -> tuple[int, Sequence[Change]]:
+    async def release_due(self, release: Release, expire: Decide, limit: int) -> tuple[int, Sequence[Change]]:
         """See `ports.UpkeepStore`."""
         async with self._outgoing.transaction() as transaction:
-            timers = await transaction.pg.fetch(_TAKE_DUE, limit)
-            deadlines = {row["task_id"] for row in timers if row["purpose"] == _DEADLINE}
-            waits = {(row["task_id"], row["attempt"]) for row in timers if row["purpose"] != _DEADLINE}
+            pg = transaction.pg
+            timers = await pg.fetch(_TAKE_DUE, limit)
+            deadlines = {row["task_id"] for row in timers if row["purpose"] == Purpose.DEADLINE}
+            due = {(row["task_id"], row["attempt"]) for row in timers if row["purpose"] != Purpose.DEADLINE}
+            rows = await pg.fetch(_LOCK_DUE, sorted({row["task_id"] for row in timers})) if timers else []
+            waiting = [row["task_id"] for row in rows if row["waits"]]
+            standings = (
+                {row["task_id"]: _standing(row) for row in await pg.fetch(_STANDINGS, waiting)} if waiting else {}
+            )
 
             def decide(live: Live) -> Change | None:
                 if live.task_id in deadlines:
                     return expire(live)
                 # A timer of an earlier attempt has nothing to say any more.
-                waited = live.state is State.SCHEDULED and (live.task_id, live.attempt) in waits
-                return release(live) if waited else None
+                is_due = live.state is State.SCHEDULED and (live.task_id, live.attempt) in due
+                return release(live, standings.get(live.task_id)) if is_due else None
 
-            rows = await transaction.pg.fetch(_LOCK_DUE, sorted({row["task_id"] for row in timers})) if timers else []
             decided = await apply(transaction, rows, decide)
         return len(timers), [change for change in decided if change is not None]
 
@@ -139,6 +159,10 @@ class Sweeping:
         async with self._database.driver() as pg:
             pruned: int = await pg.fetchval(_PRUNE)
         return pruned
+
+
+def _standing(row: Any) -> Standing:
+    return Standing(join_any=row["join_any"], named=row["named"], succeeded=row["succeeded"], failed=row["failed"])
 
 
 def _pointer(row: Any) -> Notice:

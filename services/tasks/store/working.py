@@ -10,7 +10,7 @@ from chassis.database import Database
 from chassis.errors import Conflict, MeshError, NotFound
 from services.tasks.model.states import EventType, Priority, State
 from services.tasks.model.task import Change, Notice
-from services.tasks.model.work import ClaimBatch, Claimed, OutcomeBatch
+from services.tasks.model.work import ClaimBatch, Claimed, OutcomeBatch, Pointer, Report
 from services.tasks.ports import DecideOutcome
 from services.tasks.store.changes import LIVE_COLUMNS, to_live, write
 from services.tasks.store.outgoing import Outgoing
@@ -34,7 +34,7 @@ WITH s AS (
 ), u AS (
   UPDATE tasks.task_live l
   SET state = {State.RUNNING:d}, attempt = l.attempt + 1, sequence = l.sequence + 1, session_id = c.session_id,
-      enqueued_at = NULL, started_at = now(), progress = 0, progress_at = NULL,
+      enqueued_at = NULL, started_at = now(), progress = 0, progress_at = NULL, partial = NULL,
       timeout_at = now() + make_interval(secs => c.timeout_seconds + $4)
   FROM c WHERE l.task_id = c.task_id
   RETURNING l.task_id, l.session_id, l.attempt, l.sequence, l.max_attempts, l.work_group, l.priority
@@ -64,7 +64,7 @@ ORDER BY l.task_id FOR UPDATE OF l
 # Progress is always kept; it makes an event when the last one is a second old. No index is touched.
 _PROGRESS = f"""
 UPDATE tasks.task_live l
-SET progress = $4,
+SET progress = $4, partial = coalesce(nullif($5, ''::bytea), l.partial),
     sequence = l.sequence + (l.progress_at IS NULL OR l.progress_at <= now() - interval '1 second')::int,
     progress_at = CASE WHEN l.progress_at IS NULL OR l.progress_at <= now() - interval '1 second' THEN now()
                   ELSE l.progress_at END
@@ -125,15 +125,18 @@ class Working:
             await write(transaction, changes)
         return answers
 
-    async def progress(self, session_id: str, task_id: str, attempt: int, progress: float, data: bytes) -> bool:
+    async def progress(self, session_id: str, pointer: Pointer, report: Report) -> bool:
         """See `ports.WorkStore`."""
+        task_id, attempt = pointer.task_id, pointer.attempt
         async with self._outgoing.transaction() as transaction:
-            row = await transaction.pg.fetchrow(_PROGRESS, task_id, attempt, session_id, progress)
+            row = await transaction.pg.fetchrow(
+                _PROGRESS, task_id, attempt, session_id, report.progress, report.partial
+            )
             if row is not None and row["is_event"]:
                 await transaction.pg.execute(
-                    _ADD_EVENT, task_id, row["sequence"], EventType.PROGRESS, attempt, row["at"], data
+                    _ADD_EVENT, task_id, row["sequence"], EventType.PROGRESS, attempt, row["at"], report.data
                 )
-                await transaction.announce([_notice(row, EventType.PROGRESS, data)])
+                await transaction.announce([_notice(row, EventType.PROGRESS, report.data)])
         return row is not None
 
 

@@ -11,16 +11,18 @@ from ulid import ULID
 from chassis.clock import SystemClock
 from chassis.config import Postgres
 from chassis.database import Database, open_database
-from services.tasks import wire
-from services.tasks.model.states import Priority
+from services.tasks.model.states import Due, Priority
 from services.tasks.model.task import Draft, Kind, Receipt, TaskError
 from services.tasks.model.work import ClaimBatch, Claimed, Failure, Opening, Outcome, OutcomeBatch, Pointer
 from services.tasks.operations.desk import Desk
-from services.tasks.operations.figures import Figures
+from services.tasks.operations.figures import Figures, Limits
 from services.tasks.operations.intake import Intake
 from services.tasks.operations.queries import Queries
+from services.tasks.operations.schedules import Schedules
 from services.tasks.operations.upkeep import Upkeep
+from services.tasks.operations.watches import Watches
 from services.tasks.store.store import Store
+from services.tasks.wire.messages import changed_message
 
 KIND = Kind(kind="automation", group="builtin", max_attempts=3, timeout_seconds=60)
 
@@ -31,12 +33,16 @@ class Queues:
 
     empty: list[tuple[str, Priority]] = field(default_factory=list)
     declared: list[str] = field(default_factory=list)
+    ready: dict[tuple[str, Priority], int] = field(default_factory=dict)
 
     async def declare(self, groups: Sequence[str]) -> None:
         self.declared = list(groups)
 
     async def find_empty(self, queues: Sequence[tuple[str, Priority]]) -> list[tuple[str, Priority]]:
         return [queue for queue in queues if queue in self.empty]
+
+    async def count_ready(self, group: str, priority: Priority) -> int:
+        return self.ready.get((group, priority), 0)
 
 
 @dataclass
@@ -49,8 +55,11 @@ class Core:
     intake: Intake
     desk: Desk
     queries: Queries
+    schedules: Schedules
+    watches: Watches
     upkeep: Upkeep
     queues: Queues
+    due: list[Due]
 
     async def submit(self, **changes: Any) -> Receipt:
         return await self.intake.submit(draft(**changes))
@@ -86,9 +95,9 @@ class Core:
         return [event.type for event in events]
 
     async def pointers(self) -> list[tuple[str, str]]:
-        """Subject and routing key of the pointers in the outbox, in order."""
-        rows = await self.sql("SELECT subject, routing_key FROM tasks.outbox WHERE exchange = 'mesh.work' ORDER BY seq")
-        return [(row["subject"], row["routing_key"]) for row in rows]
+        """Task and queue of the pointers that wait to be published, in order."""
+        rows = await self.sql("SELECT task_id, work_group, priority FROM tasks.pointer ORDER BY seq")
+        return [(row["task_id"], f"work.{row['work_group']}.p{4 - row['priority']}") for row in rows]
 
     async def lose(self, session_id: str) -> None:
         """The session's lease runs out."""
@@ -126,18 +135,32 @@ def failure(task_id: str, attempt: int = 1, *, retryable: bool = True) -> Outcom
 async def open_core(url: str, *, most_queued: int = 100_000) -> AsyncIterator[Core]:
     """Opens the operations with their batchers running."""
     async with open_database(Postgres(url=url), schema="tasks") as database:
-        store = Store(database, wire.messages_of, lambda _work, _news: None)
+        due: list[Due] = []
+        store = Store(database, changed_message, due.extend)
         queues = Queues()
-        figures = Figures(store, SystemClock(), lambda: 0, most_queued=most_queued, most_unpublished=1_000_000)
+        figures = Figures(store, SystemClock(), lambda: 0, limits=Limits(most=most_queued), most_unpublished=1_000_000)
         intake = Intake(store, figures, SystemClock(), lambda: f"task_{ULID()}")
         desk = Desk(store, figures, queues, lambda: f"ses_{ULID()}")
-        upkeep = Upkeep(store, figures, backlog=lambda: 0, queues=queues, instance="one")
+        upkeep = Upkeep(store, figures, queues=queues, instance="one")
+        schedules = Schedules(store, intake, figures, clock=SystemClock(), new_schedule_id=lambda: f"sched_{ULID()}")
         running = [
             asyncio.ensure_future(batcher.run())
             for batcher in (intake.batcher, desk.claims, desk.outcomes)
             for _ in range(2)
         ]
-        core = Core(database, store, figures, intake, desk, Queries(store, figures), upkeep, queues)
+        core = Core(
+            database=database,
+            store=store,
+            figures=figures,
+            intake=intake,
+            desk=desk,
+            queries=Queries(store, figures, SystemClock()),
+            schedules=schedules,
+            watches=Watches(store, lambda: f"watch_{ULID()}"),
+            upkeep=upkeep,
+            queues=queues,
+            due=due,
+        )
         try:
             yield core
         finally:

@@ -140,13 +140,13 @@ async def test_progress_makes_an_event_a_second_at_most(core: Core) -> None:
     session = await core.open_session()
     task_id = await core.run(session)
     held = [
-        await core.desk.progress(session, Pointer(task_id=task_id, attempt=1), value, "on the way")
+        await core.desk.progress(session, Pointer(task_id=task_id, attempt=1), value, message="on the way")
         for value in (0.1, 0.2, 0.3)
     ]
     assert held == [True, True, True]
     assert (await core.queries.get(task_id, "")).progress == 0.3
     assert await core.event_types(task_id) == ["queued", "started", "progress"]
-    assert not await core.desk.progress(session, Pointer(task_id=task_id, attempt=2), 0.5, "")
+    assert not await core.desk.progress(session, Pointer(task_id=task_id, attempt=2), 0.5)
 
 
 async def test_a_heartbeat_says_what_is_held_and_what_to_stop(core: Core) -> None:

@@ -1,6 +1,6 @@
 """Measured figures: kinds, admission, positions, estimates, and what is added up meanwhile."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -8,10 +8,10 @@ import pytest
 
 from chassis.errors import Exhausted, Invalid
 from services.tasks.model import rules
-from services.tasks.model.figures import Depth, Rate, Tally, estimate_seconds
+from services.tasks.model.figures import Channel, ChannelTally, Depth, Rate, Tallies, Tally, estimate_seconds
 from services.tasks.model.states import Priority, State
 from services.tasks.model.task import Accepted, Kind
-from services.tasks.operations.figures import Figures
+from services.tasks.operations.figures import Figures, Limits
 from tests.support.clock import FakeClock
 from tests.unit.tasks.test_checks import KIND, check
 from tests.unit.tasks.test_rules import NOW, live
@@ -24,14 +24,14 @@ class FakeFigures:
         self.kinds = [KIND]
         self.reads = 0
         self.depths: list[Depth] = []
-        self.tallies: list[tuple[str, Sequence[Tally], dict[str, int]]] = []
+        self.tallies: list[tuple[str, Tallies]] = []
 
     async def read_kinds(self) -> Sequence[Kind]:
         self.reads += 1
         return self.kinds
 
-    async def read_depths(self) -> Sequence[Depth]:
-        return self.depths
+    async def read_depths(self) -> tuple[Sequence[Depth], Sequence[Channel]]:
+        return self.depths, []
 
     async def read_workers(self) -> Sequence[Any]:
         return []
@@ -39,12 +39,12 @@ class FakeFigures:
     async def read_rates(self) -> Sequence[Rate]:
         return [Rate(group="builtin", ended_per_second=2.0, mean_run_seconds=0.5, ended=10, failed=1)]
 
-    async def add_tallies(self, instance: str, tallies: Sequence[Tally], sessions: Mapping[str, int]) -> None:
-        self.tallies.append((instance, tallies, dict(sessions)))
+    async def add_tallies(self, instance: str, tallies: Tallies) -> None:
+        self.tallies.append((instance, tallies))
 
 
 def make(store: FakeFigures, *, most_queued: int = 10, backlog: int = 0) -> Figures:
-    return Figures(store, FakeClock(), lambda: backlog, most_queued=most_queued, most_unpublished=100)  # type: ignore[arg-type]  # the part that is asked
+    return Figures(store, FakeClock(), lambda: backlog, limits=Limits(most=most_queued), most_unpublished=100)  # type: ignore[arg-type]  # the part that is asked
 
 
 def accepted(state: State = State.QUEUED, *, replayed: bool = False) -> Accepted:
@@ -74,18 +74,37 @@ async def test_admission_counts_what_was_accepted_since_the_last_look() -> None:
     store.depths = [Depth(group="builtin", priority=Priority.LOW, queued=8, running=5)]
     figures = make(store)
     await figures.refresh("one")
-    for _ in range(2):
-        figures.admit("builtin")
+    with figures.admitted(["builtin"]):
         figures.count_accepted(check(), accepted())
-    with pytest.raises(Exhausted):
-        figures.admit("builtin")
-    figures.admit("agents")
+    with figures.admitted(["builtin"]), pytest.raises(Exhausted), figures.admitted(["builtin"]):
+        pytest.fail("there is no place for a second one while the first is being written")
+    with figures.admitted(["builtin"]):
+        figures.count_accepted(check(), accepted(State.SCHEDULED))
+    with pytest.raises(Exhausted), figures.admitted(["builtin"]):
+        pytest.fail("there is no place any more")
+    with figures.admitted(["agents"] * 10):
+        assert figures.count_waiting("builtin") == 10
+
+
+async def test_a_look_forgets_what_it_has_seen_and_nothing_else() -> None:
+    """What is accepted while the depths are read is counted on, so that the bound is never passed."""
+    store = FakeFigures()
+    figures = make(store)
+    figures.count_accepted(check(), accepted())
+
+    async def read_late() -> tuple[Sequence[Depth], Sequence[Channel]]:
+        figures.count_accepted(check(), accepted())
+        return [Depth(group="builtin", priority=Priority.NORMAL, queued=1, running=0)], []
+
+    store.read_depths = read_late  # type: ignore[method-assign]  # the moment in between
+    await figures.refresh("one")
+    assert figures.count_waiting("builtin") == 2
 
 
 async def test_messages_that_wait_for_the_broker_bound_acceptance_too() -> None:
     """The outbox does not grow for ever while the broker is away."""
-    with pytest.raises(Exhausted) as caught:
-        make(FakeFigures(), backlog=100).admit("builtin")
+    with pytest.raises(Exhausted) as caught, make(FakeFigures(), backlog=100).admitted(["builtin"]):
+        pytest.fail("nothing may be written")
     assert caught.value.code == "QUEUE_FULL"
 
 
@@ -119,7 +138,7 @@ async def test_ends_are_added_up_by_group_and_session() -> None:
     """Failures are apart, cancellations are none, and what goes on is not counted."""
     store = FakeFigures()
     figures = make(store)
-    began = live(started_at=NOW - timedelta(seconds=3))
+    began = live(started_at=NOW - timedelta(seconds=3), channel="chat")
     figures.count_changes(
         [
             rules.complete(began, b"1"),
@@ -129,7 +148,9 @@ async def test_ends_are_added_up_by_group_and_session() -> None:
         ]
     )
     await figures.refresh("one")
-    tally = Tally(group="builtin", ended=3, failed=1, busy_seconds=4.0)
-    assert store.tallies == [("one", [tally], {"ses_1": 2})]
+    (told,) = store.tallies
+    assert told[1].groups == [Tally(group="builtin", ended=3, failed=1, busy_seconds=4.0)]
+    assert told[1].sessions == {"ses_1": (2, 4.0)}
+    assert told[1].channels == [ChannelTally(channel="chat", ended=1, failed=0, response_seconds=2.0)]
     await figures.refresh("one")
     assert len(store.tallies) == 1

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from services.tasks.model import rules
 from services.tasks.model.states import TABLE, EventType, Priority, State, Transition
-from services.tasks.model.task import Change, Live, TaskError, notice_of
+from services.tasks.model.task import Change, Live, RetryPolicy, Standing, TaskError, notice_of
 from services.tasks.model.work import Failure
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+DEFAULT = RetryPolicy()
 BROKE = TaskError(code="HANDLER_ERROR", message="it broke")
 
 
@@ -35,6 +36,7 @@ def live(**changes: Any) -> Live:
         "labels": b"",
         "traceparent": "",
         "now": NOW,
+        "created_at": NOW - timedelta(seconds=2),
     }
     return Live(**{**values, **changes})
 
@@ -48,10 +50,10 @@ def failure(*, retryable: bool = True, wait: float = 0.0) -> Failure:
     [
         (rules.complete(live(), b"1"), State.SUCCEEDED, Transition.COMPLETE),
         (rules.complete(live(cancel_asked=True), b"1"), State.SUCCEEDED, Transition.COMPLETE),
-        (rules.fail(live(), failure(), 0.0), State.SCHEDULED, Transition.RETRY),
-        (rules.fail(live(attempt=3), failure(), 0.0), State.DEAD, Transition.EXHAUST),
-        (rules.fail(live(), failure(retryable=False), 0.0), State.FAILED, Transition.FAIL),
-        (rules.fail(live(cancel_asked=True), failure(), 0.0), State.CANCELLED, Transition.STOP),
+        (rules.fail(live(), failure(), DEFAULT, 0.0), State.SCHEDULED, Transition.RETRY),
+        (rules.fail(live(attempt=3), failure(), DEFAULT, 0.0), State.DEAD, Transition.EXHAUST),
+        (rules.fail(live(), failure(retryable=False), DEFAULT, 0.0), State.FAILED, Transition.FAIL),
+        (rules.fail(live(cancel_asked=True), failure(), DEFAULT, 0.0), State.CANCELLED, Transition.STOP),
         (rules.lose(live()), State.QUEUED, Transition.GIVE_BACK),
         (rules.lose(live(lost=2)), State.DEAD, Transition.EXHAUST),
         (rules.lose(live(cancel_asked=True)), State.CANCELLED, Transition.STOP),
@@ -60,14 +62,15 @@ def failure(*, retryable: bool = True, wait: float = 0.0) -> Failure:
         (rules.cancel(live(state=State.QUEUED)), State.CANCELLED, Transition.CANCEL_WAITING),
         (rules.cancel(live(state=State.SCHEDULED)), State.CANCELLED, Transition.CANCEL_WAITING),
         (rules.cancel(live()), State.RUNNING, Transition.ASK_TO_STOP),
-        (rules.release(live(state=State.SCHEDULED)), State.QUEUED, Transition.RELEASE),
+        (rules.release(live(state=State.SCHEDULED), None), State.QUEUED, Transition.RELEASE),
         (rules.expire(live(state=State.QUEUED)), State.EXPIRED, Transition.EXPIRE),
         (rules.expire(live()), State.FAILED, Transition.EXPIRE),
-        (rules.time_out(live(), 0.0), State.SCHEDULED, Transition.RETRY),
+        (rules.time_out(live(), DEFAULT, 0.0), State.SCHEDULED, Transition.RETRY),
     ],
 )
-def test_each_outcome_has_its_transition(change: Change, to: State, by: Transition) -> None:
+def test_each_outcome_has_its_transition(change: Change | None, to: State, by: Transition) -> None:
     """The table of the design, line by line."""
+    assert change is not None
     assert (change.to, change.by) == (to, by)
 
 
@@ -97,17 +100,78 @@ def test_lost_and_handed_back_attempts_do_not_use_the_budget() -> None:
     assert (handed_back.max_attempts, handed_back.lost) == (4, 0)
 
 
-@given(attempt=st.integers(1, 10_000), jitter=st.floats(0, 1, exclude_max=True))
-def test_the_wait_doubles_within_its_bounds(attempt: int, jitter: float) -> None:
-    """Never at once, never longer than the bound, and between half and all of its step."""
-    wait = rules.backoff_seconds(attempt, jitter)
-    full = min(rules.MOST_RETRY_SECONDS, rules.FIRST_RETRY_SECONDS * 2.0 ** min(attempt - 1, 30))
-    assert full / 2 <= wait <= full
+@given(
+    attempt=st.integers(1, 100_000),
+    chance=st.floats(0, 1, exclude_max=True),
+    base=st.floats(0.001, 86_400),
+    factor=st.floats(1, 10),
+    jitter=st.floats(0, 1),
+)
+def test_the_wait_grows_within_its_bounds(
+    attempt: int, chance: float, base: float, factor: float, jitter: float
+) -> None:
+    """Never longer than the bound, never less than what is not random of its step."""
+    policy = RetryPolicy(base_seconds=base, factor=factor, max_seconds=604_800.0, jitter=jitter)
+    wait = rules.backoff_seconds(policy, attempt, chance)
+    full = min(604_800.0, base * factor ** min(attempt - 1, 300))
+    assert full * (1 - jitter) - 1e-6 <= wait <= full
+
+
+def test_the_default_wait_doubles_from_a_second_up_to_five_minutes() -> None:
+    """Half of each step is random."""
+    waits = [rules.backoff_seconds(DEFAULT, attempt, 0.0) for attempt in (1, 2, 3, 9, 10, 50)]
+    assert waits == [0.5, 1.0, 2.0, 128.0, 150.0, 150.0]
+
+
+@pytest.mark.parametrize(
+    ("join_any", "succeeded", "failed", "to"),
+    [
+        (False, 2, 0, State.QUEUED),
+        (False, 1, 0, None),
+        (False, 1, 1, State.CANCELLED),
+        (False, 0, 1, State.CANCELLED),
+        (True, 1, 0, State.QUEUED),
+        (True, 1, 1, State.QUEUED),
+        (True, 0, 1, None),
+        (True, 0, 2, State.CANCELLED),
+    ],
+)
+def test_a_task_starts_after_all_or_any_of_two_others(
+    join_any: bool,
+    succeeded: int,
+    failed: int,
+    to: State | None,
+) -> None:
+    """As soon as it may, and never when it cannot any more."""
+    standing = Standing(join_any=join_any, named=2, succeeded=succeeded, failed=failed)
+    change = rules.release(live(state=State.SCHEDULED, waits=True), standing)
+    assert (change and change.to) == to
+    assert change is None or change.error is None or change.error.code == "DEPENDENCY_FAILED"
+
+
+def test_a_task_with_a_time_and_prerequisites_waits_for_both() -> None:
+    """The last of them releases it."""
+    standing = Standing(join_any=False, named=1, succeeded=1, failed=0)
+    waiting = live(state=State.SCHEDULED, waits=True, run_at=NOW + timedelta(seconds=1))
+    assert rules.release(waiting, standing) is None
+    released = rules.release(live(state=State.SCHEDULED, waits=True, run_at=NOW), standing)
+    assert released is not None
+    assert json.loads(released.data) == {"reason": "PREREQUISITES_MET"}
+
+
+def test_only_bad_ends_are_requeued() -> None:
+    """With so many attempts more as are asked for."""
+    for state in (State.FAILED, State.DEAD, State.CANCELLED):
+        change = rules.requeue(live(state=state, attempt=4, session_id=None), 2)
+        assert change is not None
+        assert (change.to, change.by, change.max_attempts) == (State.QUEUED, Transition.REQUEUE, 6)
+    for state in (State.SUCCEEDED, State.EXPIRED):
+        assert rules.requeue(live(state=state), 1) is None
 
 
 def test_a_worker_may_ask_for_a_longer_wait() -> None:
     """The longer of both holds, and the feed says how long."""
-    change = rules.fail(live(), failure(wait=60.0), 0.0)
+    change = rules.fail(live(), failure(wait=60.0), DEFAULT, 0.0)
     assert change.delay_seconds == 60.0
     assert json.loads(change.data) == {
         "error": {"code": "HANDLER_ERROR", "message": "it broke"},

@@ -6,11 +6,14 @@ import pytest
 from mesh.tasks.v1 import events_pb2, tasks_pb2
 
 from chassis.errors import Invalid
-from services.tasks import wire
 from services.tasks.model import rules
-from services.tasks.model.states import Priority, State
-from services.tasks.model.task import Task, TaskError, notice_of
-from services.tasks.model.work import Outcome
+from services.tasks.model.cron import Misfire
+from services.tasks.model.states import Join, Priority, State
+from services.tasks.model.task import RetryPolicy, Task, TaskError, notice_of
+from services.tasks.model.work import Outcome, WaitingPointer
+from services.tasks.wire import tasks as wire
+from services.tasks.wire.messages import changed_message, pointer_message
+from services.tasks.wire.workers import opening_from, outcomes_from
 from tests.unit.tasks.test_rules import live
 
 AT = datetime(2026, 5, 4, 3, 2, 1, 123456, tzinfo=UTC)
@@ -20,6 +23,10 @@ def test_states_and_priorities_have_the_contract_numbers() -> None:
     """The model's numbers travel as they are."""
     assert {f"STATE_{state.name}": state.value for state in State} | {"STATE_UNSPECIFIED": 0} == dict(
         tasks_pb2.State.items()
+    )
+    assert {f"JOIN_{one.name}": one.value for one in Join} | {"JOIN_UNSPECIFIED": 0} == dict(tasks_pb2.Join.items())
+    assert {f"MISFIRE_{one.name}": one.value for one in Misfire} | {"MISFIRE_UNSPECIFIED": 0} == dict(
+        tasks_pb2.Misfire.items()
     )
     assert {f"PRIORITY_{one.name}": one.value for one in Priority} | {"PRIORITY_UNSPECIFIED": 0} == dict(
         tasks_pb2.Priority.items()
@@ -67,12 +74,27 @@ def test_a_task_is_shown_whole() -> None:
         run_at=None,
         traceparent="t",
         labels=b"{}",
+        timeout_seconds=9,
+        run_after=("task_0",),
+        unique_key="u",
+        deadline_at=AT,
     )
     shown = wire.to_task(task)
     assert (shown.state, shown.priority, shown.error.code, shown.progress) == (tasks_pb2.STATE_DEAD, 1, "C", 0.5)
     assert shown.created_at.ToDatetime(UTC) == AT
     assert shown.HasField("started_at")
     assert not shown.HasField("finished_at")
+    assert (list(shown.run_after), shown.join, shown.unique_key) == (["task_0"], tasks_pb2.JOIN_ALL, "u")
+    assert (shown.timeout_seconds, shown.deadline_at.ToDatetime(UTC)) == (9, AT)
+
+
+def test_a_kind_without_a_policy_gets_the_default_one() -> None:
+    """What is given counts as a whole, also its zeros."""
+    request = tasks_pb2.OpenSessionRequest(kinds=[tasks_pb2.KindSpec(kind="a"), tasks_pb2.KindSpec(kind="b")])
+    request.kinds[1].retry.base_seconds = 2
+    first, second = opening_from(request).kinds
+    assert first.retry == RetryPolicy()
+    assert second.retry == RetryPolicy(base_seconds=2, factor=0, max_seconds=0, jitter=0)
 
 
 def test_outcomes_are_told_apart() -> None:
@@ -82,14 +104,14 @@ def test_outcomes_are_told_apart() -> None:
     request.outcomes.add(task_id="b", attempt=2, cancelled=True)
     failed = request.outcomes.add(task_id="c", attempt=3)
     failed.failure.CopyFrom(tasks_pb2.Failure(retryable=True, retry_after_ms=1500))
-    first, second, third = wire.outcomes_from(request).outcomes
+    first, second, third = outcomes_from(request).outcomes
     assert first == Outcome(task_id="a", attempt=1, result=b"null")
     assert second == Outcome(task_id="b", attempt=2)
     assert third.failure is not None
     assert (third.failure.retryable, third.failure.retry_after_seconds) == (True, 1.5)
     request.outcomes.add(task_id="d")
     with pytest.raises(Invalid):
-        wire.outcomes_from(request)
+        outcomes_from(request)
 
 
 def test_unknown_states_in_a_filter_are_refused() -> None:
@@ -102,7 +124,20 @@ def test_unknown_states_in_a_filter_are_refused() -> None:
 
 def test_a_requeued_task_is_news_and_work() -> None:
     """One pointer at its class's queue and one event, whose ids tell repetitions from news."""
-    pointer, event = wire.messages_of(notice_of(rules.lose(live(priority=Priority.CRITICAL))))
+    pointer = pointer_message(
+        WaitingPointer(
+            lane="",
+            group="builtin",
+            priority=Priority.CRITICAL,
+            owner_id="ann",
+            seq=1,
+            task_id="task_1",
+            attempt=1,
+            traceparent="",
+            at=AT,
+        )
+    )
+    event = changed_message(notice_of(rules.lose(live())))
     assert (pointer.exchange, pointer.routing_key) == ("mesh.work", "work.builtin.p0")
     assert tasks_pb2.Pointer.FromString(pointer.body) == tasks_pb2.Pointer(task_id="task_1", attempt=1)
     changed = events_pb2.TaskChanged.FromString(event.body)
@@ -112,8 +147,8 @@ def test_a_requeued_task_is_news_and_work() -> None:
 
 
 def test_a_result_travels_with_the_news_of_success() -> None:
-    """And there is no pointer any more."""
-    (event,) = wire.messages_of(notice_of(rules.complete(live(), b'{"a":1}')))
+    """Whoever waits for it needs to ask nobody."""
+    event = changed_message(notice_of(rules.complete(live(), b'{"a":1}')))
     changed = events_pb2.TaskChanged.FromString(event.body)
     assert event.routing_key == f"tasks.task.succeeded.{changed.kind}"
     assert changed.result == b'{"a":1}'

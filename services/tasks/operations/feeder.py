@@ -1,0 +1,139 @@
+"""Pointers from their table to the broker's queues, a few ahead of the workers: so an owner's turn comes soon, however
+many tasks another has queued before.
+"""
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
+
+from chassis.clock import Clock
+from chassis.errors import Unavailable
+from chassis.logging import get_logger
+from chassis.retry import backoff_seconds
+from services.tasks.model.states import Priority
+from services.tasks.model.work import Queue
+from services.tasks.operations.figures import Figures
+from services.tasks.ports import PointerStore, Publish, WorkQueues
+
+log = get_logger(__name__)
+
+_FIRST_SIZE = 64
+_LEAST_SIZE = 32
+_MOST_SIZE = 2048
+_LOOK_EVERY_SECONDS = 0.02
+_POLL_SECONDS = 0.25
+_MOST_PAUSE_SECONDS = 1.0
+_MOST_AT_ONCE = 500
+
+
+@dataclass(slots=True)
+class Window:
+    """How many pointers one queue may hold: twice as many when it was found empty, fewer when they lie about.
+
+    Attributes:
+        credit: how many may be published before the queue is looked at again.
+        after_owner: whose turn was the last, when there was more than could be taken.
+    """
+
+    size: int = _FIRST_SIZE
+    credit: int = _FIRST_SIZE
+    looked_at: float = float("-inf")
+    after_owner: str = ""
+
+    def wants_look(self, now: float) -> bool:
+        """Whether the queue may have moved on since it was filled."""
+        return self.credit <= self.size // 2 and now - self.looked_at >= _LOOK_EVERY_SECONDS
+
+    def look(self, ready: int, now: float) -> None:
+        """The queue holds so many."""
+        if ready == 0:
+            self.size = min(self.size * 2, _MOST_SIZE) if self.credit <= 0 else self.size
+        elif ready > self.size // 2:
+            self.size = max(self.size * 3 // 4, _LEAST_SIZE)
+        self.credit = self.size - ready
+        self.looked_at = now
+
+    def take(self, owners: list[str], asked: int) -> None:
+        """So many of what was asked for were published, for these owners in this order."""
+        self.credit -= len(owners)
+        self.after_owner = owners[-1] if owners and len(owners) >= asked else ""
+
+
+class Feeder:
+    """Runs in every process; one of them feeds at a time."""
+
+    def __init__(
+        self, store: PointerStore, queues: WorkQueues, figures: Figures, publish: Publish, *, clock: Clock
+    ) -> None:
+        self._store = store
+        self._queues = queues
+        self._figures = figures
+        self._publish = publish
+        self._clock = clock
+        self._awake = asyncio.Event()
+        self._windows: dict[tuple[str, Priority], Window] = {}
+
+    def wake(self) -> None:
+        """Something was committed by this process: publish it now and not at the next look."""
+        self._awake.set()
+
+    async def run(self) -> None:
+        """Feeds for ever. While the broker or the database is away it waits and loses nothing."""
+        failures = 0
+        while True:
+            self._awake.clear()
+            try:
+                pause = await self.feed()
+            except Unavailable as error:
+                if failures == 0:
+                    log.warning("Pointers wait", error=str(error))
+                failures += 1
+                await asyncio.sleep(backoff_seconds(failures, first=0.1, most=_MOST_PAUSE_SECONDS))
+                continue
+            failures = 0
+            if pause:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await (self._awake.wait() if pause >= _POLL_SECONDS else asyncio.sleep(pause))
+
+    async def feed(self) -> float:
+        """One round. Answers how long to rest, unless something is committed meanwhile. Raises Unavailable."""
+        some_wait = await self._store.grant_places() if self._figures.any_bounds else False
+        await self._look()
+        wanted = self._wanted()
+        if not wanted:
+            return _LOOK_EVERY_SECONDS
+        taken = await self._store.feed(wanted, self._publish)
+        if taken is None:
+            # Another process is at it; it may have begun before what we were woken for was committed.
+            return _LOOK_EVERY_SECONDS
+        full = False
+        for queue in wanted:
+            owners = [one.owner_id for one in taken if (one.group, one.priority) == (queue.group, queue.priority)]
+            window = self._windows[queue.group, queue.priority]
+            # Those before the one that it began with may have something too.
+            full |= len(owners) >= queue.most or queue.after_owner != ""
+            window.take(owners, queue.most)
+        if full:
+            return 0.0 if self._wanted() and taken else _LOOK_EVERY_SECONDS
+        return _LOOK_EVERY_SECONDS if some_wait else _POLL_SECONDS
+
+    async def _look(self) -> None:
+        for group in self._figures.groups:
+            for priority in Priority:
+                window = self._windows.setdefault((group, priority), Window())
+                now = self._clock.monotonic()
+                if window.wants_look(now):
+                    window.look(await self._queues.count_ready(group, priority), now)
+
+    def _wanted(self) -> list[Queue]:
+        return [
+            Queue(
+                group=group,
+                priority=priority,
+                most=min(window.credit, _MOST_AT_ONCE),
+                after_owner=window.after_owner,
+            )
+            for (group, priority), window in self._windows.items()
+            if window.credit > 0
+        ]

@@ -1,0 +1,1 @@
+"""Model ↔ contract: pure functions, one a message. What the bus is told is worded here too."""

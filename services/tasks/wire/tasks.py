@@ -1,0 +1,106 @@
+"""Tasks, submissions and events as callers see them."""
+
+# ruff: noqa: D103 - one function a message and direction; the names say it, and docstrings stand where one raises
+
+from collections.abc import Sequence
+
+from mesh.tasks.v1 import tasks_pb2
+
+from chassis.errors import Invalid
+from services.tasks.model.states import Priority, State
+from services.tasks.model.task import Draft, Event, Receipt, Task
+from services.tasks.wire.times import set_time, time_from, to_time
+
+
+def draft_from(request: tasks_pb2.SubmitRequest, traceparent: str) -> Draft:
+    """Raises Invalid for times that are none."""
+    return Draft(
+        owner_id=request.owner_id,
+        kind=request.kind,
+        priority=request.priority,
+        payload=request.payload,
+        labels=request.labels,
+        max_attempts=request.max_attempts,
+        timeout_seconds=request.timeout_seconds,
+        run_at=time_from(request.run_at, "run_at") if request.HasField("run_at") else None,
+        deadline_at=time_from(request.deadline_at, "deadline_at") if request.HasField("deadline_at") else None,
+        traceparent=traceparent,
+        idempotency_key=request.idempotency_key,
+        run_after=tuple(request.run_after),
+        join=request.join,
+        unique_key=request.unique_key,
+        name=request.name,
+    )
+
+
+def to_submitted(receipt: Receipt) -> tasks_pb2.SubmitResponse:
+    return tasks_pb2.SubmitResponse(
+        task=to_task(receipt.accepted.task),
+        replayed=receipt.accepted.replayed,
+        queue_position=receipt.queue_position,
+        estimated_seconds=receipt.estimated_seconds,
+        duplicate=receipt.accepted.duplicate,
+    )
+
+
+def to_task(task: Task) -> tasks_pb2.Task:
+    message = tasks_pb2.Task(
+        id=task.task_id,
+        kind=task.kind,
+        owner_id=task.owner_id,
+        priority=to_priority(task.priority),
+        state=_state(task.state),
+        attempt=task.attempt,
+        max_attempts=task.max_attempts,
+        payload=task.payload,
+        result=task.result,
+        progress=task.progress,
+        created_at=to_time(task.created_at),
+        traceparent=task.traceparent,
+        labels=task.labels,
+        partial=task.partial,
+        run_after=task.run_after,
+        join=_join(task),
+        unique_key=task.unique_key,
+        timeout_seconds=task.timeout_seconds,
+        schedule_id=task.schedule_id,
+    )
+    if task.error is not None:
+        message.error.CopyFrom(tasks_pb2.TaskError(code=task.error.code, message=task.error.message))
+    for field, at in (
+        (message.started_at, task.started_at),
+        (message.finished_at, task.finished_at),
+        (message.run_at, task.run_at),
+        (message.deadline_at, task.deadline_at),
+    ):
+        set_time(field, at)
+    return message
+
+
+def to_event(event: Event) -> tasks_pb2.Event:
+    return tasks_pb2.Event(
+        sequence=event.sequence, type=event.type, attempt=event.attempt, at=to_time(event.at), data=event.data
+    )
+
+
+def states_from(states: Sequence[int]) -> list[State]:
+    """Raises Invalid for a state that is none."""
+    known = {int(state) for state in State}
+    if unknown := [state for state in states if state not in known]:
+        raise Invalid(f"states: Unknown state {unknown[0]}", details={"field": "states"})
+    return [State(state) for state in states]
+
+
+def to_priority(priority: Priority) -> tasks_pb2.Priority.ValueType:
+    # The numbers are the same on both sides; a test holds them together.
+    return tasks_pb2.Priority.ValueType(priority)
+
+
+def _state(state: State) -> tasks_pb2.State.ValueType:
+    return tasks_pb2.State.ValueType(state)
+
+
+def _join(task: Task) -> tasks_pb2.Join.ValueType:
+    if not task.run_after:
+        return tasks_pb2.JOIN_UNSPECIFIED
+    return tasks_pb2.JOIN_ANY if task.join_any else tasks_pb2.JOIN_ALL
