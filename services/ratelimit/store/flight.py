@@ -21,17 +21,20 @@ _GRACE_SECONDS = 0.001
 # How a node of a cluster says that it has run nothing, because it is not, or not alone, the one to ask.
 _ELSEWHERE = ("MOVED", "ASK", "TRYAGAIN", "Script attempted to access a non local key")
 
+_SCRIPT = ("store.lua", "decide.lua", "settle.lua")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
-    """`store.lua` and the two ways to run it."""
+    """`store.lua` with its other parts, and the two ways to run it."""
 
     source: bytes
     digest: str
 
     @classmethod
     def load(cls) -> "Script":
-        source = resources.files("services.ratelimit.store").joinpath("store.lua").read_bytes()
+        folder = resources.files("services.ratelimit.store")
+        source = b"\n".join(folder.joinpath(part).read_bytes() for part in _SCRIPT)
         return cls(source=source, digest=hashlib.sha1(source, usedforsecurity=False).hexdigest())
 
     def by_digest(self, arguments: Sequence[Argument]) -> tuple[Argument, ...]:
