@@ -68,10 +68,11 @@ class Span:
         passing = {part.whole for part in trials if all(found[other][0].allowed for other in parts[part.whole])}
         self._count_denied([ask for index, ask in enumerate(asks) if parts[index] and index not in passing])
         taken = await self._take([part for part in trials if part.whole in passing])
-        vain = [part for part in taken if not all(taken[other][0].allowed for other in parts[part.whole])]
-        found |= {part: result for part, result in taken.items() if part not in vain or not result[0].allowed}
-        for part in vain:
-            self._give_back(part, *taken[part])
+        found |= taken
+        for part, (verdict, now_us) in taken.items():
+            if verdict.allowed and not all(taken[other][0].allowed for other in parts[part.whole]):
+                self._give_back(part, verdict, now_us)
+                found[part] = _untaken(part.ask, verdict), now_us
         now_us = max((now_us for _, now_us in found.values()), default=0)
         return Answer([_merge(ask, parts[index], found) for index, ask in enumerate(asks)], now_us)
 
@@ -184,6 +185,15 @@ async def _ask_plainly(parts: Sequence[_Part]) -> _Results:
     if failures:
         raise failures[0][1]
     return found
+
+
+def _untaken(ask: Ask, verdict: Verdict) -> Verdict:
+    """The verdict with what remains once the cost is given back."""
+    levels = list(verdict.levels)
+    for index, limit in enumerate(ask.limits):
+        if not limit.counts_denied and takes(limit, index, verdict):
+            levels[2 * index] += 1 if limit.concurrent else ask.cost
+    return verdict._replace(levels=tuple(levels))
 
 
 def _merge(ask: Ask, parts: Sequence[_Part], found: _Results) -> Verdict:

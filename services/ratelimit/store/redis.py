@@ -19,6 +19,7 @@ from services.ratelimit.ports import Answer, Ledger, Moved
 from services.ratelimit.store.calls import Calls
 from services.ratelimit.store.connection import Connection, connect
 from services.ratelimit.store.flight import Flight, Frame, Script, Settlement, Waiter
+from services.ratelimit.store.lull import Lull
 
 log = get_logger(__name__)
 
@@ -63,7 +64,7 @@ class RedisStore:
         self._calls = Calls(ledger, keeps)
         self._queue: deque[Waiter] = deque()
         self._flights: set[Flight] = set()
-        self._pumping = False
+        self._lull = Lull(self._queue, self._pump)
         self._rounds = 0
         self._in_cluster = False
         # While slots of this node are on the move, debts are not told in the common way.
@@ -89,18 +90,11 @@ class RedisStore:
         return future
 
     def _pump_soon(self) -> None:
-        """Sends the next frame two turns of the event loop later, and what they bring goes along.
-
-        A call takes a turn from its arrival to here. Without the wait frames shrink to one or two calls each, and what
-        a frame costs is most of what a single decision costs.
-        """
-        if self._queue and not self._pumping and len(self._flights) < self._most_in_flight:
-            self._pumping = True
-            loop = asyncio.get_running_loop()
-            loop.call_soon(loop.call_soon, self._pump)
+        """Sends the next frame once nobody else comes to go along; without that a frame is one or two calls."""
+        if self._queue and not self._lull.awaited and len(self._flights) < self._most_in_flight:
+            self._lull.begin(asyncio.get_running_loop())
 
     def _pump(self) -> None:
-        self._pumping = False
         while self._queue and len(self._flights) < self._most_in_flight and self._connection is not None:
             waiters: list[Waiter] = []
             asks = keys = 0
@@ -132,7 +126,7 @@ class RedisStore:
         else:
             self._pump_soon()
             # Debts that were refused wait for those who know where they belong.
-            if not self._pumping and not moved:
+            if not self._lull.awaited and not moved:
                 self._tell_more()
 
     def _overdue(self) -> None:
