@@ -175,11 +175,6 @@ def record(name: str, kind: SpanKind, parent: str, began_ns: int) -> None:
         _tracer.start_span(name, _as_context(parent), kind, start_time=began_ns).end()
 
 
-def is_recorded(traceparent: str) -> bool:
-    """Whether a span with this parent would be recorded here."""
-    return _tracer is not None and _is_sampled(traceparent)
-
-
 def _is_sampled(traceparent: str) -> bool:
     return len(traceparent) == _LENGTH and traceparent[-1] in "13579bdf"
 

@@ -15,7 +15,6 @@ from chassis import telemetry
 from chassis.errors import DeadlineExceeded, Internal, MeshError
 from chassis.logging import get_logger
 from chassis.rpc import deadline
-from chassis.rpc.gathering import Gathering
 from chassis.rpc.status import DETAILS_KEY, code_of, to_status
 
 log = get_logger(__name__)
@@ -23,13 +22,13 @@ log = get_logger(__name__)
 # grpc's handlers are generic for type checkers alone.
 Handler = Any
 
-# Answers many calls at once, of a lane frame or unary ones that came together: one answer or error each, in order.
+# Answers many requests of one lane frame at once, one answer or error each, in order.
 BatchHandler = Callable[[Sequence[Any]], Awaitable[Sequence[Any]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Method:
-    """One method. `behavior` is the servicer's; `batch` answers many calls at once where there is one."""
+    """One method. `behavior` is the servicer's; `batch` answers many lane calls at once where there is one."""
 
     path: str
     streaming: bool
@@ -83,7 +82,7 @@ class Method:
             self.observe(code, time.perf_counter() - began)
 
     async def answer_all(self, requests: Sequence[Any]) -> Sequence[Any]:
-        """Answers many unary calls with the batch handler, each with its answer or its MeshError; raises neither."""
+        """Answers many calls with the batch handler, each with its answer or its MeshError; raises neither."""
         if self.batch is None:
             raise TypeError(f"{self.path} has no batch handler")
         try:
@@ -139,7 +138,8 @@ class MethodTable:
         )
         self.methods[path] = method
         make = grpc.unary_stream_rpc_method_handler if method.streaming else grpc.unary_unary_rpc_method_handler
-        return make(_face(method), handler.request_deserializer, handler.response_serializer)
+        face = _streaming_face(method) if method.streaming else _unary_face(method)
+        return make(face, handler.request_deserializer, handler.response_serializer)
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Registers everything with the real server."""
@@ -150,42 +150,12 @@ class MethodTable:
             server.add_registered_method_handlers(service, handlers)
 
 
-def _face(method: Method) -> Any:
-    if method.streaming:
-        return _streaming_face(method)
-    return _unary_face(method) if method.batch is None else _gathered_face(method)
-
-
 def _unary_face(method: Method) -> Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]:
     async def face(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
             return await method.answer(request, context, _traceparent(context), context.time_remaining())
         except MeshError as error:
             await _abort(context, error)
-
-    return face
-
-
-def _gathered_face(method: Method) -> Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]:
-    gathering = Gathering(method.answer_all)
-    alone = _unary_face(method)
-
-    async def face(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        if telemetry.is_recorded(_traceparent(context)):
-            # What happens in a batch happens for many traces; a call that is watched has a span with its own story.
-            return await alone(request, context)
-        began = time.perf_counter()
-        code = "OK"
-        try:
-            return await gathering.join(request)
-        except MeshError as error:
-            code = error.code
-            await _abort(context, error)
-        except asyncio.CancelledError:
-            code = "CANCELLED"
-            raise
-        finally:
-            method.observe(code, time.perf_counter() - began)
 
     return face
 

@@ -1,21 +1,17 @@
-"""Methods with a batch handler mean the same to callers as methods without one, over plain RPCs and over lanes."""
+"""A method with a batch handler means the same to those who call it over a lane as one without."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from mesh.llm.v1 import llm_pb2
-from opentelemetry.sdk.trace import TracerProvider
-from prometheus_client import REGISTRY
 
-from chassis import errors, telemetry
-from chassis.rpc.peer import Peer
-from tests.support.rpc import TRANSPORTS, Directory, calling, eventually, serving
+from chassis import errors
+from chassis.rpc.lane import Lane
+from tests.support.rpc import Directory, calling, eventually, serving
 
 METHOD = "/mesh.llm.v1.LlmService/Chat"
-SAMPLED = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 class Servicer:
@@ -24,14 +20,12 @@ class Servicer:
     def __init__(self) -> None:
         self.alone = 0
         self.sizes: list[int] = []
-        self.seen = ""
         self.release = asyncio.Event()
         self.release.set()
 
     async def Chat(self, request: Any, context: Any) -> llm_pb2.ChatResponse:  # noqa: N802
         del context
         self.alone += 1
-        self.seen = telemetry.current_traceparent()
         return llm_pb2.ChatResponse(model=request.model)
 
     async def chat_batch(self, requests: Sequence[Any]) -> list[Any]:
@@ -58,33 +52,12 @@ async def servicer() -> Servicer:
     return Servicer()
 
 
-@pytest.fixture(params=TRANSPORTS, ids=lambda kind: kind.__name__)
-async def stub(request: pytest.FixtureRequest, servicer: Servicer) -> AsyncIterator[Any]:
-    async with serving_to(request.param, servicer) as made:
-        yield made
-
-
-@asynccontextmanager
-async def serving_to(transport: Any, servicer: Servicer) -> AsyncIterator[Any]:
-    """A stub whose calls `servicer` answers in batches."""
+@pytest.fixture
+async def stub(servicer: Servicer) -> AsyncIterator[Any]:
     directory = Directory()
-    async with (
-        serving(servicer, {METHOD: servicer.chat_batch}) as (_, address),
-        calling(transport, directory) as made,
-    ):
+    async with serving(servicer, {METHOD: servicer.chat_batch}) as (_, address), calling(Lane, directory) as made:
         directory.known = (address,)
         yield made
-
-
-@pytest.fixture
-def recording(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spans are recorded, and go nowhere."""
-    monkeypatch.setattr(telemetry, "_tracer", TracerProvider().get_tracer("test"))
-
-
-def counted(code: str) -> float:
-    labels = {"method": METHOD, "code": code}
-    return REGISTRY.get_sample_value("mesh_rpc_server_seconds_count", labels) or 0.0
 
 
 def ask(model: str) -> llm_pb2.ChatRequest:
@@ -132,36 +105,11 @@ async def test_a_deadline_ends_a_call_in_a_batch(stub: Any, servicer: Servicer):
     assert (await stub.Chat(ask("next"))).model == "next"
 
 
-async def test_every_call_of_a_batch_is_counted():
-    """The time of each unary call is measured under its own outcome."""
-    before = counted("OK"), counted("ENOUGH")
-    async with serving_to(Peer, Servicer()) as stub:
-        models = ["a"] * 5 + ["exhausted"] * 3
-        await asyncio.gather(*(stub.Chat(ask(model)) for model in models), return_exceptions=True)
-    assert (counted("OK") - before[0], counted("ENOUGH") - before[1]) == (5, 3)
-
-
-@pytest.mark.usefixtures("recording")
-async def test_a_recorded_call_has_its_own_span(servicer: Servicer):
-    """Inside a call whose trace is sampled a span below the caller's is current; a call that is not joins a batch."""
-    async with serving_to(Peer, servicer) as stub:
-        token = telemetry.use_traceparent(SAMPLED)
-        try:
-            await stub.Chat(ask("watched"))
-        finally:
-            telemetry.drop_traceparent(token)
-        assert (servicer.alone, servicer.sizes) == (1, [])
-        assert servicer.seen[:36] == SAMPLED[:36]
-        assert servicer.seen != SAMPLED
-        await stub.Chat(ask("unwatched"))
-    assert (servicer.alone, servicer.sizes) == (1, [1])
-
-
 async def test_drain_answers_the_batch_under_way(servicer: Servicer):
     """A draining server answers the calls that wait in a batch."""
     servicer.release.clear()
     directory = Directory()
-    async with serving(servicer, {METHOD: servicer.chat_batch}) as (host, address), calling(Peer, directory) as stub:
+    async with serving(servicer, {METHOD: servicer.chat_batch}) as (host, address), calling(Lane, directory) as stub:
         directory.known = (address,)
         call = asyncio.ensure_future(stub.Chat(ask("under way")))
         await eventually(lambda: servicer.sizes == [1])
