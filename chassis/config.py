@@ -145,6 +145,11 @@ class Redis(Group):
     host: str = Field(default="127.0.0.1", validation_alias="REDIS_HOST")
     port: int = Field(default=6379, validation_alias="REDIS_PORT")
     password: SecretStr = Field(default=SecretStr(""), validation_alias="REDIS_PASSWORD")
+    cluster: bool = Field(
+        default=False,
+        validation_alias="REDIS_CLUSTER",
+        description="the URL is of a node of a Redis Cluster, or of several: redis://host:port,host:port",
+    )
 
     @model_validator(mode="before")
     @classmethod

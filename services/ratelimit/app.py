@@ -22,7 +22,7 @@ from services.ratelimit.operations import Limiter
 from services.ratelimit.rpc.decisions import DECIDE, RatelimitServicer
 from services.ratelimit.rules.file import RuleFile
 from services.ratelimit.rules.force import RulesInForce
-from services.ratelimit.store import RedisStore
+from services.ratelimit.store import ClusterStore, RedisStore
 from services.ratelimit.store.board import open_board
 
 if TYPE_CHECKING:
@@ -40,14 +40,15 @@ async def build(settings: Settings, host: Host) -> None:
     limits = settings.limits
     url = settings.redis.url.get_secret_value()
     file = RuleFile(Path(limits.file) if limits.file else None)
-    rules = RulesInForce(file, await host.enter(open_board(url)), host.clock)
+    rules = RulesInForce(file, await host.enter(open_board(url, cluster=settings.redis.cluster)), host.clock)
     directory = await host.enter(open_discovery(host, settings.discovery))
 
     def instances() -> int:
         return limits.instances or max(1, len(directory.instances(host.name)))
 
     shadow = MemoryShadow(host.clock, instances, cap=limits.shadow_keys)
-    store = RedisStore(url, shadow, deadline_seconds=limits.store_deadline_seconds)
+    open_store = ClusterStore if settings.redis.cluster else RedisStore
+    store = open_store(url, shadow, deadline_seconds=limits.store_deadline_seconds)
     limiter = Limiter(rules=rules, store=store, shadow=shadow)
     servicer = RatelimitServicer(limiter, rules)
     host.enter_sync(_metrics(limiter, rules))

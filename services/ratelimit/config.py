@@ -73,6 +73,7 @@ class Envoy(_EnvoyRoot):
 
     backend: Literal["redis"] = Field(default="redis", validation_alias="BACKEND_TYPE")
     redis_socket: Literal["tcp", "unix"] = Field(default="tcp", validation_alias="REDIS_SOCKET_TYPE")
+    redis_type: Literal["single", "cluster"] = Field(default="single", validation_alias="REDIS_TYPE")
     redis_auth: SecretStr = Field(default=SecretStr(""), validation_alias="REDIS_AUTH", description="[user:]password")
     redis_tls: bool = Field(default=False, validation_alias="REDIS_TLS")
     key_prefix: str = Field(default="", validation_alias="CACHE_KEY_PREFIX")
@@ -88,7 +89,7 @@ class Envoy(_EnvoyRoot):
     quota: bool = Field(default=False, validation_alias=AliasChoices("QUOTA_MODE", "GLOBAL_QUOTA_MODE"))
     metadata: bool = Field(default=False, validation_alias="RESPONSE_DYNAMIC_METADATA")
 
-    @field_validator("redis_socket", mode="before")
+    @field_validator("redis_socket", "redis_type", mode="before")
     @classmethod
     def _lower(cls, value: str) -> str:
         return value.lower()
@@ -120,7 +121,7 @@ WITHOUT_MEANING = (
     *("REDIS_PERSECOND_POOL_ON_EMPTY_BEHAVIOR", "REDIS_PERSECOND_POOL_SIZE", "REDIS_PERSECOND_SENTINEL_AUTH"),
     *("REDIS_PERSECOND_SOCKET_TYPE", "REDIS_PERSECOND_TIMEOUT", "REDIS_PERSECOND_TLS", "REDIS_PERSECOND_TYPE"),
     *("REDIS_PERSECOND_URL", "REDIS_PIPELINE_LIMIT", "REDIS_PIPELINE_WINDOW", "REDIS_POOL_ON_EMPTY_BEHAVIOR"),
-    *("REDIS_POOL_SIZE", "REDIS_SENTINEL_AUTH", "REDIS_TIMEOUT", "REDIS_TYPE", "MEMCACHE_HOST_PORT"),
+    *("REDIS_POOL_SIZE", "REDIS_SENTINEL_AUTH", "REDIS_TIMEOUT", "MEMCACHE_HOST_PORT"),
     *("MEMCACHE_MAX_IDLE_CONNS", "MEMCACHE_SRV", "MEMCACHE_SRV_REFRESH", "MEMCACHE_TLS"),
 )
 _LEVELS = {"warn": "warning", "fatal": "error", "panic": "error", "trace": "debug"}
@@ -149,7 +150,9 @@ def _redis() -> Redis:
     login = ":".join(quote(part, safe="") for part in envoy.redis_auth.get_secret_value().split(":", 1))
     login = f"{login}@" if ":" in login else f":{login}@" if login else ""
     scheme = "unix" if envoy.redis_socket == "unix" else "rediss" if envoy.redis_tls else "redis"
-    return Redis(url=SecretStr(f"{scheme}://{login}{address.split(',')[0]}"))
+    cluster = envoy.redis_type == "cluster"
+    places = address if cluster else address.split(",")[0]
+    return Redis(url=SecretStr(f"{scheme}://{login}{places}"), cluster=cluster)
 
 
 class Settings(Group):

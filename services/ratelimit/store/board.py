@@ -7,14 +7,17 @@ revisions. Not on the connection of the decisions: waiting would hold them up.
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, cast
+from urllib.parse import urlsplit
 
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from chassis.errors import Unavailable
 from services.ratelimit.ports import Notice
+from services.ratelimit.store.cluster_map import each_of
 
 _KEY = "rl:{rules}"
 # Longer than the longest wait for a notice.
@@ -36,7 +39,7 @@ _Entry = tuple[bytes, Mapping[bytes, bytes]]
 class RedisBoard:
     """The board over Redis; see the port."""
 
-    def __init__(self, client: "Redis") -> None:
+    def __init__(self, client: Redis | RedisCluster) -> None:
         self._client = client
 
     async def read(self) -> Notice:
@@ -54,7 +57,7 @@ class RedisBoard:
 async def _answer(command: Any) -> Any:
     try:
         return await cast("Awaitable[Any]", command)
-    except RedisError as error:
+    except (RedisError, RedisClusterException) as error:
         raise Unavailable("The rules cannot be changed while Redis is away", private=str(error)) from error
 
 
@@ -68,14 +71,17 @@ def _notice(entry: _Entry) -> Notice:
 
 
 @asynccontextmanager
-async def open_board(url: str) -> AsyncIterator[RedisBoard]:
+async def open_board(url: str, *, cluster: bool = False) -> AsyncIterator[RedisBoard]:
     """A board at a Redis URL; never fails because Redis is away. Nothing is sent twice."""
-    client = Redis.from_url(
-        url,
-        socket_timeout=_TIMEOUT_SECONDS,
-        socket_connect_timeout=_TIMEOUT_SECONDS,
-        retry=Retry(NoBackoff(), 0),
-    )
+    times: dict[str, Any] = {"socket_timeout": _TIMEOUT_SECONDS, "socket_connect_timeout": _TIMEOUT_SECONDS}
+    retry = Retry(NoBackoff(), 0)
+    client: Redis | RedisCluster
+    if cluster:
+        first, *others = each_of(url)
+        nodes = [ClusterNode(part.hostname or "", part.port or 6379) for part in map(urlsplit, others)]
+        client = RedisCluster.from_url(first, startup_nodes=nodes, retry=retry, **times)
+    else:
+        client = Redis.from_url(url, retry=retry, **times)
     try:
         yield RedisBoard(client)
     finally:

@@ -7,7 +7,7 @@ decisions about its own counters along; the others go on with Redis.
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import hiredis
 
@@ -15,7 +15,7 @@ from chassis.errors import Unavailable
 from chassis.logging import get_logger
 from services.ratelimit.model.limits import Ask
 from services.ratelimit.ports import Answer, Debt, Ledger, Moved, Shadow, Store
-from services.ratelimit.store.cluster_map import SLOTS, Range, read_map, slot_of, tag_in
+from services.ratelimit.store.cluster_map import SLOTS, Range, each_of, read_map, slot_of, tag_in
 from services.ratelimit.store.cluster_slot import MovingSlot
 from services.ratelimit.store.cluster_span import Home, Span
 from services.ratelimit.store.connection import connect
@@ -125,7 +125,7 @@ class ClusterStore:
     """
 
     def __init__(self, url: str, shadow: Shadow, *, deadline_seconds: float) -> None:
-        self._seeds = _each_of(url)
+        self._seeds = each_of(url)
         self._shadow = shadow
         self._deadline_seconds = deadline_seconds
         self._nodes: list[Node] = []
@@ -298,9 +298,3 @@ def _all_debts(ledger: Ledger) -> list[Debt]:
     while ledger.owes:
         debts += ledger.take_debts(_DEBTS_AT_ONCE)
     return debts
-
-
-def _each_of(url: str) -> list[str]:
-    parts = urlsplit(url)
-    login, at, places = parts.netloc.rpartition("@")
-    return [urlunsplit(parts._replace(netloc=f"{login}{at}{place}")) for place in places.split(",")]

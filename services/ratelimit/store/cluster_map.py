@@ -27,6 +27,13 @@ def slot_of(key: str) -> int:
     return key_slot(key.encode())
 
 
+def each_of(url: str) -> list[str]:
+    """The URL of each node in ``redis://login@host:port,host:port/0``."""
+    parts = urlsplit(url)
+    login, at, places = parts.netloc.rpartition("@")
+    return [urlunsplit(parts._replace(netloc=f"{login}{at}{place}")) for place in places.split(",")]
+
+
 def tag_in(slots: Sequence[int]) -> str:
     """A hash tag whose slot is among those that are not 0. Raises StopIteration when none is."""
     return next(tag for tag in map(str, range(SLOTS * 100)) if slots[key_slot(tag.encode())])
