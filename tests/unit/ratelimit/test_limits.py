@@ -1,10 +1,14 @@
 """Which counters a subject falls under."""
 
+from functools import partial
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chassis.errors import Invalid
+from services.ratelimit.model.errands import Action, Errand
 from services.ratelimit.model.limits import MAX_COST, Algorithm, Limit, RuleBook, Subject, key_maker, limit_of
 
 
@@ -101,3 +105,44 @@ def test_a_share_admits_at_least_one() -> None:
         assert one.share(3).capacity >= one.share(3).unit
     ten = limit_of(rule="r", algorithm=Algorithm.SLIDING_WINDOW, per=(), limit=10, window_us=1_000_000)
     assert ten.share(3).capacity == 3
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "wrong", "words"),
+    [
+        (Algorithm.FIXED_WINDOW, {"limit": 0}, "limit must be between 1"),
+        (Algorithm.SLIDING_WINDOW, {"limit": -1}, "limit must be between 1"),
+        (Algorithm.SLIDING_WINDOW, {"window_us": 0}, "window must be between 1"),
+        (Algorithm.TOKEN_BUCKET, {"window_us": 0}, "window must be between 1"),
+        (Algorithm.TOKEN_BUCKET, {"limit": 2**40}, "limit must be between 1"),
+        (Algorithm.TOKEN_BUCKET, {"rate": -1}, "rate must be between 1"),
+        (Algorithm.CONCURRENCY, {"limit": 10_001}, "limit must be between 1 and 10000"),
+        (Algorithm.CONCURRENCY, {"lease_us": 0}, "lease must be between 1"),
+        (Algorithm.CONCURRENCY, {"lease_us": 10_000_001}, "lease must be between 1"),
+        (Algorithm.SLIDING_WINDOW, {"counts_denied": True}, "only a fixed window"),
+    ],
+)
+def test_a_limit_that_makes_no_sense_is_refused(algorithm: Algorithm, wrong: dict[str, Any], words: str) -> None:
+    """Nothing that could never pass, never end, or not be counted exactly."""
+    right: dict[str, Any] = {"rule": "r", "algorithm": algorithm, "per": (), "limit": 1, "window_us": 60_000_000}
+    limit_of(**right)
+    with pytest.raises(Invalid, match=f"rule r: {words}"):
+        limit_of(**(right | wrong))
+
+
+def test_identities_of_64_kilobytes_are_counted_apart() -> None:
+    """However long, each has a counter of its own under a short key."""
+    rules = book(v1_chat=limit(("user", "model", "api_key", "ip", "role")))
+    long = ["x" * 65_535 + last for last in "ab"]
+    asks = [rules.ask(Subject("v1.chat", one, "user", one, one, one)) for one in long]
+    assert len({ask.keys for ask in asks}) == 2
+    assert all(len(key) < 300 for ask in asks for key in ask.keys)
+
+
+def test_an_unknown_class_is_unknown_to_every_question() -> None:
+    """To hold on, to give back and to look as well."""
+    rules, lost = book(v1_chat=limit(("user",))), Subject("moon", user="anna", hold="h")
+    errands = [partial(rules.errand, errand=Errand(action)) for action in Action if action is not Action.TAKE]
+    for question in (rules.ask, rules.peek, *errands):
+        with pytest.raises(Invalid, match="Unknown route class 'moon'"):
+            question(lost)
