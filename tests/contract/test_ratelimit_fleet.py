@@ -115,6 +115,7 @@ def test_eight_processes_are_decided_exactly(redis_url: str, tmp_path: Path) -> 
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_eight_processes_are_decided_exactly_for_long(redis_url: str, tmp_path: Path) -> None:
     """The same over a million decisions."""
     with fleet(redis_url, "ask", 125_000, tmp_path, seed=2):
@@ -176,6 +177,7 @@ def test_five_in_flight_are_never_six(redis_url: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_five_in_flight_are_never_six_for_long(redis_url: str, tmp_path: Path) -> None:
     """The same over a hundred thousand operations and many deaths."""
     never_six(redis_url, tmp_path, operations=1000, rounds=20)
