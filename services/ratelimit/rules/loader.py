@@ -16,7 +16,9 @@ _VERSION = 1
 _CLASS = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*){0,7}")
 _LONGEST_CLASS = 100
 _EXACT_UP_TO = 1000
+_MOST_CLASSES = 1000
 _MOST_RULES = 8
+_MOST_OVERRIDES = 10_000
 _LONGEST_IDENTITY = 256
 _UNLIMITED = "unlimited"
 
@@ -71,7 +73,10 @@ class _Loader:
     def _classes(self, node: yaml.Node, reader: DraftReader) -> dict[str, list[Draft]]:
         own: dict[str, list[yaml.Node]] = {}
         borrowed: dict[str, yaml.Node] = {}
-        for name, (key, value) in self._source.mapping(node, "classes").items():
+        entries = self._source.mapping(node, "classes")
+        if len(entries) > _MOST_CLASSES:
+            raise self._source.wrong(node, f"there are more than {_MOST_CLASSES} classes")
+        for name, (key, value) in entries.items():
             if not _CLASS.fullmatch(name) or len(name) > _LONGEST_CLASS:
                 raise self._source.wrong(
                     key, f"{shown(name)} is no name of a class: lower-case words with dots between them"
@@ -137,6 +142,9 @@ class _Loader:
                 for name, (key_of_rule, value) in source.mapping(rules, what).items():
                     draft = self._named(key_of_rule, what)
                     counts[dimension, identity, name] = draft, self._count(draft, value)
+                if len(counts) > _MOST_OVERRIDES:
+                    # Callers may share theirs by aliases, so the text says little of how many there are.
+                    raise source.wrong(key_of_caller, f"there are more than {_MOST_OVERRIDES} overrides")
         made: Overrides = {}
         for (dimension, identity, name), (draft, count) in counts.items():
             limit = None if count is None else draft.limit(count)

@@ -187,6 +187,15 @@ REFUSED = {
         GOOD + "overrides: { user: { anna: { chat: much } } }",
         "5: override of chat must be a whole number",
     ),
+    "many classes": (
+        GOOD + "".join(f"  a{number}: v1.chat\n" for number in range(1000)),
+        "3: there are more than 1000 classes",
+    ),
+    "many overrides": (
+        f"{GOOD}overrides:\n  user:\n    a: &a {{ chat: 5 }}\n"
+        + "".join(f"    a{number}: *a\n" for number in range(10_000)),
+        "10007: there are more than 10000 overrides",
+    ),
     "a caller twice": (GOOD + "overrides:\n  ip:\n    a: { chat: 5 }\n    a: { chat: 6 }", "8: 'a' stands here twice"),
     "an override twice": (GOOD + "overrides: { user: { anna: { chat: 5, chat: 6 } } }", "5: 'chat' stands here twice"),
     "a list of overrides": (GOOD + "overrides: [anna]", "5: overrides must be a mapping"),
