@@ -9,7 +9,7 @@ from chassis.breaker import Breaker
 from chassis.database import Database, open_database
 from chassis.discovery import register
 from chassis.lifecycle import Host
-from chassis.messaging.connection import open_broker
+from chassis.messaging.connection import Broker, open_broker
 from chassis.rpc.lane import open_lane
 from services.gateway.apis import health
 from services.gateway.apis.behind import Behind
@@ -17,6 +17,7 @@ from services.gateway.apis.dialects import Dialect, answer_tokens, classify, dia
 from services.gateway.apis.errors import render
 from services.gateway.apis.exchange import ClientGone
 from services.gateway.apis.front import create_app
+from services.gateway.apis.submissions import Submissions
 from services.gateway.config import Accounts, Http, Settings
 from services.gateway.edge.limits import Limits
 from services.gateway.edge.metrics import Metrics
@@ -34,7 +35,9 @@ from services.gateway.live.executions import Executions
 from services.gateway.live.feed import Feeds, open_feeds
 from services.gateway.live.hub import Hub
 from services.gateway.live.tasks import Tasks
-from services.gateway.peers import open_peers
+from services.gateway.peers import Peers, open_peers
+from services.gateway.workers.link import Behind as BehindWorkers
+from services.gateway.workers.links import Links
 
 VERSION = "0.1.0"
 
@@ -67,6 +70,8 @@ async def build(settings: Settings, host: Host) -> None:
         peers=peers,
         identity=identity,
         feeds=feeds,
+        links=_open_links(settings, host, peers, broker),
+        submissions=Submissions(peers.tasks, host.clock),
         clock=host.clock,
         chat_timeout_seconds=settings.http.chat_timeout_seconds,
         version=VERSION,
@@ -81,6 +86,19 @@ async def build(settings: Settings, host: Host) -> None:
     edge = Edge(app, layers, _rules(), host.clock, body_limit_bytes=settings.http.body_limit_bytes)
     await listener.start(edge)
     await _announce(settings, host)
+
+
+def _open_links(settings: Settings, host: Host, peers: Peers, broker: Broker) -> Links:
+    behind = BehindWorkers(
+        workers=peers.workers,
+        tasks=peers.tasks,
+        broker=broker,
+        queue_type=settings.rabbit.queue_type,
+        clock=host.clock,
+    )
+    links = Links(behind, host.settings.drain_seconds)
+    host.on_drain("workers", links.drain)
+    return links
 
 
 async def _open_limits(host: Host, ratelimit: "ratelimit_pb2_grpc.RatelimitServiceAsyncStub") -> Limits:

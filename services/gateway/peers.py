@@ -15,13 +15,14 @@ from chassis.rpc.peer import open_peer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peers:
-    """One stub a service. `llm` runs over a lane, because every chat goes through it; the others over plain calls.
+    """One stub a face. `llm` runs over a lane, because every chat goes through it; the others over plain calls.
 
     Decisions of `ratelimit` have a lane of their own, at the edge.
     """
 
     agents: "agents_pb2_grpc.AgentServiceAsyncStub"
     tasks: "tasks_pb2_grpc.TaskServiceAsyncStub"
+    workers: "tasks_pb2_grpc.WorkerServiceAsyncStub"
     llm: "llm_pb2_grpc.LlmServiceAsyncStub"
     ratelimit: "ratelimit_pb2_grpc.RatelimitServiceAsyncStub"
 
@@ -35,6 +36,7 @@ async def open_peers(host: Host, discovery: Discovery) -> Peers:
     return Peers(
         agents=agents_pb2_grpc.AgentServiceStub(agents),
         tasks=tasks_pb2_grpc.TaskServiceStub(tasks),
+        workers=tasks_pb2_grpc.WorkerServiceStub(tasks),
         llm=llm_pb2_grpc.LlmServiceStub(lane),
         ratelimit=ratelimit_pb2_grpc.RatelimitServiceStub(ratelimit),
     )

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 
 from chassis.clock import Clock
+from services.gateway.apis.submissions import Submissions
 from services.gateway.identity.operations import Identity
 from services.gateway.live.feed import Feeds
 from services.gateway.peers import Peers
+from services.gateway.workers.links import Links
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,6 +17,8 @@ class Behind:
     peers: Peers
     identity: Identity
     feeds: Feeds
+    links: Links
+    submissions: Submissions
     clock: Clock
     chat_timeout_seconds: float
     version: str

@@ -14,6 +14,8 @@ class Dialect(StrEnum):
     V1 = "v1"
     OPENAI = "openai"
     AIOS = "aios"
+    CWMAI = "cwmai"
+    SUPPORT = "support"
 
 
 # Answered from memory and asked by probes and browsers: no limit applies to them, so no decision is asked for.
@@ -27,7 +29,14 @@ _PUBLIC_POSTS = frozenset({"/api/auth/register", "/api/auth/login", "/api/auth/r
 _V1_CLASSES = {"chat": "v1.chat", "models": "v1.models", "tasks": "v1.tasks", "cache": "v1.cache"}
 _V1_PREFIX = "/api/v1/"
 # Those that have limits of their own besides their resource's.
-_V1_POSTS = {"/api/v1/models/pull": "v1.models.pull", "/api/v1/tasks": "v1.tasks.submit"}
+_V1_POSTS = {
+    "/api/v1/models/pull": "v1.models.pull",
+    "/api/v1/tasks": "v1.tasks.submit",
+    "/api/v1/tasks/batch": "v1.tasks.submit",
+}
+_CWMAI_PATHS = frozenset({"/tasks"})
+_SUPPORT_PATHS = frozenset({"/task", "/tasks/updates", "/workers", "/channels"})
+_SUPPORT_PREFIXES = ("/task/", "/worker/")
 _OPENAI_CHATS = frozenset({"/v1/chat/completions", "/v1/completions"})
 # Tokens that an answer may have where its request does not say.
 _ANSWER_TOKENS = {
@@ -43,7 +52,9 @@ def dialect_of(path: str) -> Dialect:
         return Dialect.OPENAI
     if path.startswith("/api/") and not path.startswith(_V1_PREFIX) and path != "/api/v1":
         return Dialect.AIOS
-    return Dialect.V1
+    if path in _SUPPORT_PATHS or path.startswith(_SUPPORT_PREFIXES):
+        return Dialect.SUPPORT
+    return Dialect.CWMAI if path in _CWMAI_PATHS else Dialect.V1
 
 
 def classify(method: str, path: str) -> str:
@@ -53,8 +64,10 @@ def classify(method: str, path: str) -> str:
     match dialect_of(path):
         case Dialect.OPENAI:
             return "openai.chat" if path in _OPENAI_CHATS else "openai.default"
-        case Dialect.AIOS:
-            return "aios.default"
+        case Dialect.AIOS | Dialect.SUPPORT as dialect:
+            return f"{dialect}.default"
+        case Dialect.CWMAI:
+            return "cwmai.tasks.create" if method == "POST" else "cwmai.tasks.list"
         case Dialect.V1:
             if method == "POST" and path in _V1_POSTS:
                 return _V1_POSTS[path]

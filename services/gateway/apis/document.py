@@ -11,17 +11,25 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 
 from services.gateway.apis.aios.shapes import AiosError
+from services.gateway.apis.cwmai.shapes import CwmaiError
 from services.gateway.apis.dialects import Dialect, dialect_of, is_public
 from services.gateway.apis.idempotency import IDEMPOTENCY_PARAMETER
 from services.gateway.apis.openai.shapes import OpenAIError
 from services.gateway.apis.operation import Operation
+from services.gateway.apis.support.shapes import SupportError
 from services.gateway.apis.v1.shapes import V1Error
 
 Schema = dict[str, Any]
 Mode = Literal["validation", "serialization"]
 
 _REFERENCE = "#/components/schemas/{model}"
-_ERROR_NAMES = {Dialect.V1: "V1Error", Dialect.OPENAI: "OpenAIError", Dialect.AIOS: "AiosError"}
+_ERRORS: dict[Dialect, tuple[str, Any]] = {
+    Dialect.V1: ("V1Error", V1Error),
+    Dialect.OPENAI: ("OpenAIError", OpenAIError),
+    Dialect.AIOS: ("AiosError", AiosError),
+    Dialect.CWMAI: ("CwmaiError", CwmaiError),
+    Dialect.SUPPORT: ("SupportError", SupportError),
+}
 _ANYWHERE = (400, 401, 403, 413, 415, 429, 500, 503, 504)
 _VALIDATION = "HTTPValidationError"
 _SECURITY = {
@@ -40,6 +48,16 @@ _TAGS = [
         "name": "aios",
         "description": "Accounts, agents and executions. `WS /api/ws/{user_id}` tells live what happens: "
         "`execution_started`, `agent_completed`, `execution_completed`, `agent_created`, `metrics_update`.",
+    },
+    {
+        "name": "cwmai",
+        "description": "Development tasks, done by agents: the task part of the CWMAI API.",
+    },
+    {
+        "name": "support",
+        "description": "Customers' requests as tasks, workers and channels. `WS /tasks/updates` (or `WS /ws/tasks`) "
+        "tells live what happens to the caller's tasks; a client that connects again sends "
+        '`{"type": "subscribe", "task_id", "since"}` for each task it knows. `WS /worker/{worker_id}` is for workers.',
     },
     {"name": "operations", "description": "Health, for people and for probes."},
 ]
@@ -63,7 +81,7 @@ def describe(app: FastAPI, operations: Iterable[Operation]) -> Schema:
     for path, item in document["paths"].items():
         paths.setdefault(path, {}).update(item)
     document["paths"] = paths
-    for name, shape in (("V1Error", V1Error), ("OpenAIError", OpenAIError), ("AiosError", AiosError)):
+    for name, shape in _ERRORS.values():
         _add(schemas, TypeAdapter(shape), "serialization", name)
     schemas["Problem"] = _PROBLEM
     document["components"]["securitySchemes"] = _SECURITY
@@ -144,7 +162,7 @@ def _complete(path: str, method: str, operation: Schema) -> None:
         statuses |= {404, 409}
     if any(parameter["name"].lower() == "if-match" for parameter in operation.get("parameters", ())):
         statuses.add(412)
-    error = {"$ref": _REFERENCE.format(model=_ERROR_NAMES[dialect_of(path)])}
+    error = {"$ref": _REFERENCE.format(model=_ERRORS[dialect_of(path)][0])}
     for status in sorted(statuses):
         responses.setdefault(str(status), _failure(status, error))
 

@@ -16,6 +16,7 @@ from chassis.errors import Invalid, MeshError, NotFound
 from services.gateway.apis.aios import mount as aios
 from services.gateway.apis.behind import Behind
 from services.gateway.apis.body_route import StrictRoute
+from services.gateway.apis.cwmai import mount as cwmai
 from services.gateway.apis.dialects import Dialect, dialect_of
 from services.gateway.apis.document import describe
 from services.gateway.apis.envelope import enveloped, wants_envelope
@@ -24,6 +25,8 @@ from services.gateway.apis.openai import mount as openai
 from services.gateway.apis.operation import Operation
 from services.gateway.apis.pages import page_handlers
 from services.gateway.apis.problems import misshapen
+from services.gateway.apis.support import mount as support
+from services.gateway.apis.task_sockets import TaskSockets
 from services.gateway.apis.v1 import mount as v1
 from services.gateway.edge.asgi import App, Receive, Scope, Send
 from services.gateway.edge.context import current
@@ -107,7 +110,9 @@ def create_app(behind: Behind, more: Iterable[Operation] = (), routers: Iterable
         redirect_slashes=False,
     )
     app.router.route_class = StrictRoute
-    for router in (*openai.routers(behind), *v1.routers(behind), *aios.routers(behind), *routers):
+    dialects = (openai, v1, aios, cwmai, support)
+    sockets = TaskSockets(behind.peers.tasks, behind.feeds, behind.identity).router()
+    for router in (*(router for dialect in dialects for router in dialect.routers(behind)), sockets, *routers):
         app.include_router(router)
     # Without FastAPI's own error layers: what a handler raises is rendered by the edge, once, in its dialect.
     app.middleware_stack = AsyncExitStackMiddleware(app.router)

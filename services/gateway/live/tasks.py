@@ -1,6 +1,6 @@
 """The feed of tasks: events of the tasks service, and its record of them. The same frame on every socket and stream."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
@@ -47,7 +47,12 @@ class Tasks:
         answer = await self._tasks.GetTask(tasks_pb2.GetTaskRequest(id=subject))
         return [frame async for frame in self.after(answer.task, since)]
 
-    async def after(self, task: tasks_pb2.Task, since: int) -> Any:
+    async def has_ended(self, task_id: str) -> bool:
+        """Whether nothing happens to a task any more. Raises MeshError."""
+        answer = await self._tasks.GetTask(tasks_pb2.GetTaskRequest(id=task_id))
+        return answer.task.state > tasks_pb2.STATE_RUNNING
+
+    async def after(self, task: tasks_pb2.Task, since: int) -> AsyncIterator[Frame]:
         """The frames of a task after a sequence number, in order."""
         while True:
             query = tasks_pb2.ListEventsRequest(id=task.id, since=since, limit=_PAGE)

@@ -10,6 +10,8 @@ from services.gateway.apis.v1.chat import CHAT_BODY, Chat, ChatAnswer, LastFrame
 from services.gateway.apis.v1.keys import Keys
 from services.gateway.apis.v1.models import Models
 from services.gateway.apis.v1.rate_limits import RateLimits
+from services.gateway.apis.v1.task_events import TaskEventRoutes
+from services.gateway.apis.v1.task_schedules import Schedules
 from services.gateway.apis.v1.tasks import Tasks
 
 
@@ -47,7 +49,10 @@ def routers(behind: Behind) -> list[APIRouter]:
     return [
         Models(peers.llm).router(),
         Agents(peers.agents, clock).router(),
-        Tasks(peers.tasks, clock).router(),
+        # Before the tasks, whose ids they could be taken for.
+        Schedules(peers.tasks).router(),
+        Tasks(peers.tasks, behind.submissions).router(),
+        TaskEventRoutes(peers.tasks, behind.feeds, behind.identity, clock).router(),
         Keys(behind.identity).router(),
         RateLimits(peers.ratelimit, behind.identity).router(),
     ]

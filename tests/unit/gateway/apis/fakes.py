@@ -9,7 +9,6 @@ from typing import Any
 
 from mesh.agents.v1 import agents_pb2
 from mesh.llm.v1 import llm_pb2
-from mesh.tasks.v1 import tasks_pb2
 
 from chassis.errors import Conflict, Invalid, MeshError, NotFound
 from services.gateway.identity.model import (
@@ -31,9 +30,6 @@ from tests.support.clock import FakeClock
 
 def uuid(number: int) -> str:
     return f"00000000-0000-7000-8000-{number:012x}"
-
-
-KINDS = ("automation", "sentiment_analysis")
 
 
 class FakeLlm:
@@ -86,67 +82,6 @@ class FakeLlm:
                 await asyncio.Event().wait()
             finally:
                 self.stopped.set()
-
-
-class FakeTasks:
-    """Tasks that stay queued unless a test says otherwise."""
-
-    def __init__(self, clock: FakeClock) -> None:
-        self._clock = clock
-        self.tasks: dict[str, tasks_pb2.Task] = {}
-        self.keys: dict[tuple[str, str], tuple[bytes, str]] = {}
-
-    async def Submit(self, request: Any, **_: Any) -> Any:
-        if request.kind not in KINDS:
-            raise Invalid(
-                "Unknown kind", code="UNKNOWN_KIND", details={"field": "task_type", "known": ", ".join(KINDS)}
-            )
-        key = request.owner_id, request.idempotency_key
-        if request.idempotency_key and key in self.keys:
-            payload, task_id = self.keys[key]
-            if payload != request.payload:
-                raise Conflict("The key was used for another request", code="IDEMPOTENCY_MISMATCH")
-            return tasks_pb2.SubmitResponse(task=self.tasks[task_id], replayed=True, estimated_seconds=5)
-        task = tasks_pb2.Task(
-            id=f"task_{len(self.tasks):026d}",
-            kind=request.kind,
-            owner_id=request.owner_id,
-            priority=request.priority,
-            state=tasks_pb2.STATE_QUEUED,
-            max_attempts=3,
-            payload=request.payload,
-            created_at=stamp_of(self._clock.now()),
-        )
-        self.tasks[task.id] = task
-        self.keys[key] = request.payload, task.id
-        return tasks_pb2.SubmitResponse(task=task, queue_position=1, estimated_seconds=300)
-
-    async def GetTask(self, request: Any, **_: Any) -> Any:
-        return tasks_pb2.GetTaskResponse(task=self._owned(request))
-
-    async def ListTasks(self, request: Any, **_: Any) -> Any:
-        found = [task for task in self.tasks.values() if request.owner_id in {"", task.owner_id}]
-        found = [task for task in found if not request.states or task.state in request.states][::-1]
-        page = found[request.offset : request.offset + request.limit]
-        return tasks_pb2.ListTasksResponse(tasks=page, total=len(found))
-
-    async def CancelTask(self, request: Any, **_: Any) -> Any:
-        task = self._owned(request)
-        if task.state != tasks_pb2.STATE_QUEUED:
-            raise Conflict("The task has ended", code="TASK_ENDED")
-        task.state = tasks_pb2.STATE_CANCELLED
-        return tasks_pb2.CancelTaskResponse(task=task)
-
-    async def ListEvents(self, request: Any, **_: Any) -> Any:
-        self._owned(request)
-        events = [tasks_pb2.Event(sequence=1, type="queued", at=stamp_of(self._clock.now()), data=b"{}")]
-        return tasks_pb2.ListEventsResponse(events=[event for event in events if event.sequence > request.since])
-
-    def _owned(self, request: Any) -> tasks_pb2.Task:
-        task = self.tasks.get(request.id)
-        if task is None or request.owner_id not in {"", task.owner_id}:
-            raise NotFound("Task not found", code="TASK_NOT_FOUND")
-        return task
 
 
 class FakeAgents:

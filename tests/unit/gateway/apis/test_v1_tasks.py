@@ -3,6 +3,7 @@
 import pytest
 from mesh.tasks.v1 import tasks_pb2
 
+from tests.unit.gateway.apis.task_fakes import KINDS
 from tests.unit.gateway.apis.world import World
 
 TASKS = "/api/v1/tasks"
@@ -21,6 +22,8 @@ async def test_the_example_of_the_document(world: World):
         "task_id": "task_00000000000000000000000000",
         "status": "queued",
         "estimated_completion": "2026-01-01T00:05:00Z",
+        "queue_position": 1,
+        "duplicate": False,
     }
 
 
@@ -138,7 +141,7 @@ async def test_an_unknown_kind_is_400_with_the_known_ones(world: World):
     """The client learns what it could ask for."""
     answer = await world.ask("POST", TASKS, {"task_type": "levitate"})
     assert answer.status == 400
-    assert answer.json["error"]["details"]["known"] == "automation, sentiment_analysis"
+    assert answer.json["error"]["details"]["known"] == ", ".join(KINDS)
 
 
 @pytest.mark.parametrize(

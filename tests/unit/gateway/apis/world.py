@@ -11,6 +11,7 @@ from services.gateway.apis.behind import Behind
 from services.gateway.apis.dialects import is_public
 from services.gateway.apis.errors import render
 from services.gateway.apis.front import create_app
+from services.gateway.apis.submissions import Submissions
 from services.gateway.edge.asgi import Message, Receive, Scope, Send
 from services.gateway.edge.context import KEY, RequestContext
 from services.gateway.identity.model import Principal
@@ -19,9 +20,12 @@ from services.gateway.live.feed import Feeds
 from services.gateway.live.hub import Hub
 from services.gateway.live.tasks import Tasks
 from services.gateway.peers import Peers
+from services.gateway.workers.link import Behind as BehindWorkers
+from services.gateway.workers.links import Links
 from tests.support.clock import FakeClock
 from tests.unit.gateway.apis.fake_ratelimit import FakeRatelimit
-from tests.unit.gateway.apis.fakes import FakeAgents, FakeIdentity, FakeLlm, FakeTasks
+from tests.unit.gateway.apis.fakes import FakeAgents, FakeIdentity, FakeLlm
+from tests.unit.gateway.apis.task_fakes import FakeTasks
 
 USER = Principal(user_id="11111111-1111-7111-8111-111111111111", username="john_doe", role="user", session_id="s1")
 OTHER = Principal(user_id="22222222-2222-7222-8222-222222222222", username="jane_doe", role="user", session_id="s2")
@@ -61,7 +65,10 @@ class World:
         self.feeds = Feeds(executions=Hub(self.clock, executions), tasks=Hub(self.clock, tasks))
         self.hub = self.feeds.executions
         self.ratelimit = FakeRatelimit()
+        nobody: Any = None
+        behind = BehindWorkers(workers=nobody, tasks=nobody, broker=nobody, queue_type="classic", clock=self.clock)
         stubs: dict[str, Any] = {
+            "workers": None,
             "agents": self.agents,
             "tasks": self.tasks,
             "llm": self.llm,
@@ -74,6 +81,8 @@ class World:
                 peers=peers,
                 identity=identity,
                 feeds=self.feeds,
+                links=Links(behind, 15.0),
+                submissions=Submissions(peers.tasks, self.clock),
                 clock=self.clock,
                 chat_timeout_seconds=60.0,
                 version="1.2.3",

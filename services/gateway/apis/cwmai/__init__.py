@@ -1,0 +1,1 @@
+"""The CWMAI API: development tasks. One module a resource."""

@@ -1,0 +1,1 @@
+"""The customer-service API: tasks, workers and channels. One module a resource."""
