@@ -31,7 +31,7 @@ def subject_of(one: pb.Subject) -> Subject:
     )
 
 
-def refunds_of(request: pb.RefundRequest) -> list[Refund]:
+def refunds_of(request: pb.RefundRequest | pb.DecideRequest) -> list[Refund]:
     """The refunds of a call."""
     return [Refund(subject_of(one.subject), one.amount, one.age_ms * 1000) for one in request.refunds]
 

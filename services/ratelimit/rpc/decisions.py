@@ -1,14 +1,13 @@
 """The gRPC face of `Limiter`."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from mesh.ratelimit.v1 import ratelimit_pb2 as pb
 
 from chassis.errors import Invalid, MeshError
 from chassis.logging import get_logger
-from services.ratelimit.model.limits import Subject
 from services.ratelimit.operations import Limiter
 from services.ratelimit.rpc.rules import RulesFace
 from services.ratelimit.rules.force import RulesInForce
@@ -40,16 +39,17 @@ class RatelimitServicer(RulesFace):
         """Answers all Decide calls of a lane frame with one call to the store."""
         deciding = self._limiter.decide_calls([subjects_of(request) for request in requests])
         ended = [subject_of(one) for request in requests for one in request.releases]
-        # What begins first reaches the store first, and in the same frame.
-        results = (await asyncio.gather(self._release(ended), deciding))[1] if ended else await deciding
+        refunds = [refund for request in requests for refund in refunds_of(request)]
+        if ended or refunds:
+            # What begins first reaches the store first, and in the same frame.
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_settled(self._limiter.release(ended)))
+                group.create_task(_settled(self._limiter.refund(refunds)))
+                decided = group.create_task(deciding)
+            results = decided.result()
+        else:
+            results = await deciding
         return [one if isinstance(one, MeshError) else response_of(one) for one in results]
-
-    async def _release(self, ended: Sequence[Subject]) -> None:
-        try:
-            await self._limiter.release(ended)
-        except Invalid as error:
-            # Of a class that the rules no longer have: without it there is nothing to release.
-            log.debug("Holds could not be released", error=str(error))
 
     async def Refund(self, request: pb.RefundRequest, context: Any) -> pb.RefundResponse:  # noqa: N802
         del context
@@ -81,3 +81,11 @@ class RatelimitServicer(RulesFace):
             denied=tally.denied,
             degraded_decisions=tally.degraded,
         )
+
+
+async def _settled(giving_back: Awaitable[None]) -> None:
+    try:
+        await giving_back
+    except Invalid as error:
+        # Of a class that the rules no longer have: without it there is nothing to give back.
+        log.debug("What has ended could not be given back", error=str(error))

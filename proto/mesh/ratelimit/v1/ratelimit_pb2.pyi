@@ -24,6 +24,7 @@ class DecideRequest(_message.Message):
 
     SUBJECTS_FIELD_NUMBER: _builtins.int
     RELEASES_FIELD_NUMBER: _builtins.int
+    REFUNDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def subjects(self) -> _containers.RepeatedCompositeFieldContainer[Global___Subject]: ...
     @_builtins.property
@@ -32,15 +33,20 @@ class DecideRequest(_message.Message):
         as it was answered finds its place free.
         """
 
+    @_builtins.property
+    def refunds(self) -> _containers.RepeatedCompositeFieldContainer[Global___Refund]:
+        """As in a RefundRequest, and likewise given back before anything is decided."""
+
     def __init__(
         self,
         *,
         subjects: _abc.Iterable[Global___Subject] | None = ...,
         releases: _abc.Iterable[Global___Subject] | None = ...,
+        refunds: _abc.Iterable[Global___Refund] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["releases", b"releases", "subjects", b"subjects"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["refunds", b"refunds", "releases", b"releases", "subjects", b"subjects"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
