@@ -85,9 +85,19 @@ class Holds:
         """
         if not self._ended:
             return []
-        ended = [subject for subject, _ in self._ended]
-        self._ended.clear()
-        return ended
+        return [self._ended.popleft()[0] for _ in range(min(len(self._ended), _MOST_A_CALL))]
+
+    def refunds(self) -> list[ratelimit_pb2.Refund]:
+        """Takes out what is to be refunded, as `ended` does. Nobody repeats it when it is not certain that it was told:
+        twice would give back too much.
+        """
+        taken: list[ratelimit_pb2.Refund] = []
+        now = self._clock.monotonic() if self._refunds else 0.0
+        while self._refunds and len(taken) < _MOST_A_CALL:
+            refund, asked_at = self._refunds.popleft()
+            refund.age_ms = ceil((now - asked_at) * 1000)
+            taken.append(refund)
+        return taken
 
     def refund(self, subject: ratelimit_pb2.Subject, amount: int, asked_at: float) -> None:
         """Gives back a part of what a decision took that was asked for at that (monotonic) time."""
@@ -135,15 +145,8 @@ class Holds:
         return False
 
     async def _refund(self) -> None:
-        while self._refunds:
-            batch: list[ratelimit_pb2.Refund] = []
-            now = self._clock.monotonic()
-            while self._refunds and len(batch) < _MOST_A_CALL:
-                refund, asked_at = self._refunds.popleft()
-                refund.age_ms = ceil((now - asked_at) * 1000)
-                batch.append(refund)
-            # Not repeated when it fails: nobody knows whether it took effect, and twice would give back too much.
-            await _answered(self._service.Refund(ratelimit_pb2.RefundRequest(refunds=batch), timeout=_CALL_SECONDS))
+        while refunds := self.refunds():
+            await _answered(self._service.Refund(ratelimit_pb2.RefundRequest(refunds=refunds), timeout=_CALL_SECONDS))
 
     async def _renewing(self) -> None:
         renewed_at = self._clock.monotonic()

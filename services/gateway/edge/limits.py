@@ -155,7 +155,8 @@ class Limits:
             self._fail_open(context, error)
             return None
         releases = self.holds.ended()
-        request = ratelimit_pb2.DecideRequest(subjects=subjects, releases=releases)
+        refunds = self.holds.refunds()
+        request = ratelimit_pb2.DecideRequest(subjects=subjects, releases=releases, refunds=refunds)
         try:
             response = await self._service.Decide(request, timeout=_PATIENCE_SECONDS)
         except MeshError as error:

@@ -52,6 +52,7 @@ class Limiter:
         if isinstance(self.answer, MeshError):
             raise self.answer
         self._release(request.releases)
+        self._refund(request.refunds)
         return pb.DecideResponse(decisions=[self._decide(subject) for subject in request.subjects])
 
     def _decide(self, subject: pb.Subject) -> pb.Decision:
@@ -105,11 +106,14 @@ class Limiter:
 
     async def Refund(self, request: pb.RefundRequest, **_: Any) -> pb.RefundResponse:
         self._raise_if_away()
-        for refund in request.refunds:
+        self._refund(request.refunds)
+        return pb.RefundResponse()
+
+    def _refund(self, refunds: Iterable[pb.Refund]) -> None:
+        for refund in refunds:
             self.refunded.append((refund.subject.route_class, refund.amount))
             if refund.subject.route_class == "openai.tokens" and self.tokens is not None:
                 self.tokens += refund.amount
-        return pb.RefundResponse()
 
     async def GetUsage(self, request: pb.GetUsageRequest, **_: Any) -> pb.GetUsageResponse:
         self._raise_if_away()
