@@ -137,6 +137,7 @@ class Runner:
             opened=lambda _: self._claims.wake(),
             running=lambda: self._attempts.keys,
             beaten=self._beaten,
+            stop=self._attempts.cancel,
             lost=self._session_lost,
         )
 

@@ -13,6 +13,7 @@ from chassis.errors import MeshError, NotFound
 from chassis.logging import get_logger
 from chassis.retry import backoff_seconds
 from worker.attempts import Key
+from worker.watch import watch
 
 log = get_logger(__name__)
 
@@ -28,12 +29,14 @@ class Callbacks:
         opened: a session stands; work may be claimed.
         running: the attempts that run now.
         beaten: the answer to a heartbeat, with what ran when it left.
+        stop: an attempt is to be stopped, because its owner wants that.
         lost: the session is presumed dead; stop all its work.
     """
 
     opened: Callable[[str], None]
     running: Callable[[], set[Key]]
     beaten: Callable[[set[Key], tasks_pb2.HeartbeatResponse], Awaitable[None]]
+    stop: Callable[[Key], None]
     lost: Callable[[str], None]
 
 
@@ -60,7 +63,7 @@ class Sessions:
             self._suspect.clear()
             log.info("A worker session is open", session=opened.session_id)
             self._on.opened(opened.session_id)
-            await self._keep(opened.session_id, opened.heartbeat_seconds)
+            await self._keep_watched(opened)
             self.current = None
             self._on.lost(opened.session_id)
 
@@ -105,6 +108,12 @@ class Sessions:
                 await asyncio.sleep(backoff_seconds(failures, first=0.2, most=_MAX_PAUSE_SECONDS))
                 failures += 1
         return None
+
+    async def _keep_watched(self, opened: tasks_pb2.OpenSessionResponse) -> None:
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(watch(self._tasks, opened.session_id, self._on.stop, self.suspect))
+            await self._keep(opened.session_id, opened.heartbeat_seconds)
+            watching.cancel()
 
     async def _keep(self, session_id: str, heartbeat_seconds: float) -> None:
         while await self.beat(session_id):

@@ -14,7 +14,7 @@ from services.tasks.operations.desk import LEASE_SECONDS
 from services.tasks.ports import WorkStore
 
 # What a worker that lives has to open its stream anew.
-BROKEN_LEASE_SECONDS = 1.0
+BROKEN_LEASE_SECONDS = 0.75
 # Another process may have been asked to stop a task of ours.
 STOPS_EVERY_SECONDS = 0.1
 

@@ -26,6 +26,8 @@ class FakeTasks:
         self.cancelled: list[tuple[str, int]] = []
         self.sessions = 0
         self.alive: set[str] = set()
+        # Keys to push to a session; None ends its stream.
+        self.streams: dict[str, asyncio.Queue[list[tuple[str, int]] | None]] = {}
         self.changed = asyncio.Event()
 
     def _note(self, method: str, request: Any) -> None:
@@ -59,6 +61,15 @@ class FakeTasks:
         ]
         cancelled = [pb.Pointer(task_id=key[0], attempt=key[1]) for key in self.cancelled]
         return pb.HeartbeatResponse(held=held, cancelled=cancelled)
+
+    async def WatchSession(self, request: pb.WatchSessionRequest) -> AsyncIterator[pb.WatchSessionResponse]:
+        self._note("WatchSession", request)
+        if request.session_id not in self.alive:
+            raise NotFound(code="SESSION_LOST")
+        stops = self.streams[request.session_id] = asyncio.Queue()
+        yield pb.WatchSessionResponse()
+        while (keys := await stops.get()) is not None:
+            yield pb.WatchSessionResponse(cancelled=[pb.Pointer(task_id=key[0], attempt=key[1]) for key in keys])
 
     async def Claim(self, request: pb.ClaimRequest, timeout: float) -> pb.ClaimResponse:
         self._note("Claim", request)

@@ -14,7 +14,7 @@ class Owner:
 
     def __init__(self, tasks: FakeTasks) -> None:
         self.told: list[str] = []
-        on = Callbacks(opened=self._opened, running=set, beaten=self._beaten, lost=self._lost)
+        on = Callbacks(opened=self._opened, running=set, beaten=self._beaten, stop=self._stop, lost=self._lost)
         self.sessions = Sessions(tasks, pb.OpenSessionRequest(worker_name="w"), on)  # type: ignore[arg-type]  # a stub by its methods
 
     def _opened(self, session_id: str) -> None:
@@ -23,6 +23,9 @@ class Owner:
     async def _beaten(self, before: set[tuple[str, int]], response: pb.HeartbeatResponse) -> None:
         del before, response
         self.told.append("beaten")
+
+    def _stop(self, key: tuple[str, int]) -> None:
+        self.told.append(f"stop {key[0]} {key[1]}")
 
     def _lost(self, session_id: str) -> None:
         self.told.append(f"lost {session_id}")
@@ -63,3 +66,33 @@ async def test_no_session_follows_after_a_drain():
     owner.sessions.suspect()
     await running
     assert (tasks.sessions, owner.told[-1]) == (1, "lost s1")
+
+
+async def test_a_stream_that_ends_is_opened_anew_and_tells_what_to_stop():
+    """An end is no loss, whether with a word or without."""
+    tasks = FakeTasks()
+    owner = Owner(tasks)
+    running = asyncio.ensure_future(owner.sessions.run())
+    await tasks.until(lambda: "s1" in tasks.streams)
+    first = tasks.streams.pop("s1")
+    tasks.failures["WatchSession"] = [Unavailable()]
+    first.put_nowait(None)
+    await tasks.until(lambda: "s1" in tasks.streams)
+    tasks.streams["s1"].put_nowait([("a", 1)])
+    await tasks.until(lambda: "stop a 1" in owner.told)
+    assert owner.sessions.current == "s1"
+    assert len(tasks.called("WatchSession")) == 3
+    running.cancel()
+
+
+async def test_a_stream_that_hears_of_a_loss_has_the_session_asked():
+    """The heartbeat's answer decides, at once and not an hour later; the new session has a stream of its own."""
+    tasks = FakeTasks()
+    owner = Owner(tasks)
+    running = asyncio.ensure_future(owner.sessions.run())
+    await tasks.until(lambda: "s1" in tasks.streams)
+    tasks.alive.clear()
+    tasks.streams["s1"].put_nowait(None)
+    await tasks.until(lambda: "s2" in tasks.streams)
+    assert "lost s1" in owner.told
+    running.cancel()
