@@ -9,7 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import grpc
 from mesh.llm.v1 import llm_pb2, llm_pb2_grpc
+from mesh.ratelimit.v1 import ratelimit_pb2, ratelimit_pb2_grpc
 from mesh.tasks.v1 import tasks_pb2, tasks_pb2_grpc
 
 from chassis.config import Discovery, Rpc
@@ -45,6 +47,12 @@ class Slow(llm_pb2_grpc.LlmServiceServicer, tasks_pb2_grpc.TaskServiceServicer):
         usage = llm_pb2.Usage(input_tokens=10, output_tokens=20)
         choice = llm_pb2.Choice(message=llm_pb2.Message(role="assistant", content="Hello"), finish_reason="stop")
         return llm_pb2.ChatResponse(id="1", model="slow", choices=[choice], usage=usage)
+
+    async def ListProviders(self, request: Any, context: Any) -> llm_pb2.ListProvidersResponse:  # noqa: N802
+        return llm_pb2.ListProvidersResponse()
+
+    async def GetSummary(self, request: Any, context: Any) -> tasks_pb2.GetSummaryResponse:  # noqa: N802
+        return tasks_pb2.GetSummaryResponse()
 
     async def Submit(self, request: Any, context: Any) -> tasks_pb2.SubmitResponse:  # noqa: N802
         self.begun += 1
@@ -112,6 +120,15 @@ class Limited:
                 assert process.returncode is None, "the gateway ended"
                 await asyncio.sleep(0.05)
         return url
+
+    async def decisions(self) -> int:
+        """How many the limiters have taken."""
+        taken = 0
+        for address in self._limiters:
+            async with grpc.aio.insecure_channel(address) as channel:
+                stub = ratelimit_pb2_grpc.RatelimitServiceStub(channel)
+                taken += (await stub.GetStatus(ratelimit_pb2.GetStatusRequest())).decisions
+        return taken
 
     async def _run(self, module: str, **environment: str) -> asyncio.subprocess.Process:
         paths = {"PYTHONPATH": f"{_ROOT}:{_ROOT / 'proto'}", "PATH": os.defpath}

@@ -19,7 +19,7 @@ from chassis.errors import (
 )
 from services.gateway.apis.errors import render
 from services.gateway.apis.problems import Misshapen, Problem
-from services.gateway.edge.errors import MethodNotAllowed, PayloadTooLarge
+from services.gateway.edge.errors import MethodNotAllowed, OverLimit, PayloadTooLarge
 
 NOW = datetime(2025, 8, 12, 10, tzinfo=UTC)
 V1, OPENAI, AIOS = "/api/v1/chat", "/v1/chat/completions", "/api/agents"
@@ -178,3 +178,24 @@ def test_challenges_and_allowed_methods_are_in_the_headers():
     """As HTTP wants them with 401 and 405."""
     assert rendered(V1, Unauthenticated())[1][b"www-authenticate"] == b"Bearer"
     assert rendered(V1, MethodNotAllowed(details={"allow": "GET, POST"}))[1][b"allow"] == b"GET, POST"
+
+
+@pytest.mark.parametrize("path", [V1, OPENAI, AIOS])
+@pytest.mark.parametrize(("seconds", "told"), [(0.0001, 1), (2.001, 3), (60.0, 60)])
+def test_a_refusal_says_when_to_come_back(path: str, seconds: float, told: int):
+    """In whole seconds, rounded up, never 0."""
+    status, headers, body = rendered(path, OverLimit("Rate limit exceeded", retry_after_seconds=seconds))
+    assert (status, headers[b"retry-after"]) == (429, str(told).encode())
+    if path == AIOS:
+        assert body["retry_after"] == told
+
+
+@pytest.mark.parametrize("path", [V1, OPENAI, AIOS])
+def test_a_refusal_without_a_time_tells_none(path: str):
+    """A cost that never passes, or places that others hold: what nobody knows is not made up."""
+    status, headers, body = rendered(path, OverLimit("Too many requests at the same time"))
+    assert (status, b"retry-after" in headers, "retry_after" in body) == (429, False, False)
+    _, headers, problem = rendered(path, OverLimit("Rate limit exceeded"), "application/problem+json")
+    assert b"retry-after" not in headers
+    assert problem["type"].endswith("#quota-exceeded")
+    assert "retry_after" not in problem
