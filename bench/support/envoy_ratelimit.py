@@ -66,9 +66,19 @@ class Peer:
 
 @contextmanager
 def started(
-    program: Path, *, runtime_root: Path, subdirectory: str, redis: str, environment: Mapping[str, str] | None = None
+    program: Path,
+    *,
+    runtime_root: Path,
+    subdirectory: str,
+    redis: str,
+    environment: Mapping[str, str] | None = None,
+    output: Path | None = None,
 ) -> Iterator[Peer]:
-    """Runs it over a Redis (host:port) with the descriptor files in ``runtime_root/subdirectory/config``."""
+    """Runs it over a Redis (host:port) with the descriptor files in ``runtime_root/subdirectory/config``.
+
+    Args:
+        output: where it writes its log and its statistics; nowhere by default.
+    """
     ports = {name: free_port() for name in ("GRPC_PORT", "PORT", "DEBUG_PORT")}
     settings = {
         **os.environ,
@@ -85,9 +95,8 @@ def started(
         **{name: str(port) for name, port in ports.items()},
         **(environment or {}),
     }
-    # Without a sink for statistics it writes them to its output.
-    quiet = subprocess.DEVNULL
-    child = subprocess.Popen([program], env=settings, stdout=quiet, stderr=quiet)
+    with (output or Path(os.devnull)).open("wb") as target:
+        child = subprocess.Popen([program], env=settings, stdout=target, stderr=target)
     try:
         for port in ports.values():
             wait_for_port(port)

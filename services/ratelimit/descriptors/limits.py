@@ -140,12 +140,16 @@ class DescriptorLimits:
         return found, asked_at_seconds
 
     def _known(self, plan: Plan) -> list[int]:
-        """Places of the asks that are known to be denied."""
-        holds = self._denials.holds
+        """Places of the asks that are known to be denied, in their order."""
+        holds, asks = self._denials.holds, plan.asks
         return [
-            index
-            for index, ask in enumerate(plan.asks)
-            if ask.errand is None and ask.limits[0].counts_denied and holds(ask.keys[0], ask.limits[0].capacity)
+            slot.ask
+            for slot in plan.slots
+            if slot.rule is not None
+            and slot.counted
+            and not slot.refund
+            and asks[slot.ask].limits[0].counts_denied
+            and holds(asks[slot.ask].keys[0], slot.rule.requests_per_unit)
         ]
 
     # -- answering -----------------------------------------------------------------------------------------------
@@ -155,52 +159,43 @@ class DescriptorLimits:
         for slot in plan.slots:
             if slot.rule is None:
                 outcomes.append(Outcome(OK))
-            elif slot.rule.unlimited:
+            elif slot.rule.limit is None:
                 outcomes.append(Outcome(OK, slot.rule, UNBOUNDED))
-            elif not slot.counted:
-                outcomes.append(self._nothing_passes(slot, slot.rule))
             elif (decision := decisions[slot.ask]) is None:
                 outcomes.append(self._denied_here(slot, slot.rule))
             else:
                 outcomes.append(self._decided(slot, slot.rule, decision, asked_at_seconds))
         return outcomes
 
-    def _nothing_passes(self, slot: Slot, rule: Rule) -> Outcome:
-        """A limit of 0 needs no counter; also who only looks is told that nothing passes."""
-        hits = 0 if slot.refund else slot.hits
-        self.statistics.of(slot.statistics).count(rule, hits, hits, self._manner.near_ratio)
-        passes = slot.refund or rule.shadow
-        return Outcome(OK if passes else OVER_LIMIT, rule, 0, self._until_reset(rule, 0))
-
     def _denied_here(self, slot: Slot, rule: Rule) -> Outcome:
         self.statistics.of(slot.statistics).count_denied_here(rule, slot.hits)
         return Outcome(OK if rule.shadow else OVER_LIMIT, rule, 0, self._until_reset(rule, 0))
 
     def _decided(self, slot: Slot, rule: Rule, decision: Decision, asked_at_seconds: float) -> Outcome:
-        ask, place = decision.ask, slot.place
-        free, reset_us = decision.verdict.levels[2 * place : 2 * place + 2]
-        limit, hits = ask.limits[place], slot.hits
+        key, limit = decision.ask.keys[slot.place], decision.ask.limits[slot.place]
+        free, reset_us = decision.verdict.levels[2 * slot.place : 2 * slot.place + 2]
         reset_seconds = self._until_reset(rule, reset_us)
         if slot.refund:
-            self._denials.forget(ask.keys[place])
+            self._denials.forget(key)
             return Outcome(OK, rule, max(0, free), reset_seconds)
-        # What counts denied requests is over when more was taken than fits; the others when this would have been.
-        over = free < 0 if limit.counts_denied else bool(decision.verdict.violated >> place & 1)
-        after = rule.requests_per_unit - free + (hits if over and not limit.counts_denied else 0)
-        self.statistics.of(slot.statistics).count(rule, hits, after, self._manner.near_ratio)
-        if over and limit.counts_denied and not decision.degraded:
-            self._denials.remember(
-                ask.keys[place], limit.capacity, asked_at_seconds=asked_at_seconds, reset_us=reset_us
-            )
+        # As after INCRBY, also where a limit of 0 is counted under one of 1.
+        after = limit.limit - free
+        over = after > rule.requests_per_unit
+        if not limit.counts_denied:
+            # Nothing was taken of what does not fit.
+            over = bool(decision.verdict.violated >> slot.place & 1) or rule.requests_per_unit == 0
+            after += slot.hits if over else 0
+        elif over and not decision.degraded:
+            self._denials.remember(key, rule.requests_per_unit, asked_at_seconds=asked_at_seconds, reset_us=reset_us)
+        self.statistics.of(slot.statistics).count(rule, slot.hits, after, self._manner.near_ratio)
         remaining = 0 if over else max(0, free)
         return Outcome(OVER_LIMIT if over and not rule.shadow else OK, rule, remaining, reset_seconds)
 
     def _until_reset(self, rule: Rule, reset_us: int) -> int:
         """Whole seconds, rounded up; of a window nothing is counted in, until it ends all the same."""
         limit = rule.limit
-        if reset_us == 0 and (limit is None or limit.algorithm is Algorithm.FIXED_WINDOW):
-            window_us = limit.window_us if limit is not None else rule.seconds * SECOND_US
-            reset_us = window_us - self._now_us() % window_us
+        if reset_us == 0 and limit is not None and limit.algorithm is Algorithm.FIXED_WINDOW:
+            reset_us = limit.window_us - self._now_us() % limit.window_us
         return -(-reset_us // SECOND_US)
 
     def _response(self, raw: bytes, outcomes: list[Outcome]) -> rls_pb2.RateLimitResponse:

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 from envoy.config.core.v3 import base_pb2
 from envoy.extensions.common.ratelimit.v3 import ratelimit_pb2
 from envoy.service.ratelimit.v3 import rls_pb2
-from google.protobuf import duration_pb2, struct_pb2
+from google.protobuf import duration_pb2, struct_pb2, text_format
 from google.protobuf.message import DecodeError
 
 from chassis.errors import Invalid
-from services.ratelimit.model.descriptors import UNIT_NAMES, Entries, Rule
+from services.ratelimit.model.descriptors import Entries, Rule
 
 OK = rls_pb2.RateLimitResponse.OK
 OVER_LIMIT = rls_pb2.RateLimitResponse.OVER_LIMIT
@@ -162,8 +162,7 @@ def metadata(
 def _described(message: ratelimit_pb2.RateLimitDescriptor) -> Mapping[str, Any]:
     fields: dict[str, Any] = {"entries": [f"{entry.key}={entry.value}" for entry in message.entries]}
     if message.HasField("limit"):
-        unit = UNIT_NAMES.get(message.limit.unit, "UNKNOWN")
-        fields["limit"] = f"requests_per_unit:{message.limit.requests_per_unit} unit:{unit}"
+        fields["limit"] = text_format.MessageToString(message.limit, as_one_line=True).replace(": ", ":")
     if message.HasField("hits_addend"):
         fields["hitsAddend"] = message.hits_addend.value
     return fields

@@ -44,9 +44,9 @@ class Rule:
 
     Args:
         path: the rule's place in the configuration, which its statistics are kept under: ``domain.key_value.key``.
-        limit: how it is counted; None for a rule that limits nothing or lets nothing pass, which need no counter.
+        limit: how it is counted, a limit of 0 as one of 1; None for a rule that limits nothing.
         requests_per_unit: as configured.
-        unit: the protocol's number of its unit, 0 where it has none; `seconds` is its length.
+        unit: the protocol's number of its unit, 0 where it has none.
         replaces: names of rules that do not count for a request that this one matches.
         shadow: it is counted and never denied.
         quota: a request is denied by such rules only when all of them that match are exceeded.
@@ -58,7 +58,6 @@ class Rule:
     limit: Limit | None
     requests_per_unit: int
     unit: int
-    seconds: int = 0
     unlimited: bool = False
     name: str = ""
     replaces: tuple[str, ...] = ()

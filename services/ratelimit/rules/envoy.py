@@ -4,6 +4,7 @@ Beyond its format a `rate_limit` may name an `algorithm` of ours and a window in
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import yaml
 from yaml.constructor import SafeConstructor
@@ -117,10 +118,9 @@ class _Loader:
         self._replacing.setdefault(path[0], {}).setdefault(name, set()).update(replaces if name else ())
         return Rule(
             path=".".join(path),
-            limit=self._limit(fields, requests, unit) if requests and not unlimited else None,
+            limit=None if unlimited else self._limit(fields, requests, unit),
             requests_per_unit=requests,
             unit=unit.number,
-            seconds=unit.seconds,
             unlimited=unlimited,
             name=name,
             replaces=replaces,
@@ -263,16 +263,20 @@ class _Loader:
 
 
 def envoy_limit(requests: int, seconds: int, algorithm: Algorithm, *, counts_denied: bool) -> Limit:
-    """A limit of so many requests in so many seconds. Raises Invalid when it cannot be counted."""
-    return limit_of(
+    """How so many requests in so many seconds are counted. Raises Invalid when they cannot be.
+
+    None are counted as one, in a window that lets nothing pass unless it counts what is denied.
+    """
+    found = limit_of(
         rule="envoy",
-        algorithm=algorithm,
+        algorithm=algorithm if requests else Algorithm.FIXED_WINDOW,
         per=(),
-        limit=requests,
+        limit=max(1, requests),
         window_us=seconds * SECOND_US,
         exact=requests <= _EXACT_UP_TO,
-        counts_denied=counts_denied and algorithm is Algorithm.FIXED_WINDOW,
+        counts_denied=counts_denied and (algorithm is Algorithm.FIXED_WINDOW or not requests),
     )
+    return found if requests or found.counts_denied else replace(found, capacity=0)
 
 
 def override(requests: int, unit: int, *, counts_denied: bool) -> Rule:
@@ -280,8 +284,8 @@ def override(requests: int, unit: int, *, counts_denied: bool) -> Rule:
     if unit not in UNIT_NAMES:
         raise Invalid("the limit of a descriptor needs a unit", details={"field": "descriptors.limit.unit"})
     seconds = UNITS[UNIT_NAMES[unit]].seconds
-    limit = envoy_limit(requests, seconds, Algorithm.FIXED_WINDOW, counts_denied=counts_denied) if requests else None
-    return Rule(path="", limit=limit, requests_per_unit=requests, unit=unit, seconds=seconds)
+    limit = envoy_limit(requests, seconds, Algorithm.FIXED_WINDOW, counts_denied=counts_denied)
+    return Rule(path="", limit=limit, requests_per_unit=requests, unit=unit)
 
 
 def _joined(key: str, value: str) -> str:

@@ -64,9 +64,9 @@ class Service:
             yield pb_grpc.RatelimitServiceStub(channel)
 
 
-@pytest.fixture
-def start_service() -> Iterator[Callable[..., Service]]:
-    """Starts the service with the given environment; it ends with the test."""
+@contextmanager
+def starting() -> Iterator[Callable[..., Service]]:
+    """Gives what starts the service with an environment; the services end with the context."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(**environment: str) -> Service:
@@ -81,7 +81,16 @@ def start_service() -> Iterator[Callable[..., Service]]:
         started.append(process)
         return Service(process, port)
 
-    yield start
-    for process in started:
-        process.terminate()
-        process.communicate(timeout=30)
+    try:
+        yield start
+    finally:
+        for process in started:
+            process.terminate()
+            process.communicate(timeout=30)
+
+
+@pytest.fixture
+def start_service() -> Iterator[Callable[..., Service]]:
+    """Starts the service with the given environment; it ends with the test."""
+    with starting() as start:
+        yield start

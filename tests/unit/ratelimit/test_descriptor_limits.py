@@ -176,10 +176,20 @@ async def test_what_has_no_limit_passes() -> None:
 
 
 async def test_a_limit_of_zero_lets_nothing_pass() -> None:
-    """Without asking a counter."""
-    desk = Desk()
-    assert (await desk.ask("shut")).overall_code == OVER
-    assert (desk.counting.calls, desk.figures("shut")) == ([], {"total_hits": 1, "over_limit": 1})
+    """Counted or taken all or nothing, once or again."""
+    for desk in (Desk(), Desk(all_or_nothing=True), Desk(cache_bytes=10_000)):
+        answers = [await desk.ask("shut") for _ in range(2)]
+        assert [one.overall_code for one in answers] == [OVER, OVER]
+        assert remaining(answers) == [0, 0]
+        assert desk.figures("shut")["over_limit"] == 2
+
+
+async def test_a_request_that_can_never_pass_takes_nothing() -> None:
+    """All or nothing, and one of two lets nothing pass: the other keeps what it has."""
+    desk = Desk(all_or_nothing=True)
+    answers = [await desk.ask("five", "shut") for _ in range(2)]
+    assert [one.overall_code for one in answers] == [OVER, OVER]
+    assert remaining(answers, 0) == [5, 5]
 
 
 async def test_shadow_mode_counts_and_passes() -> None:
