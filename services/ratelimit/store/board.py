@@ -57,7 +57,7 @@ class RedisBoard:
 async def _answer(command: Any) -> Any:
     try:
         return await cast("Awaitable[Any]", command)
-    except (RedisError, RedisClusterException) as error:
+    except (RedisError, RedisClusterException, OSError) as error:
         raise Unavailable("The rules cannot be changed while Redis is away", private=str(error)) from error
 
 
@@ -67,7 +67,12 @@ def _id(revision: int) -> str:
 
 def _notice(entry: _Entry) -> Notice:
     entry_id, fields = entry
-    return Notice(revision=int(entry_id.split(b"-")[0]), source=fields[b"source"].decode(), file=int(fields[b"file"]))
+    try:
+        source, file = fields[b"source"].decode(), int(fields[b"file"])
+    except (KeyError, ValueError) as error:
+        # Somebody else has written there. All instances read it: none may die of it.
+        raise Unavailable("The rules cannot be changed: Redis holds no notice of them", private=repr(error)) from error
+    return Notice(revision=int(entry_id.split(b"-")[0]), source=source, file=file)
 
 
 @asynccontextmanager
