@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from chassis.errors import MeshError, Unavailable
+from services.ratelimit.model.book import RuleBook
 from services.ratelimit.model.decisions import ALLOWED, Decision, Verdict
 from services.ratelimit.model.errands import Action, Errand, hold_of
-from services.ratelimit.model.limits import Ask, Refund, RuleBook, Subject
+from services.ratelimit.model.limits import Ask, Refund, Subject
 from services.ratelimit.ports import Answer, InDoubt, Moved, Rules, Shadow, Store
 
 _ERRANDS_A_CALL = 100

@@ -5,8 +5,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from chassis.errors import Unavailable
+from services.ratelimit.model.book import RuleBook
 from services.ratelimit.model.decisions import Verdict
-from services.ratelimit.model.limits import Ask, Limit, RuleBook
+from services.ratelimit.model.limits import Ask, Limit
 
 
 class Answer(NamedTuple):

@@ -1,14 +1,11 @@
-"""Limits as the rules file states them, and the book that finds them by route class and role."""
+"""Limits as the rules file states them, who asks, and what is asked of counters."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cached_property
-from hashlib import blake2b
 from typing import NamedTuple
 
 from chassis.errors import Invalid
-from services.ratelimit.model.errands import Action, Errand, hold_of
+from services.ratelimit.model.errands import Errand
 
 SECOND_US = 1_000_000
 
@@ -21,14 +18,9 @@ MAX_SLOTS = 10_000
 # Places of a holder that died are free again within a lease.
 MAX_LEASE_US = 10 * SECOND_US
 
-# Longer identities enter a key as their digest, so that no caller decides how long our keys are.
-_LONGEST_VERBATIM = 64
-
 # A ring of buckets counts its oldest bucket in full, so a window lasts up to one bucket longer than it says: 1 %.
 _RING_BUCKETS = 100
 _SHADOW_BUCKETS = 20
-
-_PLANS_KEPT = 4096
 
 
 class Algorithm(StrEnum):
@@ -150,7 +142,7 @@ class Limit:
             # The same bucket with dearer tokens: burst and rate shrink together.
             return replace(base, unit=min(self.unit * instances, self.capacity))
         coarse_us = max(self.granularity_us, self.window_us // _SHADOW_BUCKETS)
-        return replace(base, capacity=max(1, self.capacity // instances), granularity_us=coarse_us)
+        return replace(base, capacity=min(self.capacity, max(1, self.capacity // instances)), granularity_us=coarse_us)
 
     @property
     def suffix(self) -> str:
@@ -222,162 +214,3 @@ class Ask(NamedTuple):
     limits: tuple[Limit, ...]
     cost: int
     errand: Errand | None = None
-
-
-KeyMaker = Callable[[Subject], str | None]
-
-
-def key_maker(limit: Limit) -> KeyMaker:
-    """Makes the counter keys of a rule: None for a subject that the rule does not match.
-
-    Parts carry their length, so no two subjects share a key; the first part is the Redis Cluster hash tag. A brace
-    inside it only moves all keys of that subject together to another slot.
-    """
-    if not limit.per:
-        whole = "rl:{*}" + limit.suffix
-        return lambda _: whole
-    suffix = limit.suffix
-    first, rest = DIMENSION_FIELDS[limit.per[0]], [DIMENSION_FIELDS[name] for name in limit.per[1:]]
-    if not rest:
-
-        def make_one(subject: Subject) -> str | None:
-            value = subject[first]
-            return f"rl:{{{_part(value)}}}{suffix}" if value else None  # type: ignore[arg-type]  # cost is no dimension
-
-        return make_one
-
-    def make_many(subject: Subject) -> str | None:
-        values: list[str] = [subject[field] for field in (first, *rest)]  # type: ignore[misc]  # cost is no dimension
-        if not all(values):
-            return None
-        return f"rl:{{{_part(values[0])}}}{''.join(map(_part, values[1:]))}{suffix}"
-
-    return make_many
-
-
-DIMENSION_FIELDS: Mapping[str, int] = {name: Subject._fields.index(name) for name in DIMENSIONS}
-
-
-def _part(value: str) -> str:
-    if len(value) <= _LONGEST_VERBATIM:
-        return f"{len(value)}:{value}"
-    return f"{len(value)}:{blake2b(value.encode(), digest_size=16).hexdigest()}"
-
-
-Rules = tuple[tuple[Limit, KeyMaker], ...]
-
-
-class Plan(NamedTuple):
-    """The rules of a class for a role: all, and those for requests without a hold."""
-
-    rules: Rules
-    unheld: Rules
-
-
-_LONGEST_HOLD = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class RuleBook:
-    """All rules in force.
-
-    Args:
-        classes: for each route class its rules in the order of the file, each as role → limit; the role ``default``
-            stands for every role that has none of its own.
-        source: the file's text.
-        generation: changes with the text, the same in every process that reads the same text.
-        overrides: what dimension → whose → rule → the limit in place of the rule's own; None: no limit.
-    """
-
-    classes: Mapping[str, tuple[Mapping[str, Limit], ...]]
-    source: str
-    generation: int
-    overrides: Mapping[str, Mapping[str, Mapping[str, Limit | None]]] = field(default_factory=dict)
-
-    @cached_property
-    def _plans(self) -> dict[tuple[str, str, tuple[str, ...]], Plan]:
-        return {}
-
-    def ask(self, subject: Subject) -> Ask:
-        """What to ask the counters for a subject.
-
-        Raises Invalid for an unknown class, a cost out of range and a hold that is too long.
-        """
-        if subject.cost > MAX_COST or subject.cost < 0:
-            raise Invalid(f"cost must be between 0 and {MAX_COST}, not {subject.cost}", details={"field": "cost"})
-        hold = subject.hold
-        if len(hold) > _LONGEST_HOLD:
-            raise Invalid(f"hold must have at most {_LONGEST_HOLD} characters", details={"field": "hold"})
-        whose = self._overridden(subject) if self.overrides else ()
-        plan = self._plan(subject.route_class, subject.role, whose)
-        keys, limits = [], []
-        for limit, make in plan.rules if hold else plan.unheld:
-            key = make(subject)
-            if key is not None:
-                keys.append(key)
-                limits.append(limit)
-        held = hold and any(limit.concurrent for limit in limits)
-        return Ask(tuple(keys), tuple(limits), subject.cost, Errand(Action.TAKE, hold_of(hold)) if held else None)
-
-    def peek(self, subject: Subject) -> Ask:
-        """Asks what is left to a subject in all rules of its class, those for holds included, and takes nothing."""
-        return self._ask(subject._replace(cost=0), Errand(Action.TAKE), lambda _: True)
-
-    def errand(self, subject: Subject, errand: Errand, amount: int = 0) -> Ask:
-        """What to ask of a decision that was taken: renewing and releasing its hold, or giving back of its cost.
-
-        Raises Invalid for an unknown class, for a subject without a hold, for an amount above its cost.
-        """
-        refund = errand.action is Action.REFUND
-        if refund and not 0 <= amount <= subject.cost <= MAX_COST:
-            raise Invalid(f"amount must be between 0 and the cost, not {amount}", details={"field": "amount"})
-        if not refund and not 1 <= len(subject.hold) <= _LONGEST_HOLD:
-            raise Invalid(f"hold must have 1 to {_LONGEST_HOLD} characters", details={"field": "hold"})
-        return self._ask(subject._replace(cost=amount), errand, lambda limit: limit.concurrent != refund)
-
-    def _ask(self, subject: Subject, errand: Errand, concerns: Callable[[Limit], bool]) -> Ask:
-        whose = self._overridden(subject) if self.overrides else ()
-        plan = self._plan(subject.route_class, subject.role, whose)
-        found = [(key, limit) for limit, make in plan.rules if concerns(limit) and (key := make(subject)) is not None]
-        return Ask(tuple(key for key, _ in found), tuple(limit for _, limit in found), subject.cost, errand)
-
-    def _overridden(self, subject: Subject) -> tuple[str, ...]:
-        """For each of `OVERRIDABLE` the subject's value if it has limits of its own; empty when none has."""
-        values = [str(subject[DIMENSION_FIELDS[name]]) for name in OVERRIDABLE]
-        found = [
-            value if value in self.overrides.get(name, ()) else ""
-            for name, value in zip(OVERRIDABLE, values, strict=True)
-        ]
-        return tuple(found) if any(found) else ()
-
-    def _plan(self, route_class: str, role: str, whose: tuple[str, ...]) -> Plan:
-        plan = self._plans.get((route_class, role, whose))
-        return self._make_plan(route_class, role, whose) if plan is None else plan
-
-    def _make_plan(self, route_class: str, role: str, whose: tuple[str, ...]) -> Plan:
-        rules = self.classes[self.find(route_class)]
-        own = [rule.get(role) or rule.get("default") for rule in rules]
-        names = [next(iter(rule.values())).rule for rule in rules]
-        overrides = [self.overrides[name][value] for name, value in zip(OVERRIDABLE, whose, strict=False) if value]
-        chosen = [
-            next((override[name] for override in overrides if name in override), limit)
-            for name, limit in zip(names, own, strict=True)
-        ]
-        applied = tuple((limit, key_maker(limit)) for limit in chosen if limit is not None)
-        plan = Plan(applied, tuple(one for one in applied if not one[0].concurrent))
-        # What callers send must not fill the memory.
-        if len(self._plans) < _PLANS_KEPT:
-            self._plans[route_class, role, whose] = plan
-        return plan
-
-    def find(self, route_class: str) -> str:
-        """The class whose rules hold for a route class: itself, else the nearest ``….default`` above it."""
-        if route_class in self.classes:
-            return route_class
-        above = route_class
-        while "." in above:
-            above = above.rpartition(".")[0]
-            if f"{above}.default" in self.classes:
-                return f"{above}.default"
-        shown = route_class if len(route_class) <= _LONGEST_VERBATIM else route_class[:_LONGEST_VERBATIM] + "…"
-        raise Invalid(f"Unknown route class {shown!r}", details={"field": "route_class"})

@@ -9,7 +9,7 @@ import watchfiles
 
 from chassis.errors import Invalid
 from chassis.logging import get_logger
-from services.ratelimit.model.limits import RuleBook
+from services.ratelimit.model.book import RuleBook
 from services.ratelimit.rules.loader import LARGEST_BYTES, load_book, too_large
 from services.ratelimit.rules.nodes import bad_rules
 

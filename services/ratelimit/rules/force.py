@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 from chassis.clock import Clock
 from chassis.errors import Conflict, Exhausted, Invalid, Unavailable
 from chassis.logging import get_logger
-from services.ratelimit.model.limits import RuleBook
+from services.ratelimit.model.book import RuleBook
 from services.ratelimit.ports import Board, Notice
 from services.ratelimit.rules.file import RuleFile
 from services.ratelimit.rules.loader import load_book

@@ -6,7 +6,8 @@ from hashlib import blake2b
 
 import yaml
 
-from services.ratelimit.model.limits import OVERRIDABLE, Limit, RuleBook
+from services.ratelimit.model.book import RuleBook
+from services.ratelimit.model.limits import OVERRIDABLE, Limit
 from services.ratelimit.rules.draft import Draft, DraftReader
 from services.ratelimit.rules.nodes import Source, bad_rules, shown
 

@@ -7,9 +7,10 @@ import pytest
 
 from chassis.errors import Invalid, Unavailable
 from services.ratelimit.memory import MemoryShadow
+from services.ratelimit.model.book import RuleBook
 from services.ratelimit.model.decisions import ALLOWED, NEVER, Verdict
 from services.ratelimit.model.errands import Action, Errand, hold_of
-from services.ratelimit.model.limits import MAX_COST, Algorithm, Ask, Refund, RuleBook, Subject, limit_of
+from services.ratelimit.model.limits import MAX_COST, Algorithm, Ask, Refund, Subject, limit_of
 from services.ratelimit.operations import Limiter
 from services.ratelimit.ports import Answer, InDoubt
 from tests.support.clock import FakeClock

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chassis.errors import Invalid
+from services.ratelimit.model.book import RuleBook, key_maker
 from services.ratelimit.model.errands import Action, Errand
-from services.ratelimit.model.limits import MAX_COST, Algorithm, Limit, RuleBook, Subject, key_maker, limit_of
+from services.ratelimit.model.limits import MAX_COST, Algorithm, Limit, Subject, limit_of
 
 
 def limit(per: tuple[str, ...], rule: str = "rule") -> Limit:

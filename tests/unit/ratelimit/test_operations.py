@@ -8,7 +8,7 @@ import pytest
 from chassis.errors import Invalid, MeshError, Unavailable
 from services.ratelimit.memory import MemoryShadow
 from services.ratelimit.model.decisions import ALLOWED, Verdict
-from services.ratelimit.model.limits import Ask, RuleBook, Subject
+from services.ratelimit.model.limits import Ask, Subject
 from services.ratelimit.operations import Limiter
 from services.ratelimit.ports import Answer, InDoubt
 from services.ratelimit.rules.file import read_book
@@ -19,7 +19,7 @@ YES, NO = Verdict(ALLOWED, 0, (9, 60_000_000)), Verdict(5_000_000, 0, (0, 60_000
 
 class FakeRules:
     def __init__(self) -> None:
-        self.book: RuleBook = read_book(None)
+        self.book = read_book(None)
 
 
 class FakeStore:

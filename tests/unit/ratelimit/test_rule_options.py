@@ -2,7 +2,8 @@
 
 import pytest
 
-from services.ratelimit.model.limits import Algorithm, OnStoreFailure, RuleBook, Subject
+from services.ratelimit.model.book import RuleBook
+from services.ratelimit.model.limits import Algorithm, OnStoreFailure, Subject
 from services.ratelimit.rules.file import read_book
 from services.ratelimit.rules.loader import load_book
 
