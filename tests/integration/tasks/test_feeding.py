@@ -1,0 +1,185 @@
+"""Pointers on their way to the broker: owners in turn, few ahead, and no more of a kind than may run."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from chassis.clock import SystemClock
+from chassis.errors import Unavailable
+from services.tasks.model.states import Priority
+from services.tasks.model.task import Kind
+from services.tasks.model.work import Opening, WaitingPointer
+from services.tasks.operations.feeder import Feeder
+from tests.integration.tasks.core import KIND, Core, failure, open_core, success
+
+pytestmark = pytest.mark.postgres
+
+
+class Broker:
+    """Takes everything, unless it is away."""
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+        self.taken: list[WaitingPointer] = []
+        self.away = False
+        self.feeder = Feeder(core.store, core.queues, core.figures, self.publish, clock=SystemClock())
+
+    async def publish(self, pointers: Sequence[WaitingPointer]) -> list[bool]:
+        if self.away:
+            raise Unavailable(code="BROKER_ERROR")
+        self.taken += pointers
+        ready = self.core.queues.ready
+        for one in pointers:
+            ready[one.group, one.priority] = ready.get((one.group, one.priority), 0) + 1
+        return [True] * len(pointers)
+
+    async def feed(self, rounds: int = 1) -> list[str]:
+        """The tasks of what was published, in order."""
+        before = len(self.taken)
+        for _ in range(rounds):
+            await self.feeder.feed()
+        return [one.task_id for one in self.taken[before:]]
+
+
+async def announce(core: Core, *, max_running: int) -> str:
+    """A worker that does the kind with this bound."""
+    kinds = (
+        replace(KIND, max_running=max_running),
+        Kind(kind="other", group="builtin", max_attempts=1, timeout_seconds=9),
+    )
+    opening = Opening(session_id="", worker_name="worker", host="here", kinds=kinds, slots=10)
+    return await core.desk.open_session(opening)
+
+
+async def submit(core: Core, count: int, **changes: object) -> list[str]:
+    receipts = await asyncio.gather(*(core.submit(**changes) for _ in range(count)))
+    return [receipt.accepted.task.task_id for receipt in receipts]
+
+
+async def test_one_owners_backlog_does_not_hold_up_another(core: Core) -> None:
+    """Ann has a thousand tasks in the queue before Bob's first: his is among the next few dozen that start."""
+    await announce(core, max_running=0)
+    broker = Broker(core)
+    await submit(core, 1000, owner_id="ann")
+    await broker.feed(rounds=5)
+    ahead = len(broker.taken)
+    assert ahead <= 64
+    (bobs,) = await submit(core, 1, owner_id="bob")
+    core.queues.ready.clear()
+    await asyncio.sleep(0.05)
+    assert bobs in (await broker.feed())[:2]
+
+
+async def test_owners_take_turns(core: Core) -> None:
+    """With three owners every third start is each one's, until one has no more."""
+    await announce(core, max_running=0)
+    broker = Broker(core)
+    for owner, count in (("ann", 40), ("bob", 5), ("cid", 40)):
+        await submit(core, count, owner_id=owner)
+    await broker.feed(rounds=2)
+    owners = [one.owner_id for one in broker.taken]
+    assert owners[:15] == ["ann", "bob", "cid"] * 5
+    assert abs(owners.count("ann") - owners.count("cid")) <= 1
+
+
+async def test_of_many_owners_none_is_left_out(core: Core) -> None:
+    """More owners than a round looks at, and fewer places than owners: each has its turn before any has two."""
+    await announce(core, max_running=0)
+    broker = Broker(core)
+    owners = [f"owner-{number:03}" for number in range(250)]
+    for _ in range(2):
+        await asyncio.gather(*(core.submit(owner_id=owner) for owner in owners))
+    while len(broker.taken) < 250:
+        core.queues.ready.clear()
+        await asyncio.sleep(0.02)
+        await broker.feed()
+    assert len({one.owner_id for one in broker.taken[:250]}) >= 240
+
+
+async def test_urgent_pointers_do_not_wait_for_others(core: Core) -> None:
+    """Each class has its own window."""
+    await announce(core, max_running=0)
+    broker = Broker(core)
+    await submit(core, 500, priority=int(Priority.LOW))
+    await broker.feed(rounds=3)
+    (urgent,) = await submit(core, 1, priority=int(Priority.CRITICAL))
+    assert await broker.feed() == [urgent]
+
+
+async def test_what_the_broker_did_not_take_is_kept(core: Core) -> None:
+    """Nothing is forgotten while it is away."""
+    await announce(core, max_running=0)
+    broker = Broker(core)
+    tasks = await submit(core, 3)
+    broker.away = True
+    with pytest.raises(Unavailable):
+        await broker.feed()
+    broker.away = False
+    assert sorted(await broker.feed()) == sorted(tasks)
+    assert await core.pointers() == []
+
+
+async def test_no_more_of_a_kind_run_than_may(core: Core) -> None:
+    """Five tasks, two places: a place is free again only when its attempt is over, however that ends."""
+    session = await announce(core, max_running=2)
+    broker = Broker(core)
+    await submit(core, 5)
+    (other,) = await submit(core, 1, kind="other")
+    first, *rest = await broker.feed(rounds=3)
+    pair = [task_id for task_id in (first, *rest) if task_id != other]
+    assert len(pair) == 2
+    assert len(await core.claim(session, *pair)) == 2
+    assert await broker.feed(rounds=3) == []
+    await core.finish(session, success(pair[0]))
+    (third,) = await broker.feed(rounds=3)
+    # A retry gives its place up while it waits.
+    await core.finish(session, failure(pair[1]))
+    (fourth,) = await broker.feed(rounds=3)
+    # One that is cancelled before anybody claimed it does too.
+    await core.queries.cancel(third, "")
+    (fifth,) = await broker.feed(rounds=3)
+    assert len({*pair, third, fourth, fifth}) == 5
+
+
+async def test_a_bound_holds_for_two_feeding_processes(core: Core, tasks_url: str) -> None:
+    """Both at once, twenty rounds: never more than two are out."""
+    await announce(core, max_running=2)
+    await submit(core, 20)
+    async with open_core(tasks_url) as other:
+        await other.figures.read_kinds()
+        brokers = [Broker(core), Broker(other)]
+        await asyncio.gather(*(broker.feed(rounds=20) for broker in brokers))
+    assert len({one.task_id for broker in brokers for one in broker.taken}) == 2
+
+
+async def test_a_lost_pointer_keeps_its_place(core: Core) -> None:
+    """The new one goes out although the kind is full: it is for the same attempt."""
+    await announce(core, max_running=1)
+    broker = Broker(core)
+    await submit(core, 2)
+    (first,) = await broker.feed(rounds=3)
+    await core.sql("UPDATE tasks.task_live SET enqueued_at = now() - interval '1 minute'")
+    await core.upkeep.refresh()
+    core.queues.empty = [("builtin", Priority.NORMAL)]
+    core.queues.ready.clear()
+    await core.upkeep.reconcile()
+    assert await broker.feed(rounds=3) == [first]
+
+
+async def test_a_bound_that_changes_takes_effect(core: Core) -> None:
+    """Lowered, it counts what is under way; lifted, everything goes."""
+    await announce(core, max_running=0)
+    broker = Broker(core)
+    running = await submit(core, 3)
+    session = await core.open_session()
+    assert sorted(await broker.feed(rounds=2)) == sorted(running)
+    assert len(await core.claim(session, *running)) == 3
+    await announce(core, max_running=2)
+    await submit(core, 3)
+    assert await broker.feed(rounds=3) == []
+    await core.finish(session, *(success(task_id) for task_id in running[:2]))
+    assert len(await broker.feed(rounds=3)) == 1
+    await announce(core, max_running=0)
+    assert len(await broker.feed(rounds=3)) == 2
