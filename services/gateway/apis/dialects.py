@@ -64,6 +64,8 @@ def classify(method: str, path: str) -> str:
     match dialect_of(path):
         case Dialect.OPENAI:
             return "openai.chat" if path in _OPENAI_CHATS else "openai.default"
+        case Dialect.AIOS if method == "WEBSOCKET":
+            return "aios.sockets"
         case Dialect.AIOS | Dialect.SUPPORT as dialect:
             return f"{dialect}.default"
         case Dialect.CWMAI:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.gateway.apis.dialects import classify, dialect_of, is_public
+from services.gateway.apis.dialects import answer_tokens, classify, dialect_of, is_public
 
 
 @pytest.mark.parametrize(
@@ -80,3 +80,27 @@ def test_a_path_has_one_route_class(path, route_class):
 def test_only_a_few_paths_are_public(method, path, public):
     """Everything else needs a credential, also what does not exist."""
     assert is_public(method, path) is public
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "route_class"),
+    [
+        ("POST", "/api/v1/tasks", "v1.tasks.submit"),
+        ("POST", "/api/v1/models/pull", "v1.models.pull"),
+        ("POST", "/api/v1/chat/stream", "v1.chat"),
+        ("POST", "/v1/chat/completions", "openai.chat"),
+        ("WEBSOCKET", "/api/ws/1", "aios.sockets"),
+        ("GET", "/api/ws/1", "aios.default"),
+    ],
+)
+def test_what_is_held_has_a_class_of_its_own(method: str, path: str, route_class: str):
+    """Those that may be many at the same time, and are limited in that."""
+    assert classify(method, path) == route_class
+
+
+def test_chats_use_tokens():
+    """In both dialects that ask a model; nothing else does."""
+    chats = ("/v1/chat/completions", "/api/v1/chat", "/api/v1/chat/stream")
+    assert all(answer_tokens("POST", path) for path in chats)
+    assert not any(answer_tokens("GET", path) for path in chats)
+    assert not answer_tokens("POST", "/api/v1/tasks")
