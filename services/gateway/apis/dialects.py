@@ -64,17 +64,16 @@ def classify(method: str, path: str) -> str:
     match dialect_of(path):
         case Dialect.OPENAI:
             return "openai.chat" if path in _OPENAI_CHATS else "openai.default"
-        case Dialect.AIOS if method == "WEBSOCKET":
-            return "aios.sockets"
-        case Dialect.AIOS | Dialect.SUPPORT as dialect:
-            return f"{dialect}.default"
+        case Dialect.AIOS:
+            return "aios.sockets" if method == "WEBSOCKET" else "aios.default"
+        case Dialect.SUPPORT:
+            return "support.default"
         case Dialect.CWMAI:
             return "cwmai.tasks.create" if method == "POST" else "cwmai.tasks.list"
         case Dialect.V1:
-            if method == "POST" and path in _V1_POSTS:
-                return _V1_POSTS[path]
             resource = path[len(_V1_PREFIX) :].split("/", 1)[0] if path.startswith(_V1_PREFIX) else ""
-            return _V1_CLASSES.get(resource, "v1.default")
+            known = _V1_CLASSES.get(resource, "v1.default")
+            return _V1_POSTS.get(path, known) if method == "POST" else known
 
 
 def answer_tokens(method: str, path: str) -> int:
