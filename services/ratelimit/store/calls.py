@@ -55,17 +55,24 @@ class Calls:
             self._forgotten = self._answered.popleft().number
         return not self._lost
 
-    def compare(self, known: int) -> bool:
+    @property
+    def newest(self) -> int:
+        """The number of the call that was answered last; 0 for none."""
+        return self._answered[-1].number if self._answered else 0
+
+    def compare(self, known: int, newest: int) -> bool:
         """Whether the server knows every call it answered, by the number it has written down (0: none).
+
+        `newest` is what it was when the server was asked: calls that were answered since say nothing.
 
         Counters that were changed by calls it does not know are owed to it again: exactly those calls when they are
         remembered, else all that is remembered of its counters. Then too little may pass for a while, never too much.
         """
-        unknown = [flight for flight in self._answered if flight.number > known]
+        unknown = [flight for flight in self._answered if known < flight.number <= newest]
         if not unknown and not self._lost:
             return True
-        log.warning("Redis has lost counters", known=known, answered=self._answered[-1].number)
-        if self._lost or known < self._forgotten or len(unknown) == len(self._answered):
+        log.warning("Redis has lost counters", known=known, answered=newest)
+        if self._lost or known < self._forgotten or all(flight.number > known for flight in self._answered):
             self._ledger.owe_everything(self._keeps)
         else:
             for flight in unknown:

@@ -240,9 +240,9 @@ class RedisStore:
 
     async def _compare(self, connection: Connection) -> bool:
         """Whether Redis knows all it has answered; if not, what it does not know is owed to it."""
-        key, lives = self._calls.key, _NUMBER_LIVES_SECONDS
+        key, lives, newest = self._calls.key, _NUMBER_LIVES_SECONDS, self._calls.newest
         known = int(await connection.call("GETEX", key, "EX", lives, timeout_seconds=_SILENCE_SECONDS) or 0)
-        return self._calls.compare(known)
+        return self._calls.compare(known, newest)
 
     async def _listen(self, connection: Connection) -> None:
         """Waits until the connection has ended, and ends it when Redis falls silent."""
