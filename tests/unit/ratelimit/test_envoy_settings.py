@@ -33,6 +33,14 @@ def test_redis_is_named_by_host_and_port(
     assert Settings().redis.url.get_secret_value() == url
 
 
+def test_a_cluster_is_named_by_some_of_its_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """REDIS_TYPE says that it is one."""
+    monkeypatch.setenv("REDIS_URL", "one:6379,two:6379")
+    monkeypatch.setenv("REDIS_TYPE", "CLUSTER")
+    redis = Settings().redis
+    assert (redis.url.get_secret_value(), redis.cluster) == ("redis://one:6379,two:6379", True)
+
+
 def test_faces_are_local_unless_it_is_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every host is 127.0.0.1 by default, and ports are those of Envoy's service."""
     envoy = Settings().envoy
@@ -54,7 +62,12 @@ def test_the_level_is_that_of_envoys_name_unless_the_mesh_has_its_own(monkeypatc
     assert Settings().process.log_level == "debug"
 
 
-UNSUPPORTED = {"BACKEND_TYPE": "memcache", "CONFIG_TYPE": "GRPC_XDS_SOTW", "GRPC_CLIENT_TLS_SAN": "envoy"}
+UNSUPPORTED = {
+    "REDIS_TYPE": "sentinel",
+    "BACKEND_TYPE": "memcache",
+    "CONFIG_TYPE": "GRPC_XDS_SOTW",
+    "GRPC_CLIENT_TLS_SAN": "envoy",
+}
 
 
 @pytest.mark.parametrize("name", UNSUPPORTED)
