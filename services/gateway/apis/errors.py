@@ -8,12 +8,12 @@ import orjson
 
 from chassis.errors import MeshError, Unauthenticated
 from services.gateway.apis.aios.errors import aios_body
-from services.gateway.apis.cwmai.errors import cwmai_body, cwmai_status
+from services.gateway.apis.cwmai.errors import cwmai_body
 from services.gateway.apis.dialects import Dialect, dialect_of
 from services.gateway.apis.openai.errors import openai_body, openai_status
 from services.gateway.apis.problems import problems_of, status_for
 from services.gateway.apis.retries import retry_after
-from services.gateway.apis.support.errors import support_body, support_status
+from services.gateway.apis.support.errors import support_body
 from services.gateway.apis.v1.errors import v1_body, v1_status
 from services.gateway.edge.errors import MethodNotAllowed
 
@@ -48,9 +48,11 @@ def _in_dialect(dialect: Dialect, error: MeshError, request_id: str, now: dateti
             status = status_for(error)
             return status, aios_body(error, status, request_id)
         case Dialect.CWMAI:
-            return cwmai_status(error), cwmai_body(error, request_id, now)
+            status = status_for(error)
+            return status, cwmai_body(error, status, request_id, now)
         case Dialect.SUPPORT:
-            return support_status(error), support_body(error)
+            status = status_for(error)
+            return status, support_body(error, status)
         case Dialect.V1:
             return v1_status(error), v1_body(error, request_id, now)
 

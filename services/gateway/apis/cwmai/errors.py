@@ -5,23 +5,15 @@ from http import HTTPStatus
 from typing import Any
 
 from chassis.errors import Exhausted, MeshError
-from services.gateway.apis.problems import problems_of, status_for
+from services.gateway.apis.problems import problems_of
 from services.gateway.apis.retries import retry_after
 from services.gateway.views import iso
 
-_UNPROCESSABLE, _BAD_REQUEST = 422, 400
 _RATE_LIMITED = "RATE_LIMITED"
 
 
-def cwmai_status(error: MeshError) -> int:
-    """400 for whatever is wrong with a request: this API knows no 422."""
-    status = status_for(error)
-    return _BAD_REQUEST if status == _UNPROCESSABLE else status
-
-
-def cwmai_body(error: MeshError, request_id: str, now: datetime) -> dict[str, Any]:
+def cwmai_body(error: MeshError, status: int, request_id: str, now: datetime) -> dict[str, Any]:
     """``{"error", "detail", "timestamp", "request_id"}``, with what `CwmaiError` says goes with it."""
-    status = cwmai_status(error)
     name, detail = HTTPStatus(status).phrase, error.message
     if isinstance(error, Exhausted) and error.code == _RATE_LIMITED:
         name, detail = "Rate limit exceeded", "Too many requests"

@@ -3,20 +3,14 @@
 from typing import Any
 
 from chassis.errors import Invalid, MeshError, Unauthenticated
-from services.gateway.apis.problems import problems_of, status_for
+from services.gateway.apis.problems import problems_of
 from services.gateway.edge.errors import MethodNotAllowed, PayloadTooLarge, UnsupportedMediaType
 
-_UNPROCESSABLE, _BAD_REQUEST = 422, 400
+_BAD_REQUEST = 400
 _OF_HTTP = (MethodNotAllowed, PayloadTooLarge, UnsupportedMediaType)
 
 
-def support_status(error: MeshError) -> int:
-    """400 for whatever is wrong with a request: INVALID_INPUT is one thing."""
-    status = status_for(error)
-    return _BAD_REQUEST if status == _UNPROCESSABLE else status
-
-
-def support_body(error: MeshError) -> dict[str, Any]:
+def support_body(error: MeshError, status: int) -> dict[str, Any]:
     """``{"error": {"code", "message", "details"}}``."""
     details: dict[str, Any] = dict(error.details)
     if len(problems := problems_of(error)) > 1:
@@ -24,6 +18,6 @@ def support_body(error: MeshError) -> dict[str, Any]:
     code = error.code
     if isinstance(error, Unauthenticated):
         code = "UNAUTHORIZED"
-    elif support_status(error) == _BAD_REQUEST and isinstance(error, Invalid) and not isinstance(error, _OF_HTTP):
+    elif status == _BAD_REQUEST and isinstance(error, Invalid) and not isinstance(error, _OF_HTTP):
         code, details = "INVALID_INPUT", {**details, "reason": details.get("reason", error.code)}
     return {"error": {"code": code, "message": error.message, "details": details}}

@@ -1,5 +1,7 @@
 """Tasks over the native API."""
 
+import asyncio
+
 import pytest
 from mesh.tasks.v1 import tasks_pb2
 
@@ -175,3 +177,98 @@ async def test_a_key_makes_a_submission_repeatable(world: World):
     again = await world.ask("POST", TASKS, EXAMPLE, headers=key)
     assert (again.status, again.json["task_id"]) == (201, first.json["task_id"])
     assert (await world.ask("POST", TASKS, EXAMPLE | {"payload": {}}, headers=key)).status == 422
+
+
+async def test_a_submission_may_wait_for_others_and_be_unique(world: World):
+    """What it waits for, its key and its times go to the service as they are said."""
+    first = await submitted(world)
+    wishes = {"depends_on": [first], "join": "any", "unique_key": "nightly", "run_at": "2026-01-01T00:10:00Z"}
+    answer = await world.ask("POST", TASKS, EXAMPLE | wishes)
+    assert (answer.status, answer.json["status"]) == (201, "scheduled")
+    # Five minutes of work from when it may begin.
+    assert answer.json["estimated_completion"] == "2026-01-01T00:15:00Z"
+    view = (await world.ask("GET", f"{TASKS}/{answer.json['task_id']}")).json
+    assert (view["depends_on"], view["join"], view["unique_key"]) == ([first], "any", "nightly")
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"depends_on": ["task_1"]},
+        {"depends_on": ["#other"]},
+        {"join": "most"},
+        {"unique_key": ""},
+        {"priority": 11},
+        {"priority": 0},
+        {"timeout_seconds": 0},
+        {"run_at": "tomorrow"},
+    ],
+)
+async def test_bad_wishes_are_refused(world: World, wish):
+    """Before the service is asked."""
+    assert (await world.ask("POST", TASKS, EXAMPLE | wish)).status in {400, 422}
+    assert world.tasks.requests == []
+
+
+async def test_a_batch_is_accepted_in_one_call(world: World):
+    """In order; its tasks may name each other."""
+    tasks = [EXAMPLE | {"name": "first"}, EXAMPLE | {"depends_on": ["#first"]}]
+    answer = await world.ask("POST", f"{TASKS}/batch", {"tasks": tasks})
+    assert answer.status == 201
+    assert [task["status"] for task in answer.json["tasks"]] == ["queued", "scheduled"]
+    assert [request.name for request in world.tasks.requests] == ["first", ""]
+
+
+@pytest.mark.parametrize("tasks", [[], [EXAMPLE] * 501, [EXAMPLE | {"name": "a b"}]])
+async def test_a_bad_batch_is_refused(world: World, tasks):
+    """Empty, too large, or with names that are none."""
+    assert (await world.ask("POST", f"{TASKS}/batch", {"tasks": tasks})).status in {400, 422}
+
+
+async def test_a_cancel_that_comes_late_says_how_the_task_ended(world: World):
+    """In the words of this API."""
+    task_id = await submitted(world)
+    world.tasks.tasks[task_id].state = tasks_pb2.STATE_SUCCEEDED
+    answer = await world.ask("DELETE", f"{TASKS}/{task_id}")
+    assert (answer.status, answer.json["error"]["details"]) == (409, {"status": "completed"})
+
+
+async def test_a_failed_task_is_requeued(world: World):
+    """And one that succeeded is not."""
+    task_id = await submitted(world)
+    world.tasks.tasks[task_id].state = tasks_pb2.STATE_DEAD
+    answer = await world.ask("POST", f"{TASKS}/{task_id}/requeue", {"attempts": 2})
+    assert (answer.status, answer.json["status"]) == (200, "queued")
+    world.tasks.tasks[task_id].state = tasks_pb2.STATE_SUCCEEDED
+    again = await world.ask("POST", f"{TASKS}/{task_id}/requeue")
+    assert (again.status, again.json["error"]["code"]) == (409, "NOT_REQUEUABLE")
+
+
+async def test_a_repeated_submission_gets_the_stored_answer(world: World):
+    """Byte by byte, whatever became of the task and however late it is."""
+    headers = {"Idempotency-Key": '"key-1"'}
+    first = await world.ask("POST", TASKS, EXAMPLE, headers=headers)
+    world.clock.advance(60)
+    world.tasks.tasks[first.json["task_id"]].state = tasks_pb2.STATE_SUCCEEDED
+    again = await world.ask("POST", TASKS, EXAMPLE, headers=headers)
+    assert (again.status, again.body) == (201, first.body)
+
+
+async def test_a_submission_under_way_refuses_its_repetition(world: World):
+    """409 until the first is answered; the key of another user is another key."""
+    go = asyncio.Event()
+    submit = world.tasks.Submit
+
+    async def slow(request, **options):
+        await go.wait()
+        return await submit(request, **options)
+
+    world.tasks.Submit = slow  # type: ignore[method-assign]  # a service that takes its time
+    headers = {"Idempotency-Key": "key-1"}
+    first = asyncio.ensure_future(world.ask("POST", TASKS, EXAMPLE, headers=headers))
+    other = asyncio.ensure_future(world.ask("POST", TASKS, EXAMPLE, headers=headers, who="other"))
+    await asyncio.sleep(0)
+    again = await world.ask("POST", TASKS, EXAMPLE, headers=headers)
+    assert (again.status, again.json["error"]["code"]) == (409, "IDEMPOTENCY_IN_FLIGHT")
+    go.set()
+    assert ((await first).status, (await other).status) == (201, 201)
