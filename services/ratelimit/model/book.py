@@ -88,6 +88,10 @@ class Plan(NamedTuple):
     holding: _Rules
 
 
+# Dimensions and values by which a subject has limits of its own.
+Whose = tuple[tuple[str, str], ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class RuleBook:
     """All rules in force.
@@ -106,7 +110,7 @@ class RuleBook:
     overrides: Mapping[str, Mapping[str, Mapping[str, Limit | None]]] = field(default_factory=dict)
 
     @cached_property
-    def _plans(self) -> dict[tuple[str, str, tuple[str, ...]], Plan]:
+    def _plans(self) -> dict[tuple[str, str, Whose], Plan]:
         return {}
 
     def ask(self, subject: Subject) -> Ask:
@@ -145,25 +149,27 @@ class RuleBook:
         plan = self._plan(subject)
         return (plan.unheld if refund else plan.holding).ask(subject._replace(cost=amount), errand)
 
-    def _overridden(self, subject: Subject) -> tuple[str, ...]:
-        """For each of `OVERRIDABLE` the subject's value if it has limits of its own; empty when none has."""
-        values = [str(subject[DIMENSION_FIELDS[name]]) for name in OVERRIDABLE]
-        found = [
-            value if value in self.overrides.get(name, ()) else ""
-            for name, value in zip(OVERRIDABLE, values, strict=True)
-        ]
-        return tuple(found) if any(found) else ()
+    @cached_property
+    def _overridden_by(self) -> tuple[tuple[str, int, Mapping[str, object]], ...]:
+        """Dimensions with overrides, in the order in which they count: name, field of a subject, whose."""
+        return tuple(
+            (name, DIMENSION_FIELDS[name], self.overrides[name]) for name in OVERRIDABLE if name in self.overrides
+        )
+
+    def _overridden(self, subject: Subject) -> Whose:
+        """By what the subject has limits of its own."""
+        return tuple((name, str(subject[at])) for name, at, known in self._overridden_by if subject[at] in known)
 
     def _plan(self, subject: Subject) -> Plan:
         whose = self._overridden(subject) if self.overrides else ()
         plan = self._plans.get((subject.route_class, subject.role, whose))
         return self._make_plan(subject.route_class, subject.role, whose) if plan is None else plan
 
-    def _make_plan(self, route_class: str, role: str, whose: tuple[str, ...]) -> Plan:
+    def _make_plan(self, route_class: str, role: str, whose: Whose) -> Plan:
         rules = self.classes[self.find(route_class)]
         own = [rule.get(role) or rule.get("default") for rule in rules]
         names = [next(iter(rule.values())).rule for rule in rules]
-        overrides = [self.overrides[name][value] for name, value in zip(OVERRIDABLE, whose, strict=False) if value]
+        overrides = [self.overrides[dimension][value] for dimension, value in whose]
         chosen = [
             next((override[name] for override in overrides if name in override), limit)
             for name, limit in zip(names, own, strict=True)
