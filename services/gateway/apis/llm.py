@@ -32,16 +32,19 @@ def prompt_tokens(request: llm_pb2.ChatRequest) -> int:
     return max(1, size // _BYTES_A_TOKEN + media * _MEDIA_TOKENS)
 
 
-def most_tokens(request: llm_pb2.ChatRequest) -> int:
-    """How many tokens a request uses at most, as far as it says so itself."""
-    answer = request.max_tokens or OPENAI_ANSWER_TOKENS
-    return prompt_tokens(request) + answer * max(1, request.choices)
+async def reserve(request: llm_pb2.ChatRequest, tokens: Reservation | None) -> None:
+    """Sees to it that so many tokens are reserved as a request says it may use. Raises Exhausted."""
+    if tokens is not None:
+        answer = request.max_tokens or OPENAI_ANSWER_TOKENS
+        await tokens.need(prompt_tokens(request) + answer * max(1, request.choices))
 
 
 async def metered(
-    call: Awaitable[llm_pb2.ChatResponse], request: llm_pb2.ChatRequest, tokens: Reservation
+    call: Awaitable[llm_pb2.ChatResponse], request: llm_pb2.ChatRequest, tokens: Reservation | None
 ) -> llm_pb2.ChatResponse:
     """An answer, with the tokens it used told to `tokens`; of one that nobody waited for, those of its prompt."""
+    if tokens is None:
+        return await call
     tokens.used = prompt_tokens(request)
     response = await call
     tokens.used = response.usage.input_tokens + response.usage.output_tokens
@@ -52,7 +55,7 @@ async def answers(
     llm: "llm_pb2_grpc.LlmServiceAsyncStub",
     request: llm_pb2.ChatRequest,
     timeout_seconds: float,
-    tokens: Reservation,
+    tokens: Reservation | None,
 ) -> AsyncGenerator[llm_pb2.ChatStreamResponse]:
     """The stream of an answer; closing it stops the work behind it. `tokens` is told what it has used so far: a piece
     counts as one until the usage is known. Raises Invalid for a request with a key.
@@ -64,12 +67,13 @@ async def answers(
         )
     # The chassis's channels return generators where the generated stub promises grpc's own call object.
     call = cast("AsyncGenerator[llm_pb2.ChatStreamResponse]", llm.ChatStream(request, timeout=timeout_seconds))
-    tokens.used = prompt_tokens(request)
+    if tokens is not None:
+        tokens.used = prompt_tokens(request)
     async with aclosing(call) as stream:
         async for answer in stream:
-            if answer.HasField("usage"):
+            if tokens is not None and answer.HasField("usage"):
                 tokens.used = answer.usage.input_tokens + answer.usage.output_tokens
-            else:
+            elif tokens is not None:
                 tokens.used += len(answer.deltas)
             yield answer
 

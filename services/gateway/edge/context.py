@@ -1,7 +1,7 @@
 """What the edge knows of a request, carried in its ASGI scope for routes to read."""
 
 from collections.abc import MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from mesh.ratelimit.v1 import ratelimit_pb2
@@ -30,7 +30,7 @@ class RequestContext:
         subject: under which the request was let in; None where nobody asked or nobody answered.
         asked_at: monotonic time at which that was asked for.
         holds: it has a place under a limit of requests at the same time.
-        tokens: what it has reserved of its user's tokens.
+        tokens: what it has reserved of its user's tokens; None where they are not counted.
     """
 
     request_id: str
@@ -44,7 +44,7 @@ class RequestContext:
     subject: ratelimit_pb2.Subject | None = None
     asked_at: float = 0.0
     holds: bool = False
-    tokens: Reservation = field(default_factory=Reservation)
+    tokens: Reservation | None = None
 
 
 def current(scope: Scope) -> RequestContext:

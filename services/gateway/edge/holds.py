@@ -92,7 +92,9 @@ class Holds:
         twice would give back too much.
         """
         taken: list[ratelimit_pb2.Refund] = []
-        now = self._clock.monotonic() if self._refunds else 0.0
+        if not self._refunds:
+            return taken
+        now = self._clock.monotonic()
         while self._refunds and len(taken) < _MOST_A_CALL:
             refund, asked_at = self._refunds.popleft()
             refund.age_ms = ceil((now - asked_at) * 1000)

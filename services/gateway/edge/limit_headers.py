@@ -20,7 +20,8 @@ class LimitHeaders:
     """Turns decisions into the headers of API §5. Policies change with the rules file alone and are kept as bytes."""
 
     def __init__(self) -> None:
-        self._policies: dict[tuple[str, int, int, bool, bytes], bytes] = {}
+        # Of each rule the name as a string of RFC 9651, and its policy.
+        self._known: dict[tuple[str, int, int, bool, bytes], tuple[bytes, bytes]] = {}
 
     def of(self, context: RequestContext, now: datetime, *, openai: bool) -> list[Header]:
         """The headers of an answer.
@@ -29,22 +30,23 @@ class LimitHeaders:
             openai: also the names that the OpenAI SDKs read.
         """
         headers: list[Header] = [_DEGRADED] if context.degraded else []
-        decision, tokens = context.decision, context.tokens.decision
+        decision = context.decision
+        tokens = None if context.tokens is None else context.tokens.decision
         if decision is None or not decision.rules:
             return headers
-        rules = decision.rules
         shown = tokens if tokens is not None and decision.allowed and not tokens.allowed else decision
-        tightest = shown.rules[shown.tightest]
-        policies = [self._policy(rule) for rule in rules]
-        longest = None if decision.allowed and shown is decision else _wait_seconds(decision, tokens)
-        states = [_state(rule, longest) for rule in rules]
+        longest = None if shown.allowed else _wait_seconds(decision, tokens)
+        policies: list[bytes] = []
+        states: list[bytes] = []
+        self._describe(decision, longest, b"", (policies, states))
         if tokens is not None:
-            policies += [self._policy(rule, _TOKENS) for rule in tokens.rules]
-            states += [_state(rule, longest) for rule in tokens.rules]
+            self._describe(tokens, longest, _TOKENS, (policies, states))
+        tightest = shown.rules[shown.tightest]
+        limit, remaining, reset_ms = tightest.limit, tightest.remaining, tightest.reset_after_ms
         headers += (
-            (b"x-ratelimit-limit", b"%d" % tightest.limit),
-            (b"x-ratelimit-remaining", b"%d" % tightest.remaining),
-            (b"x-ratelimit-reset", b"%d" % ceil(now.timestamp() + tightest.reset_after_ms / 1000)),
+            (b"x-ratelimit-limit", b"%d" % limit),
+            (b"x-ratelimit-remaining", b"%d" % remaining),
+            (b"x-ratelimit-reset", b"%d" % ceil(now.timestamp() + reset_ms / 1000)),
             (b"x-ratelimit-rule", tightest.name.encode()),
             (b"ratelimit-policy", b", ".join(policies)),
             (b"ratelimit", b", ".join(states)),
@@ -55,16 +57,41 @@ class LimitHeaders:
                 headers += _openai(b"tokens", tokens.rules[tokens.tightest])
         return headers
 
-    def _policy(self, rule: ratelimit_pb2.RuleState, unit: bytes = b"") -> bytes:
-        key = rule.name, rule.limit, rule.window_seconds, rule.concurrent, unit
-        policy = self._policies.get(key)
-        if policy is None:
-            if len(self._policies) >= _MOST_POLICIES:
-                self._policies.clear()
-            # What is held at the same time has no window.
-            rest = b';qu="concurrent-requests"' if rule.concurrent else b";w=%d%s" % (rule.window_seconds, unit)
-            policy = self._policies[key] = b"%s;q=%d%s" % (_string(rule.name), rule.limit, rest)
-        return policy
+    def _describe(
+        self,
+        decision: ratelimit_pb2.Decision,
+        longest: int | None,
+        unit: bytes,
+        into: tuple[list[bytes], list[bytes]],
+    ) -> None:
+        """Adds the policy and the state of each rule.
+
+        Args:
+            longest: seconds that Retry-After says of a refusal. No `t` beside it may be later: the wait of a violated
+                rule is part of it, and for one that has something left nobody waits.
+        """
+        policies, states = into
+        for rule in decision.rules:
+            concurrent = rule.concurrent
+            key = rule.name, rule.limit, rule.window_seconds, concurrent, unit
+            name, policy = self._known.get(key) or self._learn(key)
+            policies.append(policy)
+            seconds = -(-rule.reset_after_ms // 1000)
+            if longest is not None and seconds > longest:
+                concurrent, seconds = concurrent or not rule.violated, longest
+            states.append(
+                b"%s;r=%d" % (name, rule.remaining) if concurrent else b"%s;r=%d;t=%d" % (name, rule.remaining, seconds)
+            )
+
+    def _learn(self, key: tuple[str, int, int, bool, bytes]) -> tuple[bytes, bytes]:
+        name, limit, window_seconds, concurrent, unit = key
+        if len(self._known) >= _MOST_POLICIES:
+            self._known.clear()
+        # What is held at the same time has no window.
+        rest = b';qu="concurrent-requests"' if concurrent else b";w=%d%s" % (window_seconds, unit)
+        quoted = _string(name)
+        known = self._known[key] = quoted, b"%s;q=%d%s" % (quoted, limit, rest)
+        return known
 
 
 def _wait_seconds(decision: ratelimit_pb2.Decision, tokens: ratelimit_pb2.Decision | None) -> int | None:
@@ -73,17 +100,6 @@ def _wait_seconds(decision: ratelimit_pb2.Decision, tokens: ratelimit_pb2.Decisi
     if not all(one.HasField("retry_after_ms") for one in refusals):
         return None
     return max(1, *(-(-one.retry_after_ms // 1000) for one in refusals))
-
-
-def _state(rule: ratelimit_pb2.RuleState, longest: int | None) -> bytes:
-    """What is left of a rule. Retry-After must not be earlier than a `t` beside it: the wait of a violated rule is part
-    of it, and of one that has something left nobody waits for more.
-    """
-    state = b"%s;r=%d" % (_string(rule.name), rule.remaining)
-    seconds = -(-rule.reset_after_ms // 1000)
-    if longest is not None and seconds > longest:
-        return b"%s;t=%d" % (state, longest) if rule.violated and not rule.concurrent else state
-    return state if rule.concurrent else b"%s;t=%d" % (state, seconds)
 
 
 def _string(text: str) -> bytes:

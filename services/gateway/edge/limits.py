@@ -4,7 +4,7 @@ Counts nothing itself. When the service cannot be asked, requests pass (`Limits.
 so): a limiter that is away must not take the mesh with it.
 """
 
-from functools import partial
+from collections.abc import Sequence
 
 from mesh.ratelimit.v1 import ratelimit_pb2, ratelimit_pb2_grpc
 from prometheus_client import CollectorRegistry, Counter
@@ -66,11 +66,8 @@ class Limits:
         Args:
             tokens: how many the request will probably use of its user's tokens; 0: it uses none.
         """
-        key = _key(context)
-        if self._denials and (denial := self._denials.find(key, self._clock.monotonic())) is not None:
-            self._remembered.inc()
-            context.decision = denial
-            raise _refusal(denial)
+        if self._denials:
+            self._recall(context)
         subject = _subject(context, self.holds.new_id())
         subjects = [subject]
         if tokens and self.watch.counts_tokens:
@@ -81,19 +78,24 @@ class Limits:
             return
         decision = context.decision = decisions[0]
         context.degraded = decision.degraded
-        if decision.allowed:
-            self._take(context, subject, decision)
-            context.asked_at = asked_at
-        else:
-            self._denials.keep(key, decision, asked_at, self._clock.monotonic())
         if len(subjects) > 1:
             self._reserve(context, (subjects[1], asked_at), decisions[1])
         if not decision.allowed:
-            raise _refusal(decision, *decisions[1:])
-        if context.tokens.refused:
-            raise _refusal(decisions[1])
+            self._denials.keep(_key(context), decision, asked_at, self._clock.monotonic())
+            raise _refusal(*decisions)
+        self._take(context, (subject, asked_at), decision)
+        if context.tokens is not None and context.tokens.refused:
+            raise _refusal(*decisions)
 
-    def _take(self, context: RequestContext, subject: ratelimit_pb2.Subject, decision: ratelimit_pb2.Decision) -> None:
+    def _recall(self, context: RequestContext) -> None:
+        denial = self._denials.find(_key(context), self._clock.monotonic())
+        if denial is not None:
+            self._remembered.inc()
+            context.decision = denial
+            raise _refusal(denial)
+
+    def _take(self, context: RequestContext, asked: Taken, decision: ratelimit_pb2.Decision) -> None:
+        subject, context.asked_at = asked
         context.subject = subject
         leases = [rule.window_seconds for rule in decision.rules if rule.concurrent]
         if leases:
@@ -104,21 +106,25 @@ class Limits:
 
     def _reserve(self, context: RequestContext, asked: Taken, decision: ratelimit_pb2.Decision) -> None:
         """All or nothing over both subjects: of a refused request `leave` gives back what either of them took."""
-        context.tokens = Reservation(
-            taken=[asked] if decision.allowed and decision.rules else [],
-            decision=decision if decision.rules else None,
-            refused=not decision.allowed,
-            reserve=partial(self._reserve_more, context),
+        if not decision.rules:
+            return
+
+        async def reserve(tokens: int) -> Taken | None:
+            return await self._reserve_more(context, reservation, tokens)
+
+        allowed = decision.allowed
+        reservation = context.tokens = Reservation(
+            taken=[asked] if allowed else [], decision=decision, refused=not allowed, reserve=reserve
         )
 
-    async def _reserve_more(self, context: RequestContext, tokens: int) -> Taken | None:
+    async def _reserve_more(self, context: RequestContext, reservation: Reservation, tokens: int) -> Taken | None:
         subject, asked_at = _token_subject(context, tokens), self._clock.monotonic()
         decisions = await self._ask(context, [subject])
         if decisions is None:
             return None
-        decision = context.tokens.decision = decisions[0]
+        decision = reservation.decision = decisions[0]
         if not decision.allowed:
-            context.tokens.refused = True
+            reservation.refused = True
             raise _refusal(decision)
         return subject, asked_at
 
@@ -134,12 +140,12 @@ class Limits:
         if context.holds and subject is not None:
             context.holds = False
             self.holds.release(subject)
-        if tokens.taken:
-            for (reserved, asked_at), amount in tokens.unused(0 if failed else tokens.used):
-                self.holds.refund(reserved, amount, asked_at)
-            tokens.taken = []
+        if tokens is None:
+            return
+        context.tokens = None
+        for (reserved, asked_at), amount in tokens.unused(0 if failed else tokens.used):
+            self.holds.refund(reserved, amount, asked_at)
         if tokens.refused and subject is not None:
-            tokens.refused = False
             self.holds.refund(subject, 1, context.asked_at)
             self._denials.forget(_key(context))
 
@@ -147,16 +153,18 @@ class Limits:
 
     async def _ask(
         self, context: RequestContext, subjects: list[ratelimit_pb2.Subject]
-    ) -> "list[ratelimit_pb2.Decision] | None":
+    ) -> Sequence[ratelimit_pb2.Decision] | None:
         """One decision for each subject; None when the service does not answer, and the request passes."""
         try:
             generation = self._breaker.begin()
         except MeshError as error:
             self._fail_open(context, error)
             return None
-        releases = self.holds.ended()
-        refunds = self.holds.refunds()
-        request = ratelimit_pb2.DecideRequest(subjects=subjects, releases=releases, refunds=refunds)
+        request = ratelimit_pb2.DecideRequest(subjects=subjects)
+        if releases := self.holds.ended():
+            request.releases.extend(releases)
+        if refunds := self.holds.refunds():
+            request.refunds.extend(refunds)
         try:
             response = await self._service.Decide(request, timeout=_PATIENCE_SECONDS)
         except MeshError as error:
@@ -170,7 +178,7 @@ class Limits:
             raise
         self._breaker.succeed(generation)
         self._failing_open = False
-        return list(response.decisions)
+        return response.decisions
 
     def _in_doubt(self, subjects: list[ratelimit_pb2.Subject]) -> None:
         """They may hold places now; giving back what was never taken, or twice, does no harm."""

@@ -16,7 +16,7 @@ from services.gateway.apis.exchange import (
     send_json,
 )
 from services.gateway.apis.idempotency import IDEMPOTENCY_KEY, idempotency_key
-from services.gateway.apis.llm import answers, first, metered, most_tokens
+from services.gateway.apis.llm import answers, first, metered, reserve
 from services.gateway.apis.openai.errors import openai_body, openai_status
 from services.gateway.apis.openai.shapes import ChatCompletionRequest
 from services.gateway.apis.openai.wire import Chunks, checked, completion, to_request
@@ -42,7 +42,7 @@ class ChatCompletions:
         body = checked(parse_json(await read_body(receive)))
         request = to_request(body, principal, idempotency_key(header(scope, IDEMPOTENCY_KEY)))
         tokens = current(scope).tokens
-        await tokens.need(most_tokens(request))
+        await reserve(request, tokens)
         with Attendance(receive):
             if body.get("stream"):
                 await send_events(send, self._frames(request, body, tokens))
@@ -51,7 +51,7 @@ class ChatCompletions:
                 await send_json(send, completion(response, self._now()))
 
     async def _frames(
-        self, request: llm_pb2.ChatRequest, body: ChatCompletionRequest, tokens: Reservation
+        self, request: llm_pb2.ChatRequest, body: ChatCompletionRequest, tokens: Reservation | None
     ) -> AsyncGenerator[bytes]:
         options = body.get("stream_options")
         chunks = Chunks(self._now(), with_usage=bool(options and options.get("include_usage")))

@@ -18,7 +18,7 @@ from services.gateway.apis.exchange import (
     send_json,
 )
 from services.gateway.apis.idempotency import IDEMPOTENCY_KEY, idempotency_key
-from services.gateway.apis.llm import V1_ANSWER_TOKENS, answers, first, metered, most_tokens
+from services.gateway.apis.llm import V1_ANSWER_TOKENS, answers, first, metered, reserve
 from services.gateway.apis.problems import refused
 from services.gateway.apis.shapes import WHOLE
 from services.gateway.edge.asgi import Receive, Scope, Send
@@ -129,10 +129,10 @@ class Chat:
         principal = require_scope(scope, "chat")
         body = checked(parse_json(await read_body(receive)))
         request = to_request(body, principal, idempotency_key(header(scope, IDEMPOTENCY_KEY)))
-        await current(scope).tokens.need(most_tokens(request))
+        await reserve(request, current(scope).tokens)
         return request
 
-    async def _frames(self, request: llm_pb2.ChatRequest, tokens: Reservation) -> AsyncGenerator[bytes]:
+    async def _frames(self, request: llm_pb2.ChatRequest, tokens: Reservation | None) -> AsyncGenerator[bytes]:
         used = 0
         async with aclosing(answers(self._llm, request, self._timeout_seconds, tokens)) as stream:
             answer = await first(stream)

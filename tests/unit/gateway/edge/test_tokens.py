@@ -16,12 +16,18 @@ PATH = "/v1/chat/completions"
 Part = Callable[[Reservation], Awaitable[None]]
 
 
+def reservation_of(scope: Scope) -> Reservation:
+    reservation = current(scope).tokens
+    assert reservation is not None
+    return reservation
+
+
 @asynccontextmanager
 async def counting(part: Part, tokens: int = 5000) -> AsyncIterator[World]:
     """An edge in front of an application that does something with its reservation and answers."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await part(current(scope).tokens)
+        await part(reservation_of(scope))
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
@@ -103,7 +109,7 @@ async def test_a_client_that_leaves_pays_for_what_was_said():
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        current(scope).tokens.used = 400
+        reservation_of(scope).used = 400
         raise ClientGone
 
     world = World(app)
