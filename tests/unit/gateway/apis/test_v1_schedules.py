@@ -70,7 +70,7 @@ async def test_lists_show_ones_own(world: World):
 async def test_the_schedules_of_others_do_not_exist(world: World, method, suffix):
     """404, as for an id that nobody has."""
     path = f"{SCHEDULES}/{await created(world)}{suffix}"
-    body = {} if method == "PATCH" else None
+    body = b"{}" if method == "PATCH" else b""
     assert (await world.ask(method, path, body, who="other")).status == 404
 
 

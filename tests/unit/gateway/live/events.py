@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 from google.protobuf.message import Message as Proto
 from mesh.agents.v1 import events_pb2
+from mesh.tasks.v1 import events_pb2 as tasks_events_pb2
 
 from chassis.messaging.message import EVENTS, Message
 
@@ -26,3 +27,13 @@ def told(event: Proto | bytes, subject: str, sequence: int, kind: str = "") -> M
 def run_finished(sequence: int, owner: str = "u1") -> Message:
     """The nth event of execution e1."""
     return told(events_pb2.RunFinished(execution_id="e1", owner_id=owner, agent_id=f"a{sequence}"), "e1", sequence)
+
+
+def task_changed(sequence: int, kind: str = "progress", owner: str = "u1", task_id: str = "t1") -> Message:
+    """The nth event of a task."""
+    event = tasks_events_pb2.TaskChanged(
+        task_id=task_id, kind="automation", owner_id=owner, type=kind, sequence=sequence, attempt=1, data=b"{}"
+    )
+    if kind == "succeeded":
+        event.result = b'{"ok":true}'
+    return told(event, task_id, sequence)
