@@ -7,6 +7,7 @@ decisions about its own counters along; the others go on with Redis.
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from urllib.parse import urlsplit
 
 import hiredis
@@ -41,6 +42,7 @@ class Node:
         self._deadline_seconds = deadline_seconds
         self._moving: dict[int, MovingSlot] = {}
         self._moving_until = 0.0
+        self._telling = asyncio.Lock()
         self.url = url
         self.ledger = ledger
         self.slots = bytearray(SLOTS)
@@ -54,6 +56,8 @@ class Node:
     def adopt(self, url: str, slots: bytearray) -> None:
         """What the map says of it now."""
         self.slots = slots
+        # What was on the move may have arrived; if not, it is noticed again.
+        self._moving_until = 0.0
         if not self.tag or not slots[slot_of(self.tag)]:
             self.tag = tag_in(slots)
             self.store.tag(self.tag)
@@ -67,7 +71,12 @@ class Node:
             return self
         if slot not in self._moving:
             self._moving[slot] = MovingSlot(
-                self.store, self.ledger, self._cluster.store_at, deadline_seconds=self._deadline_seconds
+                self.store,
+                self.ledger,
+                self._cluster.store_at,
+                partial(self._cluster.read_again, self),
+                self.tell_apart,
+                deadline_seconds=self._deadline_seconds,
             )
         return self._moving[slot]
 
@@ -103,17 +112,22 @@ class Node:
         return self.store.withholds
 
     async def tell_apart(self) -> None:
-        """While slots move: what is owed, each counter on its own."""
-        for debt in self.ledger.take_debts(_DEBTS_AT_ONCE):
-            home = self.home_of(slot_of(debt.key))
-            try:
-                if isinstance(home, MovingSlot):
-                    await home.settle(debt)
-                else:
-                    self.ledger.put_back([debt])
-            except Unavailable:
-                # If it was heard after all, it counts twice: too little may pass, never too much.
-                self.ledger.put_back([debt])
+        """While slots move: what is owed, each counter on its own, as far as it can be told."""
+        async with self._telling:
+            owed = self.ledger.take_debts(_DEBTS_AT_ONCE)
+            told = await asyncio.gather(*map(self._tell, owed))
+            self.ledger.put_back([debt for debt, done in zip(owed, told, strict=True) if not done])
+
+    async def _tell(self, debt: Debt) -> bool:
+        home = self.home_of(slot_of(debt.key))
+        if not isinstance(home, MovingSlot):
+            return False
+        try:
+            await home.settle(debt)
+        except Unavailable:
+            # If it was heard after all, it counts twice: too little may pass, never too much.
+            return False
+        return True
 
 
 class ClusterStore:
@@ -266,6 +280,8 @@ class ClusterStore:
         self._keepers = keepers
         for debt in owed:
             self._ledger_of(debt.key).put_back([debt])
+        for node in self._nodes:
+            node.tell_soon()
 
     async def ping(self) -> None:
         """Asks every node for a sign of life. Raises when one does not answer."""

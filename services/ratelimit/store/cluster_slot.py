@@ -4,7 +4,7 @@ A key is only ever made at its new node once the old one says that it has none o
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import hiredis
@@ -29,6 +29,8 @@ class MovingSlot:
         node: who keeps the slot still.
         ledger: of that node.
         node_at: the node at an address, None when it is not known.
+        arrived: called and waited for when the node does not keep the slot any more.
+        tell_debts: settles what the node is owed, one counter after the other.
     """
 
     def __init__(
@@ -36,11 +38,15 @@ class MovingSlot:
         node: RedisStore,
         ledger: Ledger,
         node_at: Callable[[str], RedisStore | None],
+        arrived: Callable[[], Awaitable[None]],
+        tell_debts: Callable[[], Awaitable[None]],
         *,
         deadline_seconds: float,
     ) -> None:
         self._node = node
         self._node_at = node_at
+        self._arrived = arrived
+        self._tell_debts = tell_debts
         self._deadline_seconds = deadline_seconds
         self.ledger = ledger
 
@@ -56,6 +62,10 @@ class MovingSlot:
 
     async def decide(self, asks: Sequence[Ask]) -> Answer:
         """See the port. Raises Moved when the slot has arrived."""
+        if self.ledger.owes:
+            await self._tell_debts()
+        if self.ledger.owes:
+            raise Unavailable(private="a moving slot is owed what passed without it")
         reply = await self._run(lambda place: decide_arguments(asks, place))
         if reply.done() and not reply.exception():
             return read_answer(asks, reply.result())
@@ -90,8 +100,11 @@ class MovingSlot:
                 word, _ = await _refusal(reply, until)
             if not word:
                 return reply
+            if word in {"MOVED", "ASK"}:
+                await self._arrived()
+                raise Moved
             if word != "TRYAGAIN":
-                raise Moved if word in {"MOVED", "ASK"} else Unavailable(private=f"a moving slot: {word}")
+                raise Unavailable(private=f"a moving slot: {word}")
             if not await _pause(until):
                 raise Unavailable(private="a moving slot is neither here nor there")
 

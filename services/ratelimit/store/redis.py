@@ -95,7 +95,10 @@ class RedisStore:
             self._lull.begin(asyncio.get_running_loop())
 
     def _pump(self) -> None:
-        while self._queue and len(self._flights) < self._most_in_flight and self._connection is not None:
+        room = self._most_in_flight - len(self._flights)
+        # What is owed goes ahead of the frame, so that it is decided with it; it takes no room.
+        self._tell_more()
+        while self._queue and room > 0 and self._connection is not None:
             waiters: list[Waiter] = []
             asks = keys = 0
             while self._queue and (not waiters or (asks < _FRAME_ASKS and keys < _FRAME_KEYS)):
@@ -108,7 +111,7 @@ class RedisStore:
                 frame = Frame(waiters, self._script, self._ended, self._overdue)
                 self._flights.add(frame)
                 frame.send(self._connection, self._deadline_seconds, self._calls.next)
-        self._tell_more()
+                room -= 1
 
     def _ended(self, flight: Flight, failure: Exception | None) -> None:
         """A script call was answered, or never will be."""
@@ -184,8 +187,7 @@ class RedisStore:
 
     def tell_soon(self) -> None:
         """Tells what is owed now and not with the next frame."""
-        if not self._flights:
-            self._tell_more()
+        self._tell_more()
 
     # -- as a node of a cluster ----------------------------------------------------------------------------------
 

@@ -37,6 +37,12 @@ local unpack = unpack
 
 local function numbers(data)
   local values, count = {}, #data / 8
+  if count <= CHUNK then
+    values = { unpack_struct('<' .. rep('d', count), data) }
+    -- What follows them is the position after the last.
+    values[count + 1] = nil
+    return values
+  end
   for first = 1, count, CHUNK do
     local size = min(CHUNK, count - first + 1)
     local part = { unpack_struct('<' .. rep('d', size), data, (first - 1) * 8 + 1) }

@@ -17,7 +17,7 @@ from deploy.local.ports import free_port
 from services.ratelimit.memory import MemoryShadow
 from services.ratelimit.operations import Limiter
 from services.ratelimit.rules.file import RuleFile
-from services.ratelimit.store import RedisStore
+from services.ratelimit.store import ClusterStore, RedisStore
 
 _ROOT = Path(__file__).parents[3]
 
@@ -25,11 +25,18 @@ _ROOT = Path(__file__).parents[3]
 class Deciding:
     """A limiter, its store and its shadow."""
 
-    def __init__(self, url: str, instances: int = 1) -> None:
+    def __init__(
+        self,
+        url: str,
+        instances: int = 1,
+        *,
+        open_store: type[RedisStore | ClusterStore] = RedisStore,
+        rules: Path | None = None,
+    ) -> None:
         self.shadow = MemoryShadow(SystemClock(), lambda: instances, cap=10_000)
         # Generous, so that a busy machine is not taken for a Redis that hangs.
-        self.store = RedisStore(url, self.shadow, deadline_seconds=0.25)
-        self.limiter = Limiter(rules=RuleFile(None), store=self.store, shadow=self.shadow)
+        self.store = open_store(url, self.shadow, deadline_seconds=0.25)
+        self.limiter = Limiter(rules=RuleFile(rules), store=self.store, shadow=self.shadow)
         self._task = asyncio.get_running_loop().create_task(self.store.run())
 
     async def until(self, *, ready: bool) -> None:
