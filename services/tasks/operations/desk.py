@@ -30,7 +30,8 @@ from services.tasks.operations.batches import Batcher
 from services.tasks.operations.figures import Figures
 from services.tasks.ports import WorkQueues, WorkStore
 
-LEASE_SECONDS = 10
+# Three beats. What a vanished host held shall start anew within twelve seconds, with time to find it and to claim it.
+LEASE_SECONDS = 9
 HEARTBEAT_SECONDS = 3
 # For a worker whose connection is gone, to come back.
 LOST_LEASE_SECONDS = 2.0

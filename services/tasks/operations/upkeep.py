@@ -22,18 +22,23 @@ log = get_logger(__name__)
 SWEEP_EVERY_SECONDS = 0.5
 TIMERS_EVERY_SECONDS = 0.25
 OVERDUE_EVERY_SECONDS = 1.0
-RECONCILE_EVERY_SECONDS = 5.0
+RECONCILE_EVERY_SECONDS = 0.5
 FIGURES_EVERY_SECONDS = 0.5
 PRUNE_EVERY_SECONDS = 30.0
 # How long a pointer may be on its way before its task counts as forgotten, once the broker's queue is empty.
 FORGOTTEN_AFTER_SECONDS = 5.0
+_FORGOTTEN_EVERY_ROUNDS = 10
+# A worker that vanished is sent pointers until the broker misses it too. So for a minute after a loss, a pointer in its
+# queues that nobody claims at once is sent again; the next one goes to another worker.
+_SWALLOWED_AFTER_SECONDS = 0.4
+_SUSPECT_ROUNDS = 120
 CANCEL_GRACE_SECONDS = 10.0
 _BATCH = 200
 _POINTERS = 1000
 # Few pointers are with the broker at a time, so that one this old is either lost or behind long work; a second one does
 # no harm then.
 _STALE_AFTER_SECONDS = 60.0
-_STALE_EVERY_ROUNDS = 6
+_STALE_EVERY_ROUNDS = 120
 
 
 class Upkeep:
@@ -48,7 +53,9 @@ class Upkeep:
         self._figures = figures
         self._queues = queues
         self._instance = instance
-        self._rounds = 0
+        # The next round is one in which everything is looked at.
+        self._rounds = -1
+        self._suspects: dict[tuple[str, Priority], int] = {}
         self._timers_due = asyncio.Event()
 
     def wake_timers(self) -> None:
@@ -68,7 +75,9 @@ class Upkeep:
 
     async def sweep(self) -> bool:
         """Takes attempts from sessions that are over. True when there may be more."""
-        return self._counted(await self._store.sweep_lost(rules.lose, _BATCH))
+        changes = await self._store.sweep_lost(rules.lose, _BATCH)
+        self._suspects.update({(change.live.group, change.live.priority): _SUSPECT_ROUNDS for change in changes})
+        return self._counted(changes)
 
     async def release(self) -> bool:
         """Queues what waited for its time, and ends what is past its deadline. True when there may be more."""
@@ -88,18 +97,21 @@ class Upkeep:
 
     async def reconcile(self) -> bool:
         """New pointers for tasks whose pointers the broker lost: queued for a while although their queue is empty."""
-        waiting = [(depth.group, depth.priority) for depth in self._figures.summary.depths if depth.queued]
-        if not waiting:
-            return False
-        empty = await self._queues.find_empty(waiting)
-        total = await self._point_again(empty, FORGOTTEN_AFTER_SECONDS) if empty else 0
-        # A queue that lost something may have been filled again before anybody looked.
         self._rounds = (self._rounds + 1) % _STALE_EVERY_ROUNDS
-        if self._rounds == 0:
-            total += await self._point_again(waiting, _STALE_AFTER_SECONDS)
+        total = await self._point_at_empty(list(self._suspects), _SWALLOWED_AFTER_SECONDS)
+        self._suspects = {queue: left - 1 for queue, left in self._suspects.items() if left > 1}
+        if self._rounds % _FORGOTTEN_EVERY_ROUNDS == 0:
+            waiting = [(depth.group, depth.priority) for depth in self._figures.summary.depths if depth.queued]
+            total += await self._point_at_empty(waiting, FORGOTTEN_AFTER_SECONDS)
+            # A queue that lost something may have been filled again before anybody looked.
+            total += await self._point_again(waiting, _STALE_AFTER_SECONDS) if self._rounds == 0 else 0
         if total:
             log.warning("Tasks were queued without a pointer", tasks=total)
         return False
+
+    async def _point_at_empty(self, queues: Sequence[tuple[str, Priority]], older_seconds: float) -> int:
+        empty = await self._queues.find_empty(queues) if queues else []
+        return await self._point_again(empty, older_seconds) if empty else 0
 
     async def _point_again(self, queues: Sequence[tuple[str, Priority]], older_seconds: float) -> int:
         # All of them in one go: as soon as the first pointers are out, their queue is not empty any more.

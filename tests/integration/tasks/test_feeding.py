@@ -164,7 +164,8 @@ async def test_a_lost_pointer_keeps_its_place(core: Core) -> None:
     await core.upkeep.refresh()
     core.queues.empty = [("builtin", Priority.NORMAL)]
     core.queues.ready.clear()
-    await core.upkeep.reconcile()
+    for _ in range(10):
+        await core.upkeep.reconcile()
     assert await broker.feed(rounds=3) == [first]
 
 

@@ -15,6 +15,12 @@ from tests.integration.tasks.core import Core, open_core, success
 pytestmark = pytest.mark.postgres
 
 
+async def reconcile(core: Core) -> None:
+    """As many rounds as it takes until everything was looked at."""
+    for _ in range(10):
+        await core.upkeep.reconcile()
+
+
 async def test_what_a_lost_session_held_runs_again_and_its_old_result_is_refused(core: Core) -> None:
     """The zombie that comes back after its lease finds its attempt fenced."""
     zombie, heir = await core.open_session(), await core.open_session()
@@ -138,17 +144,17 @@ async def test_a_task_whose_pointer_the_broker_lost_gets_a_new_one(core: Core) -
     await core.upkeep.refresh()
     core.queues.empty = [("builtin", Priority.NORMAL)]
     await core.sql("DELETE FROM tasks.pointer")
-    await core.upkeep.reconcile()
+    await reconcile(core)
     assert await core.pointers() == []
     await core.sql("UPDATE tasks.task_live SET enqueued_at = now() - interval '1 minute'")
     core.queues.empty = []
-    await core.upkeep.reconcile()
+    await reconcile(core)
     assert await core.pointers() == []
     core.queues.empty = [("builtin", Priority.NORMAL)]
-    await core.upkeep.reconcile()
+    await reconcile(core)
     await core.sql("UPDATE tasks.task_live SET enqueued_at = now() - interval '1 minute'")
     # It waits to be published now, and is not lost.
-    await core.upkeep.reconcile()
+    await reconcile(core)
     assert await core.pointers() == [(task_id, "work.builtin.p2")]
 
 
@@ -182,3 +188,16 @@ async def test_the_summary_counts_what_is_there(core: Core) -> None:
     assert [(r.ended, r.failed, r.ended_per_second) for r in summary.rates] == [(1, 0, 1 / 60)]
     assert running
     await core.upkeep.prune()
+
+
+async def test_a_pointer_that_a_vanished_worker_swallows_is_sent_again_soon(core: Core) -> None:
+    """After a loss the next round does it, long before a pointer counts as forgotten otherwise."""
+    session = await core.open_session()
+    task_id = await core.run(session)
+    await core.lose(session)
+    await core.upkeep.sweep()
+    await core.sql("DELETE FROM tasks.pointer")
+    core.queues.empty = [("builtin", Priority.NORMAL)]
+    await core.sql("UPDATE tasks.task_live SET enqueued_at = now() - interval '1 second'")
+    await core.upkeep.reconcile()
+    assert await core.pointers() == [(task_id, "work.builtin.p2")]

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import time
 
 import pytest
 from mesh.tasks.v1 import tasks_pb2
@@ -64,14 +65,33 @@ async def test_a_killed_worker_does_not_lose_its_task(mesh: Mesh, tasks: Tasks) 
     assert [event.type for event in await tasks.events(task_id)].count("succeeded") == 1
 
 
+async def test_a_killed_workers_task_starts_anew_within_two_seconds(mesh: Mesh, tasks: Tasks) -> None:
+    """The end of its connection tells the tasks service at once, and nobody waits for the lease."""
+    first = await mesh.add_worker("worker-1", slots=1)
+    task_id = await tasks.submit("automation", _delay(600))
+    await tasks.until_running(task_id)
+    await mesh.add_worker("worker-2", slots=1)
+    # It has a session and is idle: the one of the first is busy.
+    await tasks.until_ended(await tasks.submit("automation", b'{"action": "test"}'))
+    killed_at = time.time()
+    await first.kill()
+    task = await tasks.until(task_id, lambda task: task.attempt == 2)
+    waited = task.started_at.ToNanoseconds() / 1e9 - killed_at
+    assert waited <= 2.0, f"the second attempt began {waited:.2f} s after the kill"
+
+
 async def test_the_result_of_a_frozen_worker_is_refused(mesh: Mesh, tasks: Tasks) -> None:
     """SIGSTOP for longer than the lease: the task goes to another worker, and the first one's result has no effect."""
     frozen = await mesh.add_worker("worker-1")
     task_id = await tasks.submit("automation", _delay(2))
     await tasks.until_running(task_id)
     frozen.send(signal.SIGSTOP)
+    frozen_at = time.time()
     await mesh.add_worker("worker-2")
-    await tasks.until(task_id, lambda task: task.attempt == 2)
+    task = await tasks.until(task_id, lambda task: task.attempt == 2)
+    waited = task.started_at.ToNanoseconds() / 1e9 - frozen_at
+    # As a host that vanished: its connection stands, and only the lease tells.
+    assert 5.0 <= waited <= 12.0, f"the second attempt began {waited:.2f} s after the first worker was frozen"
     frozen.send(signal.SIGCONT)
     task = await tasks.until_ended(task_id)
     assert json.loads(task.result)["attempt"] == task.attempt == 2
@@ -109,8 +129,12 @@ async def test_a_cancelled_task_stops(mesh: Mesh, tasks: Tasks) -> None:
     await mesh.add_worker("worker-1", slots=1)
     task_id = await tasks.submit("automation", _delay(600))
     await tasks.until_running(task_id)
+    # Long before the next heartbeat, which would say so too.
+    asked_at = time.time()
     await tasks.stub.CancelTask(tasks_pb2.CancelTaskRequest(id=task_id, owner_id="tester"))
-    assert (await tasks.until_ended(task_id)).state == tasks_pb2.STATE_CANCELLED
+    task = await tasks.until_ended(task_id)
+    waited = task.finished_at.ToNanoseconds() / 1e9 - asked_at
+    assert (task.state, waited < 2.0) == (tasks_pb2.STATE_CANCELLED, True), f"it was stopped after {waited:.2f} s"
     following = await tasks.submit("automation", b'{"action": "test"}')
     assert (await tasks.until_ended(following)).state == tasks_pb2.STATE_SUCCEEDED
 
