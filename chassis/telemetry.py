@@ -76,7 +76,8 @@ def current_traceparent() -> str:
 
 def new_traceparent(*, sampled: bool) -> str:
     """A fresh trace."""
-    return f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-{'01' if sampled else '00'}"
+    ids = os.urandom(24).hex()
+    return f"00-{ids[:32]}-{ids[32:]}-{'01' if sampled else '00'}"
 
 
 def accept_traceparent(value: str) -> str:
