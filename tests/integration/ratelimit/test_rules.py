@@ -44,6 +44,10 @@ def until(what: str, seconds: float, condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def until_connected(stub: Any) -> None:
+    until("decisions with Redis", PATIENCE_SECONDS, lambda: stub.GetStatus(pb.GetStatusRequest()).store_connected)
+
+
 def failure(call: Callable[[], object]) -> MeshError:
     with pytest.raises(grpc.RpcError) as refused:
         call()
@@ -64,11 +68,7 @@ def stubs(start_service: Start, redis_url: str, path: Path) -> Iterator[list[Any
     with ExitStack() as stack:
         stubs = [stack.enter_context(service.stub()) for service in services]
         for stub in stubs:
-            until(
-                "decisions with Redis",
-                PATIENCE_SECONDS,
-                lambda s=stub: s.GetStatus(pb.GetStatusRequest()).store_connected,
-            )
+            until_connected(stub)
         yield stubs
 
 
@@ -106,9 +106,12 @@ def test_the_newest_of_file_and_put_wins(stubs: list[Any], path: Path) -> None:
     stubs[0].PutRules(pb.PutRulesRequest(source=rules(7)))
     until("the put", PROMISED_SECONDS, lambda: in_force(stubs[1]).origin == "api")
     path.write_text(rules(8))
-    for stub in stubs:
-        until("the changed file", PROMISED_SECONDS, lambda s=stub: in_force(s).source == rules(8))
-        assert in_force(stub).origin == "file"
+    changed = (rules(8), "file")
+    until(
+        "the changed file",
+        PROMISED_SECONDS,
+        lambda: all((in_force(stub).source, in_force(stub).origin) == changed for stub in stubs),
+    )
 
 
 @pytest.mark.redis
@@ -184,7 +187,7 @@ def test_watchers_hear_of_changes_and_of_the_end(start_service: Start, path: Pat
 def test_usage_is_told_and_takes_nothing(start_service: Start, redis_url: str) -> None:
     """Of one class or of all; of a class by its name though its rules are another's; an unknown one is refused."""
     with start_service(REDIS_URL=redis_url).stub() as stub:
-        until("decisions with Redis", PATIENCE_SECONDS, lambda: stub.GetStatus(pb.GetStatusRequest()).store_connected)
+        until_connected(stub)
         anna = pb.Subject(route_class="v1.chat", user="anna", role="user")
         stub.Decide(pb.DecideRequest(subjects=[anna]))
         for _ in range(2):
