@@ -6,6 +6,7 @@ Every outcome is acknowledged after its commit, and every attempt that the worke
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from mesh.tasks.v1 import tasks_pb2, tasks_pb2_grpc
 
@@ -19,7 +20,7 @@ from services.gateway.workers.holdings import Holdings, Key
 from services.gateway.workers.outbox import Outbox
 from services.gateway.workers.outcomes import Outcomes
 from services.gateway.workers.pointers import Pointers
-from services.gateway.workers.session import Callbacks, Fate, Session
+from services.gateway.workers.session import Callbacks, Session
 from worker.claims import Claims, Owner
 
 ACCEPT_SECONDS = 10.0
@@ -27,7 +28,11 @@ _MOST_UNACCEPTED = 3
 _LOOK_SECONDS = 0.2
 # A task that was rejected waits a moment for another worker; this one would otherwise get it back at once, and again.
 _REJECTED_SECONDS = 1.0
+# When it is not watched any more the service gives a session three quarters of a second.
+_LINGER_SECONDS = 1.0
 _NO_ANSWER = 4408
+# Longer than a socket may look alive while its worker speaks to another gateway, and is given tasks there.
+_ORPHAN_SECONDS = 15.0
 
 
 class Done(Exception):
@@ -52,7 +57,8 @@ class Conversation:
         self._slots = 0
         self._unaccepted = 0
         self._rejected: dict[Key, float] = {}
-        self._orphans: set[Key] = set()
+        # Held by the service's account and unknown here, and since when: a claim whose answer never arrived.
+        self._orphans: dict[Key, float] = {}
         callbacks = Callbacks(holds=lambda: self._holdings.keys, cancelled=self._cancelled, beaten=self._beaten)
         self.session = Session(workers, callbacks)
         owner = Owner(session=self._claiming, free=self._free, start=self._start, lost=self.session.suspect)
@@ -69,8 +75,8 @@ class Conversation:
         async with self._outcomes.open():
             yield
 
-    async def run(self, group: asyncio.TaskGroup, announcement: tasks_pb2.OpenSessionRequest, *, bare: bool) -> Fate:
-        """Keeps a session for ever; raises Done after a drain. Returns when another connection has taken it over."""
+    async def run(self, group: asyncio.TaskGroup, announcement: tasks_pb2.OpenSessionRequest, *, bare: bool) -> None:
+        """Keeps a session for ever, a new one where one was lost. Raises Done after a drain."""
         self._bare, self._slots = bare, announcement.slots
         for work in (self._claims.run(), self._look_after(), self._outcomes.tell_progress()):
             group.create_task(work)
@@ -78,13 +84,11 @@ class Conversation:
             opened = await self.session.open(announcement)
             announcement.resume_session_id = ""
             held = await self.session.held() if opened.resumed else set()
-            fate = Fate.LOST
             if held is not None:
                 self._say_registered(announcement, opened, held)
+                self.session.begin()
                 self._claims.wake()
-                fate = await self.session.keep()
-            if fate is Fate.TAKEN_OVER:
-                return fate
+                await self.session.kept()
             self._outcomes.lose(self._holdings.keys)
 
     async def hear(self, said: frames.Said) -> None:
@@ -114,8 +118,15 @@ class Conversation:
             await asyncio.sleep(_LOOK_SECONDS)
         await self._revoke(self._holdings.keys, "GOING_AWAY")
 
-    async def part(self, *, lost: bool) -> None:
-        """The end of the session: resumable for two seconds when the connection was lost, else at once."""
+    async def part(self, *, lost: bool, until: "asyncio.Future[Any]") -> None:
+        """The end of the session: resumable for two seconds when the connection was lost, else at once.
+
+        Args:
+            until: another connection goes on with the session, and nothing is left to be done for it.
+        """
+        await self.session.let_go(linger_seconds=_LINGER_SECONDS if lost else 0, until=until)
+        if lost and until.done():
+            return
         if not lost:
             await self.session.hand_back(self._holdings.keys)
         await self.session.close(lost=lost)
@@ -137,20 +148,20 @@ class Conversation:
                 self._holdings.take(key, accept_by)
                 self._outbox.put(_assign(one))
 
-    def _cancelled(self, keys: set[Key]) -> None:
-        for key in keys:
-            holding = self._holdings.find(key)
-            if holding is not None and not holding.cancel_told:
-                holding.cancel_told = True
-                self._outbox.put(frames.encode("cancel", task_id=key[0], attempt=key[1]))
+    def _cancelled(self, key: Key) -> None:
+        holding = self._holdings.find(key)
+        if holding is not None and not holding.cancel_told:
+            holding.cancel_told = True
+            self._outbox.put(frames.encode("cancel", task_id=key[0], attempt=key[1]))
 
     async def _beaten(self, before: set[Key], held: set[Key]) -> None:
         """Tells what is fenced; gives back what was claimed without our knowledge."""
         # What is being settled hears of it in the answer to its outcome.
         self._outcomes.lose(before & self._holdings.idle_keys - held)
         unknown = set() if self._claims.in_flight else held - self._holdings.keys
-        unknown = {key for key in unknown if self._holdings.was_stored(key) is None}
-        lasting, self._orphans = unknown & self._orphans, unknown - self._orphans
+        now = self._clock.monotonic()
+        self._orphans = {key: self._orphans.get(key, now) for key in unknown if self._holdings.was_stored(key) is None}
+        lasting = {key for key, since in self._orphans.items() if now - since >= _ORPHAN_SECONDS}
         await self.session.hand_back(lasting)
 
     def _accept(self, key: Key) -> None:

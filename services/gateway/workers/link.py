@@ -22,7 +22,6 @@ from services.gateway.workers import frames, kinds
 from services.gateway.workers.conversation import Conversation, Done
 from services.gateway.workers.frames import Plain, ProtocolError, Register
 from services.gateway.workers.outbox import Outbox, Overflow
-from services.gateway.workers.session import Fate
 
 log = get_logger(__name__)
 
@@ -111,9 +110,8 @@ class Link:
         ending: Ending | None = None
         async with self._conversation.open():
             ending = await self._converse(still_allowed)
-        if ending is not TAKEN_OVER:
-            # Nobody is at fault for a connection that broke; for the others their work goes on elsewhere at once.
-            await self._conversation.part(lost=ending is None)
+            # Nobody is at fault for a connection that broke; in the other cases the work goes on elsewhere at once.
+            await self._conversation.part(lost=ending in {None, TAKEN_OVER}, until=self._leaving)
         if ending is not None:
             await self._say_farewell(ending)
 
@@ -177,7 +175,7 @@ class Link:
                 raise Overflow from None
 
     async def _leave(self) -> None:
-        raise _Over(await self._leaving)
+        raise _Over(await asyncio.shield(self._leaving))
 
     async def _check(self, still_allowed: Callable[[], Awaitable[bool]]) -> None:
         # As for every socket: expiry is a matter of the clock, and of revocations the cache only forgets.
@@ -201,9 +199,7 @@ class Link:
         )
         pointers = self._conversation.pointers(self._behind.broker, self._behind.queue_type)
         group.create_task(pointers.run([spec.group for spec in announcement.kinds], said.slots))
-        fate = await self._conversation.run(group, announcement, bare=bare)
-        if fate is Fate.TAKEN_OVER:
-            raise _Over(TAKEN_OVER)
+        await self._conversation.run(group, announcement, bare=bare)
 
     async def _what_it_does(self) -> tuple[Register, bool]:
         try:

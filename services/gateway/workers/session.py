@@ -4,10 +4,9 @@ What the worker holds, and what it is told of all this, is its owner's affair.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from enum import Enum, auto
-from typing import cast
+from typing import Any
 
 from mesh.tasks.v1 import tasks_pb2, tasks_pb2_grpc
 
@@ -16,6 +15,7 @@ from chassis.logging import get_logger
 from chassis.retry import backoff_seconds
 from services.gateway.workers.frames import ProtocolError
 from services.gateway.workers.holdings import Key
+from worker.watch import watch
 
 log = get_logger(__name__)
 
@@ -26,27 +26,18 @@ _MOST_PAUSE_SECONDS = 1.0
 _HEARTBEAT_SECONDS = 1.0
 
 
-class Fate(Enum):
-    """How a session ended."""
-
-    # Presumed dead: what it held is somebody else's.
-    LOST = auto()
-    # Another connection goes on with it.
-    TAKEN_OVER = auto()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Callbacks:
     """What the owner does when the tasks service says something.
 
     Attributes:
         holds: the attempts held now.
-        cancelled: of these the owners of the tasks want no more.
+        cancelled: the owner of this one's task wants no more of it.
         beaten: what was held when a heartbeat left, and what the session holds by the service's account.
     """
 
     holds: Callable[[], set[Key]]
-    cancelled: Callable[[set[Key]], None]
+    cancelled: Callable[[Key], None]
     beaten: Callable[[set[Key], set[Key]], Awaitable[None]]
 
 
@@ -57,6 +48,7 @@ class Session:
         self._tasks = tasks
         self._on = on
         self._suspect = asyncio.Event()
+        self._keeping: asyncio.Future[None] | None = None
         self.id: str | None = None
 
     async def open(self, request: tasks_pb2.OpenSessionRequest) -> tasks_pb2.OpenSessionResponse:
@@ -80,22 +72,33 @@ class Session:
         """A call said that the session is lost: asks at once instead of with the next heartbeat."""
         self._suspect.set()
 
-    async def keep(self) -> Fate:
-        """Keeps the session until it ends without us."""
+    def begin(self) -> None:
+        """Keeps the session from now on; `kept` waits for its end."""
         session_id = self.id or ""
-        ends = [
-            asyncio.ensure_future(self._beat_on(session_id)),
-            asyncio.ensure_future(self._watch(session_id)),
-        ]
-        try:
-            done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            return done.pop().result()
-        finally:
-            for end in ends:
-                end.cancel()
-            await asyncio.wait(ends)
+        self._keeping = asyncio.ensure_future(self._keep(session_id))
 
-    async def _beat_on(self, session_id: str) -> Fate:
+    async def kept(self) -> None:
+        """Returns when the session is lost: what it held is somebody else's."""
+        if self._keeping is not None:
+            await asyncio.shield(self._keeping)
+
+    async def let_go(self, *, linger_seconds: float, until: "asyncio.Future[Any]") -> None:
+        """Keeps it a little longer, or until something happens, and then no more."""
+        if self._keeping is None:
+            return
+        await asyncio.wait({self._keeping, until}, timeout=linger_seconds, return_when=asyncio.FIRST_COMPLETED)
+        self._keeping.cancel()
+        await asyncio.wait({self._keeping})
+
+    async def _keep(self, session_id: str) -> None:
+        watching = asyncio.ensure_future(watch(self._tasks, session_id, self._on.cancelled, self.suspect))
+        try:
+            await self._beat_on(session_id)
+        finally:
+            watching.cancel()
+            await asyncio.wait({watching})
+
+    async def _beat_on(self, session_id: str) -> None:
         while await self._beat(session_id):
             try:
                 async with asyncio.timeout(_HEARTBEAT_SECONDS):
@@ -104,7 +107,6 @@ class Session:
             except TimeoutError:
                 continue
         self.id = None
-        return Fate.LOST
 
     async def _beat(self, session_id: str) -> bool:
         before = self._on.holds()
@@ -118,7 +120,8 @@ class Session:
             return True
         cancelled = _keys(answer.cancelled)
         await self._on.beaten(before, cancelled | _keys(answer.held))
-        self._on.cancelled(cancelled)
+        for key in cancelled:
+            self._on.cancelled(key)
         return True
 
     async def held(self) -> set[Key] | None:
@@ -137,24 +140,6 @@ class Session:
                 failures += 1
             else:
                 return _keys(answer.held) | _keys(answer.cancelled)
-
-    async def _watch(self, session_id: str) -> Fate:
-        failures = 0
-        while True:
-            try:
-                stream = self._tasks.WatchSession(tasks_pb2.WatchSessionRequest(session_id=session_id))
-                async for said in cast("AsyncIterator[tasks_pb2.WatchSessionResponse]", stream):
-                    failures = 0
-                    self._on.cancelled(_keys(said.cancelled))
-            except NotFound:
-                self.id = None
-                return Fate.LOST
-            except MeshError as error:
-                log.info("A worker's stream broke", session=session_id, error=str(error))
-                await asyncio.sleep(backoff_seconds(failures, first=0.05, most=_MOST_PAUSE_SECONDS))
-                failures += 1
-            else:
-                return Fate.TAKEN_OVER
 
     async def finish(self, outcome: tasks_pb2.Outcome, *, hurried: Callable[[], bool]) -> bool | None:
         """Reports how an attempt ended, until it is answered. True: it is committed; False: it had no effect.

@@ -142,6 +142,16 @@ async def test_a_broken_socket_may_be_come_back_to(service: Service):
     await back.hear("acknowledged")
 
 
+async def test_a_worker_that_comes_back_in_time_loses_nothing(service: Service):
+    """Its old socket lingers no longer, and the lease is never shortened."""
+    worker = await working(await Worker(service).connect())
+    worker.leave()
+    back = await Worker(service, links=worker.links).connect()
+    assert (await back.register(session_id="ses_1"))["held"] == [HELD]
+    await worker.until_closed()
+    assert service.closed == []
+
+
 async def test_a_newer_socket_takes_over(service: Service):
     """The older one may look alive for a while."""
     worker = await working(await Worker(service).connect())
