@@ -62,6 +62,9 @@ class Envoy(_EnvoyRoot):
     grpc_socket: str = Field(default="", validation_alias="GRPC_UDS", description="a path; in place of host and port")
     debug_host: str = Field(default="127.0.0.1", validation_alias="DEBUG_HOST")
     debug_port: int = Field(default=6070, validation_alias="DEBUG_PORT")
+    reuse_ports: bool = Field(
+        default=False, validation_alias="MESH_ENVOY_REUSE_PORTS", description="other processes may share these ports"
+    )
     tls: bool = Field(default=False, validation_alias="GRPC_SERVER_USE_TLS")
     tls_certificate: str = Field(default="", validation_alias="GRPC_SERVER_TLS_CERT", description="a path")
     tls_key: str = Field(default="", validation_alias="GRPC_SERVER_TLS_KEY", description="a path")

@@ -96,8 +96,8 @@ class EnvoyHealth:
 
 def _options(settings: Envoy) -> list[tuple[str, Any]]:
     return [
-        # Two processes on one port would split the calls between them in silence.
-        ("grpc.so_reuseport", 0),
+        # Processes on one port split the calls between them; not in silence, but where it is asked for.
+        ("grpc.so_reuseport", int(settings.reuse_ports)),
         ("grpc.max_receive_message_length", _LARGEST_MESSAGE_BYTES),
         ("grpc.max_connection_age_ms", int(settings.max_connection_age_seconds * 1000)),
         ("grpc.max_connection_age_grace_ms", int(settings.max_connection_age_grace_seconds * 1000)),

@@ -40,7 +40,7 @@ async def open_envoy_http(
     try:
         for runner, (address, port) in zip(runners, places, strict=True):
             await runner.setup()
-            await web.TCPSite(runner, address, port).start()
+            await web.TCPSite(runner, address, port, reuse_port=settings.reuse_ports).start()
         yield
     finally:
         for runner in runners:

@@ -41,22 +41,24 @@ class EnvoyService:
 
     def __init__(self, folder: Path, start: Callable[..., Any], redis_url: str, **environment: str) -> None:
         self.root = folder / "current"
-        self._ports = {name: str(free_port()) for name in ("GRPC_PORT", "PORT", "DEBUG_PORT")}
-        self.grpc = f"127.0.0.1:{self._ports['GRPC_PORT']}"
+        self.ports = {name: environment.get(name) or str(free_port()) for name in ("GRPC_PORT", "PORT", "DEBUG_PORT")}
+        self.grpc = f"127.0.0.1:{self.ports['GRPC_PORT']}"
         settings = {
             "RUNTIME_ROOT": str(self.root),
             "RUNTIME_SUBDIRECTORY": "rl",
             **redis_settings(redis_url),
-            **self._ports,
             **environment,
+            **self.ports,
         }
-        self.mesh = str(start(**settings).address)
+        service = start(**settings)
+        self.process = service.process
+        self.mesh = str(service.address)
         self.until("health", lambda: self.get("PORT", "/healthcheck") == (200, "OK"))
 
     def get(self, face: str, path: str, body: object = None) -> tuple[int, str]:
         """Asks over HTTP; 0 when nobody listens."""
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        call = urllib.request.Request(f"http://127.0.0.1:{self._ports[face]}{path}", data=data)
+        call = urllib.request.Request(f"http://127.0.0.1:{self.ports[face]}{path}", data=data)
         try:
             with urllib.request.urlopen(call, timeout=20) as answer:
                 return answer.status, answer.read().decode()

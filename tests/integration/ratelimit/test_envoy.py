@@ -188,6 +188,22 @@ def test_other_settings_of_envoys_service(start_service: Start, redis_url: str, 
         assert len(list(client.scan_iter("edge:rls:*"))) == 2
 
 
+def test_processes_may_share_their_ports(start_service: Start, redis_url: str, tmp_path: Path) -> None:
+    """Two on one port, where it is asked for: one counter, and the second goes on when the first has ended."""
+    write(tmp_path / "one", LIMITS)
+    swap(tmp_path, "one")
+    first = EnvoyService(tmp_path, start_service, redis_url, MESH_ENVOY_REUSE_PORTS="true")
+    second = EnvoyService(tmp_path, start_service, redis_url, MESH_ENVOY_REUSE_PORTS="true", **first.ports)
+    with second.stub(second.mesh) as stub:
+        ask(stub, 1, {"ten": "shared"})
+    with first.stub() as stub:
+        assert remaining(ask(stub, 2, {"ten": "shared"})) == [8, 7]
+    first.process.terminate()
+    first.process.wait(timeout=30)
+    with second.stub() as stub:
+        assert remaining(ask(stub, 2, {"ten": "shared"})) == [6, 5]
+
+
 async def test_without_redis_there_are_answers_all_the_same(tmp_path: Path) -> None:
     """The memory of this instance decides, by its share of the limit, and nobody gets an error."""
     write(tmp_path, LIMITS)
