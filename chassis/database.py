@@ -23,8 +23,8 @@ _CONNECT_TIMEOUT_SECONDS = 5.0
 # The server's own statement timeout comes first; this one is for a server that has stopped answering at all.
 _SILENCE_SECONDS = 5.0
 # 08 connection · 40 serialization and deadlock · 53 out of resources · 57 operator intervention (shut down, starting
-# up, statement timeout) · 25006 read only, as after a failover to a standby.
-_TROUBLE_CLASSES = ("08", "40", "53", "57", "25006")
+# up, statement timeout) · 25006 read only, as after a failover to a standby · 55P03 a lock that was not free in time.
+_TROUBLE_CLASSES = ("08", "40", "53", "57", "25006", "55P03")
 
 
 class Database:
