@@ -1,28 +1,28 @@
 -- Second part of the script: asks and their errands.
 
--- From the oldest hits of a log, which are over first: whichever it was, what counts at any later instant is enough.
-local function give_back_log(k, amount)
-  local base, log = (bases[k] or 0) + amount, logs[k]
-  bases[k], added[k] = base, added[k] and min(added[k], used[k])
-  if log and unpack_struct('<d', log, #log - 7) > base then
-    logs[k] = sub(log, (search(log, 9, base) - 1) * 16 + 1)
-  else
-    logs[k] = nil
-  end
-end
-
-local function give_back(k, l, amount, age)
-  local kind = kinds[l]
-  if kind == SLOTS or kind == SLIDING and age >= windows[l] or kind == FIXED and age > now % windows[l] then return end
-  if kind == BUCKET then amount = max(0, amount - age * rates[l]) end
-  amount = min(amount, used[k])
-  if amount == 0 then return end
-  used[k], changed[k] = used[k] - amount, l
-  if kind == SLIDING then give_back_log(k, amount) end
-end
-
 -- Gives back, renews or releases; what is not held is passed over, and marked when it is to be renewed.
 local function run(errand, count, cost, hold, age)
+  -- From the oldest hits of a log, which are over first: whichever it was, what counts at any later instant is enough.
+  local function give_back_log(k, amount)
+    local base, log = (bases[k] or 0) + amount, logs[k]
+    bases[k], added[k] = base, added[k] and min(added[k], used[k])
+    if log and unpack_struct('<d', log, #log - 7) > base then
+      logs[k] = sub(log, (search(log, 9, base) - 1) * 16 + 1)
+    else
+      logs[k] = nil
+    end
+  end
+
+  local function give_back(k, l, amount, age)
+    local kind = kinds[l]
+    if kind == SLOTS or kind == SLIDING and age >= windows[l] or kind == FIXED and age > now % windows[l] then return end
+    if kind == BUCKET then amount = max(0, amount - age * rates[l]) end
+    amount = min(amount, used[k])
+    if amount == 0 then return end
+    used[k], changed[k] = used[k] - amount, l
+    if kind == SLIDING then give_back_log(k, amount) end
+  end
+
   local lost = 0
   for i = 0, count - 1 do
     local k, l = input[at + 2 * i], input[at + 1 + 2 * i]

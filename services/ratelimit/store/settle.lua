@@ -1,90 +1,95 @@
 -- Last part of the script: what was admitted without this server, and the answer.
 
--- Two logs as one, in order. `values` is a dump: 0, then instants with running totals; an amount below 0 takes back what
--- was taken at that instant.
-local function merge_logs(k, values)
-  local amounts, stamps, log, before = {}, {}, logs[k] or '', bases[k] or 0
-  local function put(when, amount)
-    if not amounts[when] then stamps[#stamps + 1] = when end
-    amounts[when] = (amounts[when] or 0) + amount
-  end
-  for position = 1, #log, 16 do
-    local when, total = unpack_struct('<dd', log, position)
-    put(when, total - before)
-    before = total
-  end
-  before = 0
-  for i = 2, #values, 2 do
-    put(values[i], values[i + 1] - before)
-    before = values[i + 1]
-  end
-  table.sort(stamps)
-  local parts, total = { pack('<d', 0) }, 0
-  for _, when in ipairs(stamps) do
-    if amounts[when] > 0 then
-      total = total + amounts[when]
-      parts[#parts + 1] = pack('<dd', when, total)
+local out
+if ARGV[1] == 'decide' then
+  out = decide()
+else
+  -- Two logs as one, in order. `values` is a dump: 0, then instants with running totals; an amount below 0 takes back what
+  -- was taken at that instant.
+  local function merge_logs(k, values)
+    local amounts, stamps, log, before = {}, {}, logs[k] or '', bases[k] or 0
+    local function put(when, amount)
+      if not amounts[when] then stamps[#stamps + 1] = when end
+      amounts[when] = (amounts[when] or 0) + amount
     end
+    for position = 1, #log, 16 do
+      local when, total = unpack_struct('<dd', log, position)
+      put(when, total - before)
+      before = total
+    end
+    before = 0
+    for i = 2, #values, 2 do
+      put(values[i], values[i + 1] - before)
+      before = values[i + 1]
+    end
+    table.sort(stamps)
+    local parts, total = { pack('<d', 0) }, 0
+    for _, when in ipairs(stamps) do
+      if amounts[when] > 0 then
+        total = total + amounts[when]
+        parts[#parts + 1] = pack('<dd', when, total)
+      end
+    end
+    return #parts > 1 and table.concat(parts)
   end
-  return #parts > 1 and table.concat(parts)
-end
 
-local function settle_log(k, l, values)
-  local log = merge_logs(k, values)
-  if log then
-    redis.call('SET', names[k], log, 'PX', ARGV[l + 3])
-  else
-    redis.call('DEL', names[k])
-  end
-end
-
-local function settle_count(k, l, when, value)
-  local ttl, drained = ARGV[l + 3], max(0, now - when) * rates[l]
-  if kinds[l] == FIXED then
-    if when < now - now % windows[l] then return end
-  else
-    value = value > 0 and max(0, value - drained) or min(0, value + drained)
-  end
-  used[k] = max(0, used[k] + value)
-  if kinds[l] == BUCKET then ttl = string.format('%.0f', ceil(used[k] / rates[l] / 1000) + 1000) end
-  save(k, l, ttl)
-end
-
--- Deadlines with their holds, to be put beside those that are there.
-local function settle_slots(k, l, values)
-  local untils, holds = {}, {}
-  local function put(when, hold)
-    if when <= now then return end
-    if not untils[hold] then holds[#holds + 1] = hold end
-    untils[hold] = max(untils[hold] or 0, min(when, now + windows[l]))
-  end
-  for position = 1, #(logs[k] or ''), 24 do
-    put(unpack_struct('<d', logs[k], position), sub(logs[k], position + 8, position + 23))
-  end
-  for i = 1, #values, 3 do put(values[i], pack('<dd', values[i + 1], values[i + 2])) end
-  table.sort(holds, function(a, b) return untils[a] < untils[b] end)
-  for i, hold in ipairs(holds) do holds[i] = pack('<d', untils[hold]) .. hold end
-  logs[k], used[k] = table.concat(holds), #holds
-  save(k, l, ARGV[l + 3])
-end
-
-local function settle()
-  for k = 1, #names do
-    local l, size = input[at], input[at + 1]
-    local values = { unpack(input, at + 2, at + 1 + size) }
-    at = at + 2 + size
-    open(k, l)
-    if kinds[l] == SLIDING then
-      settle_log(k, l, values)
-    elseif kinds[l] == SLOTS then
-      settle_slots(k, l, values)
+  local function settle_log(k, l, values)
+    local log = merge_logs(k, values)
+    if log then
+      redis.call('SET', names[k], log, 'PX', ARGV[l + 3])
     else
-      settle_count(k, l, values[1], values[2])
+      redis.call('DEL', names[k])
     end
   end
-  return { now, 0 }
-end
 
-local out = ARGV[1] == 'decide' and decide() or settle()
+  local function settle_count(k, l, when, value)
+    local ttl, drained = ARGV[l + 3], max(0, now - when) * rates[l]
+    if kinds[l] == FIXED then
+      if when < now - now % windows[l] then return end
+    else
+      value = value > 0 and max(0, value - drained) or min(0, value + drained)
+    end
+    used[k] = max(0, used[k] + value)
+    if kinds[l] == BUCKET then ttl = string.format('%.0f', ceil(used[k] / rates[l] / 1000) + 1000) end
+    save(k, l, ttl)
+  end
+
+  -- Deadlines with their holds, to be put beside those that are there.
+  local function settle_slots(k, l, values)
+    local untils, holds = {}, {}
+    local function put(when, hold)
+      if when <= now then return end
+      if not untils[hold] then holds[#holds + 1] = hold end
+      untils[hold] = max(untils[hold] or 0, min(when, now + windows[l]))
+    end
+    for position = 1, #(logs[k] or ''), 24 do
+      put(unpack_struct('<d', logs[k], position), sub(logs[k], position + 8, position + 23))
+    end
+    for i = 1, #values, 3 do put(values[i], pack('<dd', values[i + 1], values[i + 2])) end
+    table.sort(holds, function(a, b) return untils[a] < untils[b] end)
+    for i, hold in ipairs(holds) do holds[i] = pack('<d', untils[hold]) .. hold end
+    logs[k], used[k] = table.concat(holds), #holds
+    save(k, l, ARGV[l + 3])
+  end
+
+  local function settle()
+    for k = 1, #names do
+      local l, size = input[at], input[at + 1]
+      local values = { unpack(input, at + 2, at + 1 + size) }
+      at = at + 2 + size
+      open(k, l)
+      if kinds[l] == SLIDING then
+        settle_log(k, l, values)
+      elseif kinds[l] == SLOTS then
+        settle_slots(k, l, values)
+      else
+        settle_count(k, l, values[1], values[2])
+      end
+    end
+    return { now, 0 }
+  end
+
+  out = settle()
+end
 if number_key then out[2] = tonumber(redis.call('SET', number_key, ARGV[3], 'EX', NUMBER_LIVES, 'GET') or 0) end
 return integers(out)
