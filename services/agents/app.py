@@ -27,6 +27,7 @@ from services.agents.store.agents import AgentStore
 from services.agents.store.executions import ExecutionStore
 from services.agents.store.runners import RunnerStore
 from services.agents.worker.answering import GROUP, Answering
+from services.agents.worker.developing import Developing
 from services.agents.worker.news import Listener
 from services.agents.worker.rounds import be_present, repair_for_ever
 from worker import RabbitFeed, Runner
@@ -77,7 +78,8 @@ async def _run_agents(
 ) -> Runner:
     slots = settings.running.slots
     feed = RabbitFeed(broker, GROUP, slots, settings.rabbit.queue_type)
-    runner = Runner(host, tasks, feed, name=host.instance, kinds=Answering(registry).kinds(), slots=slots)
+    kinds = {**Answering(registry).kinds(), **Developing(registry).kinds()}
+    runner = Runner(host, tasks, feed, name=host.instance, kinds=kinds, slots=slots)
     return await host.enter(runner.open())
 
 

@@ -16,6 +16,7 @@ from services.agents.model.agent import (
     question,
 )
 from services.agents.model.execution import Answer
+from services.agents.model.matching import fitting
 from services.agents.ports import Agents, Models, NewIds, Runners
 
 DEFAULT_PAGE = 100
@@ -77,6 +78,10 @@ class Registry:
     async def live_port(self) -> int:
         """Where a live runner is reached; 0 when there is none. Every runner serves every agent."""
         return await self._runners.live_port()
+
+    async def find_fitting(self, kind: str) -> Agent | None:
+        """The active agent for a development task of a kind; None when nobody can do it."""
+        return fitting([measured.agent for measured in await self._agents.find(())], kind)
 
     async def ask(self, agent_id: str, *, input_text: str, owner_id: str, key: str, timeout_seconds: float) -> Answer:
         """What an active agent answers. Raises NotFound, Conflict when it is inactive, and what the model raises."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,11 +11,12 @@ from mesh.tasks.v1 import events_pb2
 from chassis.errors import Invalid, MeshError, Unavailable
 from services.agents.operations.registry import Registry
 from services.agents.worker.answering import Answering
+from services.agents.worker.developing import Developing
 from services.agents.worker.news import Listener
 from services.agents.worker.rounds import be_present
 from tests.support.clock import FakeClock
 from tests.unit.agents.fakes import FakeAgents, FakeModels, FakeRunners, agent
-from worker.handler import Assignment, Reject
+from worker.handler import Assignment, Reject, Retry
 
 
 def _assignment(payload: Any) -> Assignment:
@@ -47,6 +49,44 @@ async def test_a_payload_without_an_agent_is_rejected(payload: Any):
     """For good."""
     with pytest.raises(Reject):
         await _answering(FakeModels()).handle(_assignment(payload))
+
+
+def _task(kind: str, payload: Any) -> Assignment:
+    return replace(_assignment(payload), kind=kind)
+
+
+def _developing(models: FakeModels, **capabilities: tuple[str, ...]) -> Developing:
+    agents = FakeAgents()
+    for name, able in capabilities.items():
+        agents.agents[name] = replace(agent(name), capabilities=able)
+    return Developing(Registry(agents, FakeRunners(), models, clock=FakeClock(), new_ids=lambda count: ["id"] * count))
+
+
+@pytest.mark.parametrize(
+    ("kind", "chosen"), [("feature", "coder"), ("bug", "coder"), ("docs", "writer"), ("test", "coordinator")]
+)
+async def test_a_development_task_goes_to_an_agent_that_can_do_it(kind: str, chosen: str):
+    """Whoever hands out tasks takes what nobody else can do. The key names no attempt."""
+    models = FakeModels()
+    developing = _developing(
+        models, coordinator=("task_distribution",), writer=("documentation",), coder=("chat", "development")
+    )
+    result = await developing.handle(_task(kind, {"title": "Sort it", "description": "", "estimated_hours": 4.0}))
+    assert (result["agent_id"], result["model"]) == (chosen, "fake")
+    assert [key for _, _, key in models.asked] == ["task_1:answer"]
+
+
+async def test_a_development_task_waits_for_an_agent():
+    """One may be activated any time."""
+    with pytest.raises(Retry):
+        await _developing(FakeModels(), stranger=("chat",)).handle(_task("docs", {"title": "Explain"}))
+
+
+@pytest.mark.parametrize("payload", [None, {}, {"title": ""}, {"title": 1}, {"title": "x", "description": 2}])
+async def test_a_development_task_without_a_title_is_rejected(payload: Any):
+    """For good."""
+    with pytest.raises(Reject):
+        await _developing(FakeModels(), coder=("coding",)).handle(_task("bug", payload))
 
 
 class _Delivery:
