@@ -1,206 +1,219 @@
-"""Decisions a second of the whole ratelimit service with a private Redis, beside a bare grpc.aio echo in the same run.
+"""Decisions a second of the whole ratelimit service with a private Redis, on both of its faces.
 
-Singles as unary calls and over a lane, batches of 8 and of 64 subjects a call; for each the rate, the latency and the
-CPU of every process. Everything runs on this machine, load generator included.
+In the same run and under the same load generator (ghz): a bare grpc.aio echo with messages of the same size, and
+envoyproxy/ratelimit. Every round measures each of them once, in alternating order; figures are medians over the rounds
+with the lowest and the highest, and ratios are medians of the ratios within a round. Lanes have our own client. Load
+generators, Redis and all servers share this machine.
 
-Usage: python bench/ratelimit_decisions.py [--seconds 5] [--callers 64] [--users 10000] [--class v1.cache]
+Usage: python -m bench.ratelimit_decisions [--seconds 4] [--rounds 5] [--callers 64] [--users 10000] [--only TEXT]
 """
 
 import argparse
 import asyncio
-import shutil
-import socket
-import subprocess
+import os
 import sys
-import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack, contextmanager
-from itertools import cycle
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-import grpc
-import psutil
 import uvloop
-from mesh.ratelimit.v1 import ratelimit_pb2 as pb
 
-from chassis.clock import SystemClock
-from chassis.config import Discovery, Process
-from chassis.lifecycle import Host
-from chassis.rpc.lane import open_lane
+from bench.support import envoy_ratelimit, ghz
+from bench.support.go_program import build
+from bench.support.limiter_probe import answers_of, over_lane, script_calls, span_cost_us, tally_of
+from bench.support.limiter_stage import DECIDE, SHOULD, Stage
+from bench.support.load import Load
+from bench.support.processes import Usage
+from chassis import telemetry
 
-_ROOT = Path(__file__).parents[1]
-_DECIDE = "/mesh.ratelimit.v1.RatelimitService/Decide"
-_ECHO = "/bench.Echo/Echo"
-_REQUESTS = 512
-
-Call = Callable[[bytes], Awaitable[bytes]]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def _running(*command: str, **environment: str) -> Iterator[psutil.Process]:
-    environment["PYTHONPATH"] = f"{_ROOT}:{_ROOT / 'proto'}"
-    process = subprocess.Popen(command, cwd=_ROOT, env=environment, stdout=subprocess.DEVNULL)
-    try:
-        yield psutil.Process(process.pid)
-    finally:
-        process.terminate()
-        process.wait()
+# CPU is for each decision: of the server, of Redis and of the load generator. What Redis answers too late is decided
+# from memory.
+_HEADINGS = (
+    "",
+    "calls/s (lowest–highest)",
+    "decisions/s",
+    "beside",
+    "p50 ms",
+    "p99 ms",
+    "CPU µs",
+    "Redis µs",
+    "load µs",
+    "from memory %",
+)
+_OURS = ("service", "traced")
 
 
-@contextmanager
-def _redis(port: int) -> Iterator[psutil.Process]:
-    program = shutil.which("redis-server")
-    if program is None:
-        sys.exit("redis-server is needed: apt-get install redis-server")
-    with tempfile.TemporaryDirectory() as folder:
-        options = ("--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder)
-        with _running(program, *options) as process:
-            yield process
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """One thing to measure.
+
+    Args:
+        server: whose CPU is shown, a name of the stage.
+        size: decisions in a call.
+        beside: the series of the same round that it is compared with, if any.
+        half: at half of the rate that this series had in the round.
+    """
+
+    name: str
+    server: str
+    size: int
+    run: Callable[[int], tuple[Load, float]]
+    beside: str = ""
+    half: str = ""
+    loads: list[Load] = field(default_factory=list)
+    cpu: list[dict[str, float]] = field(default_factory=list)
+    from_memory: list[float] = field(default_factory=list)
 
 
 class Bench:
-    """What is measured, and beside whom."""
+    """All series, round by round."""
 
-    def __init__(self, options: argparse.Namespace, processes: dict[str, psutil.Process]) -> None:
+    def __init__(self, stage: Stage, program: Path | None, options: argparse.Namespace) -> None:
+        self._stage = stage
+        self._program = program
         self._options = options
-        self._processes = processes | {"load": psutil.Process()}
-        self._singles: dict[str, float] = {}
+        self.series: dict[str, Series] = {}
 
-    def requests(self, size: int) -> list[bytes]:
-        """Calls of so many subjects each, all users in turn, as bytes: making them is not what is measured."""
-        users = cycle(range(self._options.users))
-        return [
-            pb.DecideRequest(
-                subjects=[
-                    pb.Subject(route_class=self._options.route_class, user=f"user-{next(users)}", role="user", ip="::1")
-                    for _ in range(size)
-                ]
-            ).SerializeToString()
-            for _ in range(max(_REQUESTS, self._options.users // size))
-        ]
-
-    async def measure(self, name: str, call: Call, size: int, callers: int) -> None:
-        """Runs calls of `size` decisions from `callers` callers and prints what came of it."""
-        if name != "echo" and self._options.only not in name:
+    def add(self, name: str, server: str, size: int, **more: Any) -> None:
+        """Adds calls of so many decisions by ghz, where there is one and the server runs."""
+        face = more.pop("face", DECIDE)
+        kind = "mesh" if face == DECIDE else "envoy"
+        if self._program is None or f"{server} {kind}" not in self._stage.addresses:
             return
-        todo = cycle(self.requests(size))
-        taken: list[float] = []
+        program, options = self._program, self._options
+        target = self._stage.target(server, face, size, more.pop("rules", 1))
+        metadata = more.pop("metadata", None)
 
-        async def caller(until: float) -> None:
-            while (began := time.perf_counter()) < until:
-                await call(next(todo))
-                taken.append(time.perf_counter() - began)
+        def run(rate: int) -> tuple[Load, float]:
+            seconds, callers = options.seconds, options.callers
+            return ghz.call(program, target, callers=callers, seconds=seconds, rate=rate, metadata=metadata)
 
-        await asyncio.gather(*(caller(time.perf_counter() + 0.5) for _ in range(callers)))
-        taken.clear()
-        before = {who: _cpu_seconds(process) for who, process in self._processes.items()}
-        began = time.perf_counter()
-        await asyncio.gather(*(caller(began + self._options.seconds) for _ in range(callers)))
-        seconds = time.perf_counter() - began
-        self._singles[name] = len(taken) / seconds
-        self._print(name, taken, size, seconds, before)
+        self._keep(Series(name=name, server=server, size=size, run=run, **more))
 
-    def _print(self, name: str, taken: list[float], size: int, seconds: float, before: dict[str, float]) -> None:
-        decisions = len(taken) * size
-        cpu = "  ".join(
-            f"{who} {(_cpu_seconds(process) - before[who]) / decisions * 1e6:5.1f}"
-            for who, process in self._processes.items()
-        )
-        taken.sort()
-        p50, p99 = (taken[int(len(taken) * part)] * 1000 for part in (0.5, 0.99))
-        ratio = f"{self._singles[name] / self._singles['echo']:5.2f}" if "echo" in self._singles else "    -"
-        print(
-            f"{name:18} {decisions / seconds:9,.0f}/s  calls {len(taken) / seconds:8,.0f}/s  × echo {ratio}  "
-            f"p50 {p50:6.2f} ms  p99 {p99:6.2f} ms  µs CPU a decision: {cpu}",
-            flush=True,
-        )
+    def add_lane(self, name: str, size: int) -> None:
+        """Adds calls of so many decisions over a lane by our own client."""
+        address, options = self._stage.addresses["service mesh"], self._options
+
+        def run(rate: int) -> tuple[Load, float]:
+            del rate
+            used = time.process_time()
+            load = uvloop.run(
+                over_lane(address, size, options.users, max(16, options.callers // size), options.seconds)
+            )
+            return load, time.process_time() - used
+
+        self._keep(Series(name=name, server="service", size=size, run=run))
+
+    def _keep(self, series: Series) -> None:
+        if self._options.only in series.name:
+            self.series[series.name] = series
+
+    def measure(self) -> None:
+        """Runs all rounds."""
+        for number in range(self._options.rounds):
+            # What depends on another's rate comes after it in any order.
+            ordered = list(self.series.values())[:: -1 if number % 2 else 1]
+            for series in sorted(ordered, key=lambda one: bool(one.half)):
+                rate = 0
+                if series.half:
+                    if series.half not in self.series:
+                        continue
+                    rate = max(1, round(self.series[series.half].loads[-1].per_second / 2))
+                self._measure_once(series, rate)
+                print(f"round {number + 1}: {series.name}: {series.loads[-1].per_second:,.0f} calls/s", file=sys.stderr)
+
+    def _measure_once(self, series: Series, rate: int) -> None:
+        address = self._stage.addresses.get(f"{series.server} mesh") if series.server in _OURS else None
+        before = asyncio.run(tally_of(address)) if address else (0, 0)
+        usage = Usage(self._stage.pids)
+        load, used = series.run(rate)
+        decisions = load.requests * series.size
+        seconds = usage.seconds() | {"load": used}
+        series.loads.append(load)
+        series.cpu.append({who: spent / decisions * 1e6 for who, spent in seconds.items()})
+        after = asyncio.run(tally_of(address)) if address else (0, 0)
+        series.from_memory.append(100 * (after[1] - before[1]) / max(1, after[0] - before[0]))
+
+    def print(self) -> None:
+        """Prints one row for each series."""
+        print(f"| {' | '.join(_HEADINGS)} |\n|{'---|' * len(_HEADINGS)}")
+        for one in self.series.values():
+            if one.loads:
+                print(self._row(one))
+
+    def _row(self, one: Series) -> str:
+        rates = [load.per_second for load in one.loads]
+        ratio = ""
+        if other := self.series.get(one.beside):
+            ratios = [mine / its.per_second for mine, its in zip(rates, other.loads, strict=True)]
+            ratio = f"{median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f}) × {other.name}"
+        spent = [f"{median(cpu.get(who, 0.0) for cpu in one.cpu):.1f}" for who in (one.server, "redis", "load")]
+        failed = sum(load.bad for load in one.loads)
+        cells = [
+            one.name + (f" ({failed} failed)" if failed else ""),
+            f"{median(rates):,.0f} ({min(rates):,.0f}–{max(rates):,.0f})",
+            f"{median(rates) * one.size:,.0f}",
+            ratio,
+            f"{median(load.p50 for load in one.loads):.2f}",
+            f"{median(load.p99 for load in one.loads):.1f}",
+            *spent,
+            f"{median(one.from_memory):.1f}" if one.server in _OURS else "",
+        ]
+        return f"| {' | '.join(cells)} |"
 
 
-def _cpu_seconds(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
-
-
-def _unary(channel: grpc.aio.Channel, method: str) -> Call:
-    send: Any = channel.unary_unary(method)
-
-    async def call(body: bytes) -> bytes:
-        answer: bytes = await send(body, timeout=30)
-        return answer
-
-    return call
-
-
-async def _lane(stack: AsyncExitStack, address: str) -> Call:
-    host = Host("bench", Process(), SystemClock(), stack)
-    settings = Discovery(backend="static", ratelimit_address=address)
-    lane: Any = await stack.enter_async_context(open_lane(host, "ratelimit", settings))
-    send = lane.unary_unary(_DECIDE, lambda body: body, lambda body: body)
-
-    async def call(body: bytes) -> bytes:
-        answer: bytes = await send(body, timeout=30)
-        return answer
-
-    return call
-
-
-async def _measure_all(bench: Bench, options: argparse.Namespace, ports: dict[str, int]) -> None:
-    async with AsyncExitStack() as stack:
-        channels = {}
-        for name, port in ports.items():
-            channels[name] = await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{port}"))
-            await channels[name].channel_ready()
-        decide = _unary(channels["service"], _DECIDE)
-        lane = await _lane(stack, f"127.0.0.1:{ports['service']}")
-        first = pb.DecideResponse.FromString(await decide(bench.requests(1)[0]))
-        while first.decisions[0].degraded:
-            await asyncio.sleep(0.1)
-            first = pb.DecideResponse.FromString(await decide(bench.requests(1)[0]))
-        print(f"each decision: {len(first.decisions[0].rules)} rule(s), class {options.route_class}")
-        await bench.measure("echo", _unary(channels["echo"], _ECHO), 1, options.callers)
-        await bench.measure("single, unary", decide, 1, options.callers)
-        await bench.measure("single, lane", lane, 1, options.callers)
-        await bench.measure("batch of 8, unary", decide, 8, options.callers // 2)
-        await bench.measure("batch of 64, unary", decide, 64, options.callers // 4)
-        await bench.measure("batch of 64, lane", lane, 64, options.callers // 4)
-        status: Any = channels["service"].unary_unary("/mesh.ratelimit.v1.RatelimitService/GetStatus")
-        print(str(pb.GetStatusResponse.FromString(await status(b""))).replace("\n", "  "))
+def _add_all(bench: Bench) -> None:
+    bench.add("echo", "echo", 1)
+    bench.add("single, 1 rule", "service", 1, beside="echo")
+    bench.add("single, 2 rules", "service", 1, rules=2, beside="echo")
+    bench.add("unary, 8 a call", "service", 8)
+    bench.add("unary, 64 a call", "service", 64)
+    bench.add_lane("lane, 1 a call", 1)
+    bench.add_lane("lane, 8 a call", 8)
+    bench.add_lane("lane, 64 a call", 64)
+    bench.add("RLS envoyproxy, 1", "peer", 1, face=SHOULD)
+    bench.add("RLS echo, 1", "echo", 1, face=SHOULD, beside="RLS envoyproxy, 1")
+    bench.add("RLS, 1", "service", 1, face=SHOULD, beside="RLS envoyproxy, 1")
+    bench.add("RLS envoyproxy, 8", "peer", 8, face=SHOULD)
+    bench.add("RLS, 8", "service", 8, face=SHOULD, beside="RLS envoyproxy, 8")
+    unsampled = {"traceparent": telemetry.new_traceparent(sampled=False)}
+    bench.add("single, tracing on, unsampled", "traced", 1, metadata=unsampled, beside="single, 1 rule")
+    bench.add("echo, half load", "echo", 1, half="echo")
+    bench.add("single, half load", "service", 1, half="single, 1 rule")
+    bench.add("RLS, half load", "service", 1, face=SHOULD, half="RLS, 1")
+    bench.add("RLS envoyproxy, half load", "peer", 1, face=SHOULD, half="RLS envoyproxy, 1")
 
 
 def main() -> None:
     """Starts everything, measures, ends everything."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--callers", type=int, default=64)
     parser.add_argument("--users", type=int, default=10_000)
-    parser.add_argument("--class", dest="route_class", default="v1.cache")
-    parser.add_argument("--rules", default="")
-    parser.add_argument("--store-deadline", default="0.01", help="seconds")
-    parser.add_argument("--only", default="", help="measure only what has this in its name, and the echo")
+    parser.add_argument("--only", default="", help="measure only what has this in its name")
     options = parser.parse_args()
-    ports = {"echo": _free_port(), "service": _free_port()}
-    redis_port = _free_port()
-    service = {
-        "MESH_GRPC_PORT": str(ports["service"]),
-        "REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
-        "MESH_RATE_LIMITS_FILE": options.rules,
-        "MESH_RATE_LIMITS_STORE_DEADLINE_SECONDS": options.store_deadline,
-    }
+    program, peer = build(ghz.GHZ), envoy_ratelimit.build()
+    for missing in (program.reason, peer.reason):
+        if missing:
+            print(missing)
     with ExitStack() as stack:
-        processes = {
-            "redis": stack.enter_context(_redis(redis_port)),
-            "service": stack.enter_context(_running(sys.executable, "-m", "services.ratelimit", **service)),
-        }
-        processes["echo"] = stack.enter_context(_running(sys.executable, "bench/ratelimit_echo.py", str(ports["echo"])))
-        uvloop.run(_measure_all(Bench(options, processes), options, ports))
+        stage = Stage(stack, options.users, peer.program)
+        stage.start_echo(asyncio.run(answers_of(stage)))
+        bench = Bench(stage, program.program, options)
+        _add_all(bench)
+        print(f"load average before: {os.getloadavg()[0]:.1f}")
+        bench.measure()
+        bench.print()
+        for rules, frames in asyncio.run(script_calls(stage)).items():
+            counted = ", ".join(f"{count} script call(s): {number} frames" for count, number in frames.items())
+            print(f"8 requests a frame, {rules} rule(s) each: {counted}")
+        print(f"a span that is not sampled: {span_cost_us():.2f} µs of CPU, with an endpoint configured")
+        print(f"load average after: {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":
