@@ -12,7 +12,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from chassis.clock import Clock
-from services.ratelimit.model.counters import UNKNOWN, Counter, Slots, new_counter
+from services.ratelimit.model.counters import UNKNOWN, Counter, Slots, TokenBucket, new_counter
 from services.ratelimit.model.decisions import ALLOWED, Verdict, decide, takes
 from services.ratelimit.model.errands import NO_HOLD, Action, Errand, Hold
 from services.ratelimit.model.limits import MAX_LEASE_US, Algorithm, Ask, Limit, OnStoreFailure
@@ -62,8 +62,9 @@ class Counters:
     Two generations instead of a list in order of use: a hit costs one look-up, and forgetting costs nothing.
     """
 
-    def __init__(self, cap: int) -> None:
+    def __init__(self, cap: int, make: Callable[[Algorithm], Counter] = new_counter) -> None:
         self.cap = cap
+        self._make = make
         self._half = max(1, cap // 2)
         self._young: dict[str, tuple[Counter, Limit]] = {}
         self._old: dict[str, tuple[Counter, Limit]] = {}
@@ -75,7 +76,7 @@ class Counters:
         """The counter of a key, an empty one if there was none."""
         held = self._young.get(key)
         if held is None:
-            held = self._old.pop(key, None) or (new_counter(limit.algorithm), limit)
+            held = self._old.pop(key, None) or (self._make(limit.algorithm), limit)
             if len(self._young) >= self._half:
                 self._old, self._young = self._young, {}
             self._young[key] = held
@@ -110,6 +111,27 @@ class Counters:
         yield from (*self._old, *self._young)
 
 
+class _OwedBucket(TokenBucket):
+    """What a bucket is owed: drains by its share, for the other instances have debts as well, and not before the store's
+    own bucket is surely empty, for that one drains meanwhile. So too little may pass for a while, never too much.
+    """
+
+    __slots__ = ("_among", "_from_us")
+
+    def __init__(self, among: int) -> None:
+        super().__init__()
+        self._among = among
+        self._from_us = 0
+
+    def level(self, limit: Limit, now_us: int) -> int:
+        self._from_us = self._from_us or now_us + -(-limit.capacity // limit.rate)
+        drained_us = now_us - max(self.at_us, self._from_us)
+        if drained_us > 0:
+            self.taken = max(0, self.taken - drained_us * limit.rate // self._among)
+        self.at_us = now_us
+        return self.taken
+
+
 class Debts:
     """What one instance has admitted and a store was not told.
 
@@ -126,10 +148,18 @@ class Debts:
         self._errands = errands
         self._now_us = now_us
         self._among = among
-        self._debts = Counters(counters.cap)
+        self._debts = Counters(counters.cap, self._owed)
         # Debts that stand as they are: those that could not be told, and keys whose whole count is owed.
         self._returned: deque[Debt] = deque()
         self._whole: list[str] = []
+
+    def _owed(self, algorithm: Algorithm) -> Counter:
+        return _OwedBucket(self._among()) if algorithm is Algorithm.TOKEN_BUCKET else new_counter(algorithm)
+
+    @property
+    def shared(self) -> bool:
+        """Whether other instances have debts as well."""
+        return self._among() > 1
 
     def owe(self, asks: Sequence[Ask]) -> None:
         now_us = self._now_us()

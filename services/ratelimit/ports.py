@@ -66,6 +66,10 @@ class Ledger(Protocol):
     def owes(self) -> bool:
         """Whether there is anything."""
 
+    @property
+    def shared(self) -> bool:
+        """Whether other instances have debts as well."""
+
     def take_debts(self, most: int) -> list[Debt]:
         """Takes out up to that many, forgetting them; at most one for each key, and in the order to be told."""
 

@@ -33,6 +33,8 @@ _SILENCE_SECONDS = 1.0
 _LISTEN_EVERY_SECONDS = 0.1
 _RETRY_FIRST_SECONDS = 0.05
 _RETRY_MOST_SECONDS = 0.5
+# By then every instance has found a Redis that is back, and told its debts.
+_OTHERS_RETURN_SECONDS = _SILENCE_SECONDS + _RETRY_MOST_SECONDS
 _NUMBER_LIVES_SECONDS = 7 * 24 * 3600
 
 
@@ -66,6 +68,8 @@ class RedisStore:
         self._flights: set[Flight] = set()
         self._lull = Lull(self._queue, self._pump)
         self._rounds = 0
+        self._was_ready = False
+        self._trusted_from = 0.0
         self._in_cluster = False
         # While slots of this node are on the move, debts are not told in the common way.
         self.withholds = False
@@ -158,8 +162,15 @@ class RedisStore:
         Much is told in several calls, apart so that Redis can answer other instances in between. What was admitted
         meanwhile is told in the next round. A machine so busy that the rounds do not end decides with Redis all the
         same, and tells the rest between its frames.
+
+        After a lost connection other instances have debts as well, and before Redis has heard all of them it lets too
+        much pass: until each has had the time to come back, everybody goes on with its share.
         """
         if self._ready or self._connection is None or self._connection.closed.done():
+            return
+        if asyncio.get_running_loop().time() < self._trusted_from:
+            if self._ledger.owes and not self.withholds:
+                self._tell(self._connection)
             return
         self._rounds += 1
         # In the last round the first call alone; the others come between the frames.
@@ -170,7 +181,7 @@ class RedisStore:
             calls += 1
         if calls == 1:
             # Whoever asks from now on waits for this call to be answered, as for any frame.
-            self._ready = True
+            self._ready = self._was_ready = True
             self._rounds = 0
             log.info("Deciding with Redis")
 
@@ -221,6 +232,7 @@ class RedisStore:
                 self._connection = await connect(self._url, timeout_seconds=_SILENCE_SECONDS)
                 await self._greet(self._connection)
                 attempt = 0
+                self._trusted_from = self._trust_from()
                 self._settle()
                 await self._listen(self._connection)
                 reason = "the connection has ended"
@@ -233,6 +245,11 @@ class RedisStore:
             level("No connection to Redis", reason=reason)
             await asyncio.sleep(backoff_seconds(attempt, first=_RETRY_FIRST_SECONDS, most=_RETRY_MOST_SECONDS))
             attempt += 1
+
+    def _trust_from(self) -> float:
+        if self._was_ready and self._ledger.shared:
+            return asyncio.get_running_loop().time() + _OTHERS_RETURN_SECONDS
+        return 0.0
 
     async def _greet(self, connection: Connection) -> None:
         # A stopped Redis accepts connections; it is told nothing that counts before it has spoken.
@@ -251,6 +268,8 @@ class RedisStore:
         while not connection.closed.done():
             if connection.silent_seconds > _SILENCE_SECONDS:
                 self._give_up("Redis is silent")
+            if not self._ready and not self._flights:
+                self._settle()
             # A doubt may have been cleared too late for the way back.
             self._tell_more()
             await asyncio.wait({connection.closed}, timeout=_LISTEN_EVERY_SECONDS)

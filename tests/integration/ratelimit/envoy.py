@@ -14,8 +14,15 @@ import grpc
 from envoy.extensions.common.ratelimit.v3.ratelimit_pb2 import RateLimitDescriptor
 from envoy.service.ratelimit.v3 import rls_pb2 as pb
 from envoy.service.ratelimit.v3.rls_pb2_grpc import RateLimitServiceStub
+from mesh.ratelimit.v1 import ratelimit_pb2 as mesh_pb
+from mesh.ratelimit.v1 import ratelimit_pb2_grpc as mesh_pb_grpc
 
 from deploy.local.ports import free_port
+from services.ratelimit.descriptors.denials import Denials
+from services.ratelimit.descriptors.limits import DescriptorLimits, Manner
+from services.ratelimit.descriptors.plan import Planner
+from services.ratelimit.rules.envoy_folder import DescriptorFolder, Place
+from tests.integration.ratelimit.conftest import Deciding
 
 OK, OVER = pb.RateLimitResponse.OK, pb.RateLimitResponse.OVER_LIMIT
 
@@ -36,6 +43,19 @@ def redis_settings(url: str) -> dict[str, str]:
     return {"REDIS_SOCKET_TYPE": "tcp", "REDIS_URL": address, "REDIS_AUTH": parts.password or ""}
 
 
+def limits_over(deciding: Deciding, root: Path, *, all_or_nothing: bool = False) -> DescriptorLimits:
+    """Answers inside the test, over a limiter of the test's and the files in a runtime folder."""
+    place, counts_denied = Place(root=root, subdirectory="rl"), not all_or_nothing
+    return DescriptorLimits(
+        deciding=deciding.limiter,
+        configuration=DescriptorFolder(place, merge_domains=False, counts_denied=counts_denied),
+        planner=Planner(prefix="", counts_denied=counts_denied),
+        manner=Manner(),
+        denials=Denials(0, time.monotonic),
+        now_us=lambda: deciding.shadow.now_us,
+    )
+
+
 class EnvoyService:
     """Where the service listens, and what its files are."""
 
@@ -46,6 +66,8 @@ class EnvoyService:
         settings = {
             "RUNTIME_ROOT": str(self.root),
             "RUNTIME_SUBDIRECTORY": "rl",
+            # Generous, so that a busy machine is not taken for a Redis that hangs.
+            "MESH_RATE_LIMITS_STORE_DEADLINE_SECONDS": "1",
             **redis_settings(redis_url),
             **environment,
             **self.ports,
@@ -54,6 +76,12 @@ class EnvoyService:
         self.process = service.process
         self.mesh = str(service.address)
         self.until("health", lambda: self.get("PORT", "/healthcheck") == (200, "OK"))
+        self.until("Redis to decide", self._connected)
+
+    def _connected(self) -> bool:
+        with grpc.insecure_channel(self.mesh) as channel:
+            status = mesh_pb_grpc.RatelimitServiceStub(channel).GetStatus(mesh_pb.GetStatusRequest(), timeout=20)
+        return bool(status.store_connected)
 
     def get(self, face: str, path: str, body: object = None) -> tuple[int, str]:
         """Asks over HTTP; 0 when nobody listens."""

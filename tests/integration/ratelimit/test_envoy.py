@@ -14,12 +14,8 @@ from envoy.service.ratelimit.v3.rls_pb2_grpc import RateLimitServiceStub
 from google.protobuf import json_format
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.ratelimit.descriptors.denials import Denials
-from services.ratelimit.descriptors.limits import DescriptorLimits, Manner
-from services.ratelimit.descriptors.plan import Planner
-from services.ratelimit.rules.envoy_folder import DescriptorFolder, Place
 from tests.integration.ratelimit.conftest import Deciding, starting
-from tests.integration.ratelimit.envoy import OK, OVER, EnvoyService, request, swap, write
+from tests.integration.ratelimit.envoy import OK, OVER, EnvoyService, limits_over, request, swap, write
 from tests.support.stores import Stores
 
 # Windows of a year: none of these tests sees one end.
@@ -160,7 +156,7 @@ def test_a_swapped_folder_is_in_force_and_usage_stays(start_service: Start, redi
 
 
 def test_other_settings_of_envoys_service(start_service: Start, redis_url: str, tmp_path: Path) -> None:
-    """Files followed in place, all or nothing, headers, a prefix, and a wrong configuration at the start."""
+    """Files followed in place, all or nothing, headers, a prefix, a socket, and a wrong configuration at the start."""
     (tmp_path / "current").mkdir()
     write(tmp_path / "current", "domain: ''")
     settings = {
@@ -169,9 +165,10 @@ def test_other_settings_of_envoys_service(start_service: Start, redis_url: str, 
         "LIMIT_RESPONSE_HEADERS_ENABLED": "true",
         "LIMIT_RESET_HEADER": "X-Reset",
         "CACHE_KEY_PREFIX": "edge:",
+        "GRPC_UDS": str(tmp_path / "envoy.sock"),
     }
     envoy = EnvoyService(tmp_path, start_service, redis_url, **settings)
-    with envoy.stub() as stub:
+    with envoy.stub(f"unix:{tmp_path}/envoy.sock") as stub:
         with pytest.raises(grpc.RpcError) as refused:
             ask(stub, 1, {"ten": "x"})
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -208,15 +205,7 @@ async def test_without_redis_there_are_answers_all_the_same(tmp_path: Path) -> N
     """The memory of this instance decides, by its share of the limit, and nobody gets an error."""
     write(tmp_path, LIMITS)
     deciding = Deciding("redis://127.0.0.1:1/0", instances=2)
-    folder = DescriptorFolder(Place(root=tmp_path, subdirectory="rl"), merge_domains=False, counts_denied=True)
-    limits = DescriptorLimits(
-        deciding=deciding.limiter,
-        configuration=folder,
-        planner=Planner(prefix="", counts_denied=True),
-        manner=Manner(),
-        denials=Denials(10_000, time.monotonic),
-        now_us=lambda: deciding.shadow.now_us,
-    )
+    limits = limits_over(deciding, tmp_path)
     raw = request({"ten": "x"}).SerializeToString()
     codes = [pb.RateLimitResponse.FromString(await limits.answer(raw)).overall_code for _ in range(7)]
     await deciding.close()

@@ -19,12 +19,9 @@ from chassis.config import Process
 from chassis.lifecycle import Host
 from deploy.local.ports import free_port
 from services.ratelimit.config import Envoy
-from services.ratelimit.descriptors.denials import Denials
-from services.ratelimit.descriptors.limits import DescriptorLimits, Manner
-from services.ratelimit.descriptors.plan import Planner
 from services.ratelimit.rpc.envoy import open_envoy_server
-from services.ratelimit.rules.envoy_folder import DescriptorFolder, Place
 from tests.integration.ratelimit.conftest import Deciding
+from tests.integration.ratelimit.envoy import limits_over
 
 
 def certify(folder: Path, name: str) -> tuple[bytes, bytes]:
@@ -67,15 +64,7 @@ async def address(tmp_path: Path) -> AsyncIterator[str]:
     certify(tmp_path, "server")
     certify(tmp_path, "client")
     deciding = Deciding("redis://127.0.0.1:1/0")
-    folder = DescriptorFolder(Place(root=tmp_path, subdirectory="none"), merge_domains=False, counts_denied=True)
-    limits = DescriptorLimits(
-        deciding=deciding.limiter,
-        configuration=folder,
-        planner=Planner(prefix="", counts_denied=True),
-        manner=Manner(),
-        denials=Denials(0, SystemClock().monotonic),
-        now_us=lambda: deciding.shadow.now_us,
-    )
+    limits = limits_over(deciding, tmp_path)
     async with AsyncExitStack() as stack:
         host = Host("ratelimit", Process(), SystemClock(), stack)
         await host.enter(open_envoy_server(host, settings, limits, lambda: True))

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -203,3 +204,21 @@ def test_usage_is_told_and_takes_nothing(start_service: Start, redis_url: str) -
         moon = pb.GetUsageRequest(subject=pb.Subject(route_class="moon", user="anna"))
         assert isinstance(failure(lambda: stub.GetUsage(moon)), Invalid)
         assert stub.GetStatus(pb.GetStatusRequest()).decisions == 1
+
+
+@pytest.mark.redis
+def test_no_decision_is_lost_while_rules_change(start_service: Start, redis_url: str) -> None:
+    """Rules are put again and again while callers ask: each is answered, by the rules before or by those after."""
+    with start_service(REDIS_URL=redis_url, **PATIENT).stub() as stub, ThreadPoolExecutor() as threads:
+        until_connected(stub)
+        stub.PutRules(pb.PutRulesRequest(source=rules(1000)))
+        changing = threads.submit(
+            lambda: [stub.PutRules(pb.PutRulesRequest(source=rules(1000 + number))) for number in range(30)]
+        )
+        asked: list[pb.Decision] = []
+        while not changing.done() or not asked:
+            asked.append(decide(stub))
+        assert len(changing.result()) == 30
+        assert all(one.allowed and not one.degraded and 1000 <= one.rules[0].limit < 1030 for one in asked)
+        # One counter all the time.
+        assert decide(stub).rules[0].remaining == 1029 - len(asked) - 1

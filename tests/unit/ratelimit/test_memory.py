@@ -120,3 +120,15 @@ def test_a_bucket_owes_tokens_and_not_shares() -> None:
     found.record([ask(of=bucket)], [Verdict(ALLOWED, 0, (0, 0))])
     found.owe_everything()
     assert found.take_debts(10)[0].state[1] == bucket.unit
+
+
+def test_what_a_bucket_is_owed_drains_after_the_bucket_and_by_its_share() -> None:
+    """While the store's own bucket drains the debt does not; later one of two instances drains half of it."""
+    clock, bucket = FakeClock(), limit(Algorithm.TOKEN_BUCKET, 10)
+    found = shadow(clock, instances=2)
+    found.decide([ask(of=bucket)])
+    found.owe([ask(cost=10, of=bucket)])
+    clock.advance(60)
+    found.owe([ask(cost=0, of=bucket)])
+    clock.advance(30)
+    assert [debt.state[1] / bucket.unit for debt in found.take_debts(1)] == [7.5]
