@@ -144,6 +144,20 @@ def test_denied_by_another_rule_such_hits_count_too(counters: SettableCounters) 
     assert [remaining(counters, one) for one in (counting, plain)] == [7, 0]
 
 
+@pytest.mark.parametrize("full", [0, 51, 52, 63, 64, 127])
+def test_any_number_of_limits(counters: SettableCounters, full: int) -> None:
+    """Of 128 limits one is full: it alone is marked, and nothing is taken from the others."""
+    limits = [
+        limit_of(rule=f"{index}", algorithm=FIXED, per=(), limit=1 if index == full else 9, window_us=MINUTE)
+        for index in range(128)
+    ]
+    assert counters.decide(ask(*limits))[0].violated == 0
+    denied = counters.decide(ask(*limits))[0]
+    assert (denied.allowed, denied.violated, denied.slowest) == (False, 1 << full, full)
+    assert [left for left in denied.levels[::2] if left != 8] == [0]
+    assert min(denied.levels) >= 0
+
+
 STEPS = st.one_of(
     st.integers(0, 3),
     st.integers(0, MINUTE),

@@ -1,6 +1,6 @@
 -- Second part of the script: asks and their errands.
 
--- Gives back, renews or releases; what is not held is passed over, and marked when it is to be renewed.
+-- Gives back, renews or releases; what is not held is passed over, and told when it is to be renewed.
 local function run(errand, count, cost, hold, age)
   -- From the oldest hits of a log, which are over first: whichever it was, what counts at any later instant is enough.
   local function give_back_log(k, amount)
@@ -23,7 +23,7 @@ local function run(errand, count, cost, hold, age)
     if kind == SLIDING then give_back_log(k, amount) end
   end
 
-  local lost = 0
+  local lost
   for i = 0, count - 1 do
     local k, l = input[at + 2 * i], input[at + 1 + 2 * i]
     if not used[k] then open(k, l) end
@@ -36,11 +36,12 @@ local function run(errand, count, cost, hold, age)
       elseif place then
         leave(k, l, place)
       elseif errand == RENEW and marks[l] % 2 == 0 then
-        lost = lost + 2 ^ i
+        lost = lost or {}
+        lost[i] = true
       end
     end
   end
-  return lost > 0 and NEVER or ALLOWED, lost
+  return lost and NEVER or ALLOWED, lost
 end
 
 local function longer(its, verdict)
@@ -49,7 +50,7 @@ local function longer(its, verdict)
 end
 
 local function takes(l, i, verdict, violated)
-  return marks[l] >= 2 or verdict == ALLOWED and floor(violated / 2 ^ i) % 2 == 0
+  return marks[l] >= 2 or verdict == ALLOWED and not violated[i]
 end
 
 local function decide()
@@ -63,7 +64,7 @@ local function decide()
       age, hold = input[at], pack('<dd', input[at], input[at + 1])
       at = at + 2
     end
-    local verdict, slowest, violated = ALLOWED, 0, 0
+    local verdict, slowest, violated = ALLOWED, 0, nil
     if errand > TAKE then
       verdict, violated = run(errand, count, cost, hold, age)
       cost = 0
@@ -75,7 +76,8 @@ local function decide()
         local wanted = needed * units[l]
         if kinds[l] == SLOTS then wanted = place_of(k, hold) and -used[k] or 1 end
         if used[k] + wanted > capacities[l] then
-          violated = violated + 2 ^ i
+          violated = violated or {}
+          violated[i] = true
           if marks[l] % 2 == 0 then
             local its = wanted > capacities[l] and NEVER or wait(k, l, wanted)
             if longer(its, verdict) then verdict, slowest = its, i end
@@ -83,11 +85,11 @@ local function decide()
         end
       end
     end
-    out[n + 1], out[n + 2], out[n + 3] = verdict, slowest, violated
+    out[n + 1], out[n + 2], out[n + 3] = verdict, slowest, violated and 1 or 0
     n = n + 3
     for i = 0, count - 1 do
       local k, l = input[at + 2 * i], input[at + 1 + 2 * i]
-      if cost > 0 and (violated == 0 or takes(l, i, verdict, violated)) then
+      if cost > 0 and (not violated or takes(l, i, verdict, violated)) then
         if kinds[l] == SLOTS then
           enter(k, l, hold)
         else
@@ -101,7 +103,7 @@ local function decide()
       local left = capacities[l] - used[k]
       -- Where denied asks count (and it is no shadow), it is told how much was counted beyond the limit.
       out[n + 1] = floor((marks[l] == 2 and left or max(0, left)) / units[l])
-      out[n + 2] = reset(k, l)
+      out[n + 2] = violated and violated[i] and -1 - reset(k, l) or reset(k, l)
       n = n + 2
     end
     at = at + 2 * count

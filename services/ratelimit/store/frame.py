@@ -108,9 +108,20 @@ def read_answer(asks: Sequence[Ask], reply: bytes) -> Answer:
     at = 2
     for ask in asks:
         end = at + 3 + 2 * len(ask[0])
-        verdicts.append(Verdict(numbers[at], numbers[at + 1], numbers[at + 3 : end], numbers[at + 2]))
+        verdict = Verdict(numbers[at], numbers[at + 1], numbers[at + 3 : end])
+        verdicts.append(_marked(verdict) if numbers[at + 2] else verdict)
         at = end
     return Answer(verdicts, numbers[0])
+
+
+def _marked(verdict: Verdict) -> Verdict:
+    """The script marks limits that were violated by the sign of their reset."""
+    levels, violated = list(verdict.levels), 0
+    for index in range(len(levels) // 2):
+        if levels[2 * index + 1] < 0:
+            levels[2 * index + 1] = -1 - levels[2 * index + 1]
+            violated |= 1 << index
+    return verdict._replace(levels=tuple(levels), violated=violated)
 
 
 def number_before(reply: bytes) -> int:

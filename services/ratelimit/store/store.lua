@@ -18,7 +18,7 @@
 --
 -- Both answer little-endian 64-bit integers: the time in µs, and the number that was written down before, 0 if there was
 -- none; "decide" then for each ask (wait µs or -1 allowed or -2 never or -3 unknown, index of the limit that waits longest,
--- a bit for each limit that was violated, (remaining, reset µs)…).
+-- 1 if any was violated, (remaining, reset µs; of a violated one -1 - that)…).
 --
 -- The states and rules are those of model/counters.py; a contract suite holds both to each other. Numbers are doubles:
 -- exact below 2^53, which the rules loader sees to.
