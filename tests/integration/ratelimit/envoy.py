@@ -80,7 +80,9 @@ class EnvoyService:
 
     def _connected(self) -> bool:
         with grpc.insecure_channel(self.mesh) as channel:
-            status = mesh_pb_grpc.RatelimitServiceStub(channel).GetStatus(mesh_pb.GetStatusRequest(), timeout=20)
+            status = mesh_pb_grpc.RatelimitServiceStub(channel).GetStatus(
+                mesh_pb.GetStatusRequest(), timeout=20, wait_for_ready=True
+            )
         return bool(status.store_connected)
 
     def get(self, face: str, path: str, body: object = None) -> tuple[int, str]:
