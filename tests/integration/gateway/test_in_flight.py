@@ -30,6 +30,8 @@ classes:
   v1.default:
     - {{ name: v1_default, algorithm: sliding_window, per: user, limit: 100, window: 1m }}
   aios.default: v1.default
+  aios.sockets:
+    - {{ name: aios_open_sockets, algorithm: concurrency, per: user, limit: 4, lease: {lease}s }}
 """
 
 
@@ -139,3 +141,26 @@ async def test_twenty_submissions_of_a_user(mesh: Limited, user: Client):
     mesh.slow.on.set()
     assert {answer.status for answer in await asyncio.gather(*under_way)} == {201}
     assert (await user.post("/api/v1/tasks", body)).status == 201
+
+
+@pytest.mark.parametrize("lease_seconds", [2])
+async def test_a_users_sockets_count_in_all_gateways_together(mesh: Limited, user: Client):
+    """Each holds its place from its handshake until it closes."""
+    urls = [mesh.urls[0], await mesh.add_gateway()]
+    async with aiohttp.ClientSession() as session:
+
+        async def connect(url: str) -> aiohttp.ClientWebSocketResponse:
+            return await session.ws_connect(f"{url}/api/ws/{user.user['id']}?token={user.token}")
+
+        sockets = [await connect(url) for url in urls * 2]
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refusal:
+            await connect(urls[1])
+        assert refusal.value.status == 429
+        await sockets[0].close()
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    await connect(urls[1])
+                    break
+                except aiohttp.WSServerHandshakeError:
+                    await asyncio.sleep(0.1)
