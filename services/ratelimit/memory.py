@@ -112,8 +112,8 @@ class Counters:
 
 
 class _OwedBucket(TokenBucket):
-    """What a bucket is owed: drains by its share, for the other instances have debts as well, and not before the store's
-    own bucket is surely empty, for that one drains meanwhile. So too little may pass for a while, never too much.
+    """What a bucket is owed: drains by its share, for other instances have debts too, and not before the store's own
+    bucket is surely empty, for that one drains meanwhile. So too little may pass for a while, never too much.
     """
 
     __slots__ = ("_among", "_from_us")

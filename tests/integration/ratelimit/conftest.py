@@ -76,11 +76,11 @@ def starting() -> Iterator[Callable[..., Service]]:
     """Gives what starts the service with an environment; the services end with the context."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(**environment: str) -> Service:
+    def start(*prefix: str, **environment: str) -> Service:
         port = free_port()
         paths = {"PYTHONPATH": f"{_ROOT}:{_ROOT / 'proto'}", "PATH": os.defpath}
         process = subprocess.Popen(
-            [sys.executable, "-m", "services.ratelimit"],
+            [sys.executable, "-m", *prefix, "services.ratelimit"],
             cwd=_ROOT,
             env=paths | {"MESH_GRPC_PORT": str(port)} | environment,
             stdout=subprocess.PIPE,
