@@ -55,7 +55,14 @@ async def build(settings: Settings, host: Host) -> None:
     desk = Desk(store, figures, queues, lambda: f"ses_{ULID()}")
     watches = Watches(store, lambda: f"watch_{ULID()}")
     schedules = Schedules(store, intake, figures, clock=host.clock, new_schedule_id=lambda: f"sched_{ULID()}")
-    upkeep = Upkeep(store, figures, queues=queues, instance=host.instance)
+    upkeep = Upkeep(
+        store,
+        figures,
+        queues=queues,
+        instance=host.instance,
+        clock=host.clock,
+        retained_days=settings.tasks.retained_days,
+    )
     feeder = Feeder(store, queues, figures, partial(_publish, Publisher(broker)), clock=host.clock)
     waker.tell(work=feeder.wake, news=relay.wake, timers=upkeep.wake_timers, stops=watches.awake.set)
     host.spawn("news", relay.run())

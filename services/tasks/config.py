@@ -23,7 +23,18 @@ class Tasks(Group):
         description="news waiting for the broker; a task makes about three",
     )
     idempotency_key_seconds: float = Field(
-        default=86_400, gt=0, validation_alias="MESH_TASKS_IDEMPOTENCY_KEY_SECONDS", description="how long keys live"
+        default=86_400,
+        gt=0,
+        le=172_800,
+        validation_alias="MESH_TASKS_IDEMPOTENCY_KEY_SECONDS",
+        description="how long keys live",
+    )
+    retained_days: int = Field(
+        default=14,
+        ge=3,
+        le=3650,
+        validation_alias="MESH_TASKS_RETAINED_DAYS",
+        description="days that ended tasks are kept",
     )
 
     @field_validator("queue_limits")

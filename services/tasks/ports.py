@@ -145,6 +145,12 @@ class UpkeepStore(Protocol):
     async def prune(self) -> int:
         """Forgets expired idempotency keys and sessions that nothing points at. Answers how many rows went."""
 
+    async def keep_days(self, now: datetime, *, ahead: int, retained: int) -> Sequence[str]:
+        """Makes the parts of history of so many days ahead, and drops those older than so many days.
+
+        A day in which something is alive stays until that has ended. Answers what was dropped.
+        """
+
     async def read_kinds(self) -> Sequence[Kind]: ...
     async def read_depths(self) -> tuple[Sequence[Depth], Sequence[Channel]]:
         """Live tasks by queue, and the channels with their live tasks and what was measured of them."""

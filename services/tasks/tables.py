@@ -31,8 +31,17 @@ metadata = MetaData(schema=SCHEMA)
 # Ids begin with their time in a fixed width, so byte order is age; the C collation also makes comparing them cheap.
 _ID = String(40, collation="C")
 _TIME = TIMESTAMP(timezone=True)
+# For tables whose rows come and go.
+_CLEANED_OFTEN = {
+    "autovacuum_vacuum_scale_factor": "0.05",
+    "autovacuum_vacuum_threshold": "500",
+    "autovacuum_vacuum_cost_delay": "0",
+}
 
-# Insert only. Ids carry time, so a day's range of ids is a partition whenever history is to be cut off by day.
+# These three are cut into days by the ids' time, so that history is dropped and not deleted: see `store.history`.
+_BY_DAY = "RANGE (task_id)"
+
+# Insert only.
 task = Table(
     "task",
     metadata,
@@ -56,6 +65,7 @@ task = Table(
     Column("schedule_id", Text),
     # "My tasks, newest first" for every page of it.
     Index("ix_task_owner", "owner_id", text("task_id DESC")),
+    postgresql_partition_by=_BY_DAY,
 )
 
 # Live tasks only. No index on `state`: it changes with every transition, and whoever looks for work in a state comes by
@@ -89,12 +99,7 @@ task_live = Table(
     Index("ix_task_live_cancel", "session_id", postgresql_where=text("cancel_at IS NOT NULL")),
     # What a session holds: as many rows as are running, however long the queues are.
     Index("ix_task_live_session", "session_id", postgresql_where=text("session_id IS NOT NULL")),
-    postgresql_with={
-        "fillfactor": "60",
-        "autovacuum_vacuum_scale_factor": "0.05",
-        "autovacuum_vacuum_threshold": "500",
-        "autovacuum_vacuum_cost_delay": "0",
-    },
+    postgresql_with={"fillfactor": "60", **_CLEANED_OFTEN},
 )
 
 # At most one row a task: its end.
@@ -112,6 +117,7 @@ task_result = Table(
     Column("started_at", _TIME),
     Column("finished_at", _TIME, nullable=False),
     Column("partial", LargeBinary),
+    postgresql_partition_by=_BY_DAY,
 )
 
 # The feed: per task ordered and without gaps, because a sequence number is taken under the lock of the live row.
@@ -124,6 +130,7 @@ task_event = Table(
     Column("attempt", Integer, nullable=False),
     Column("at", _TIME, nullable=False),
     Column("data", LargeBinary, nullable=False),
+    postgresql_partition_by=_BY_DAY,
 )
 
 # Timers. A row may outlive what it was for; then it finds nothing when it is due.
@@ -160,11 +167,7 @@ pointer = Table(
     Column("attempt", Integer, nullable=False),
     Column("traceparent", Text, nullable=False),
     Column("at", _TIME, nullable=False),
-    postgresql_with={
-        "autovacuum_vacuum_scale_factor": "0.05",
-        "autovacuum_vacuum_threshold": "500",
-        "autovacuum_vacuum_cost_delay": "0",
-    },
+    postgresql_with=_CLEANED_OFTEN,
 )
 
 # The places of a kind with a bound: each belongs to one attempt from its pointer on, and is free when that is over.

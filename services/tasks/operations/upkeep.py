@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
 
+from chassis.clock import Clock
 from chassis.errors import MeshError
 from chassis.logging import get_logger
 from services.tasks.model import rules
@@ -25,6 +26,8 @@ OVERDUE_EVERY_SECONDS = 1.0
 RECONCILE_EVERY_SECONDS = 0.5
 FIGURES_EVERY_SECONDS = 0.5
 PRUNE_EVERY_SECONDS = 30.0
+KEEP_DAYS_EVERY_SECONDS = 600.0
+DAYS_AHEAD = 7
 # How long a pointer may be on its way before its task counts as forgotten, once the broker's queue is empty.
 FORGOTTEN_AFTER_SECONDS = 5.0
 _FORGOTTEN_EVERY_ROUNDS = 10
@@ -46,10 +49,22 @@ class Upkeep:
 
     Args:
         instance: this process, in the tallies.
+        retained_days: how long tasks that have ended are kept.
     """
 
-    def __init__(self, store: UpkeepStore, figures: Figures, *, queues: WorkQueues, instance: str) -> None:
+    def __init__(
+        self,
+        store: UpkeepStore,
+        figures: Figures,
+        *,
+        queues: WorkQueues,
+        instance: str,
+        clock: Clock,
+        retained_days: int,
+    ) -> None:
         self._store = store
+        self._clock = clock
+        self._retained_days = retained_days
         self._figures = figures
         self._queues = queues
         self._instance = instance
@@ -70,6 +85,7 @@ class Upkeep:
             "overdue": lambda: repeat("overdue", OVERDUE_EVERY_SECONDS, self.end_overdue),
             "reconciler": lambda: repeat("reconciler", RECONCILE_EVERY_SECONDS, self.reconcile),
             "figures": lambda: repeat("figures", FIGURES_EVERY_SECONDS, self.refresh),
+            "history": lambda: repeat("history", KEEP_DAYS_EVERY_SECONDS, self.keep_days),
             "pruning": lambda: repeat("pruning", PRUNE_EVERY_SECONDS, self.prune),
         }
 
@@ -125,6 +141,11 @@ class Upkeep:
         """Reads the figures anew; another process may have made a new group known."""
         await self._figures.refresh(self._instance)
         await self._queues.declare(self._figures.groups)
+        return False
+
+    async def keep_days(self) -> bool:
+        """Makes the days that come, and drops those that nobody needs any more."""
+        await self._store.keep_days(self._clock.now(), ahead=DAYS_AHEAD, retained=self._retained_days)
         return False
 
     async def prune(self) -> bool:

@@ -10,10 +10,10 @@ from services.tasks.store.outgoing import Outgoing
 
 _LOCK = """
 SELECT r.task_id, t.owner_id, t.kind, t.work_group, t.priority, r.state, r.attempt, r.max_attempts, 0 AS lost,
-       (SELECT max(e.sequence) FROM tasks.task_event e WHERE e.task_id = r.task_id) AS sequence,
+       (SELECT max(e.sequence) FROM tasks.task_event e WHERE e.task_id = $1) AS sequence,
        NULL AS session_id, false AS cancel_asked, r.started_at, false AS waits, $2::text AS channel, t.labels,
        t.traceparent, t.created_at, t.run_at, clock_timestamp() AS now
-FROM tasks.task_result r JOIN tasks.task t USING (task_id) WHERE r.task_id = $1 FOR UPDATE OF r
+FROM tasks.task_result r JOIN tasks.task t USING (task_id) WHERE r.task_id = $1 AND t.task_id = $1 FOR UPDATE OF r
 """
 
 _REVIVE = """

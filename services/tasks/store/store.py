@@ -2,6 +2,7 @@
 
 from chassis.database import Database
 from services.tasks.store.figures import Figures
+from services.tasks.store.history import History
 from services.tasks.store.outgoing import Outgoing, Wake, Wording
 from services.tasks.store.pointers import Pointers
 from services.tasks.store.reading import Reading
@@ -12,7 +13,7 @@ from services.tasks.store.sweeping import Sweeping
 from services.tasks.store.working import Working
 
 
-class Store(Schedules, Reading, Requeueing, Sessions, Working, Sweeping, Pointers, Figures):
+class Store(Schedules, Reading, Requeueing, Sessions, Working, Sweeping, Pointers, History, Figures):
     """All the ports over Postgres.
 
     Args:
@@ -30,4 +31,5 @@ class Store(Schedules, Reading, Requeueing, Sessions, Working, Sweeping, Pointer
         Working.__init__(self, database, outgoing)
         Sweeping.__init__(self, database, outgoing)
         Pointers.__init__(self, database)
+        History.__init__(self, database)
         Figures.__init__(self, database)

@@ -15,6 +15,7 @@ from services.tasks.ports import DecideOutcome
 from services.tasks.store.changes import LIVE_COLUMNS, to_live, write
 from services.tasks.store.outgoing import Outgoing
 
+# The range of ids ($6, $7) leaves out the parts of history that none of them is in, before any is opened.
 # Sessions that may not claim take no part, and are known by what comes back of them. Two pointers to one attempt in a
 # batch (a duplicate, or two sessions) update its row once, for one of them. The second part of `a` answers a repeated
 # call: it sees the rows as they were before this statement, so nothing is in both.
@@ -28,7 +29,7 @@ WITH s AS (
 ), c AS (
   SELECT l.task_id, m.session_id, t.timeout_seconds FROM m
   JOIN tasks.task_live l USING (task_id) JOIN tasks.task t USING (task_id)
-  WHERE l.state = {State.QUEUED:d} AND l.attempt = m.attempt AND l.cancel_at IS NULL
+  WHERE t.task_id BETWEEN $6 AND $7 AND l.state = {State.QUEUED:d} AND l.attempt = m.attempt AND l.cancel_at IS NULL
     AND (t.deadline_at IS NULL OR t.deadline_at > now())
   ORDER BY l.task_id FOR UPDATE OF l
 ), u AS (
@@ -49,7 +50,7 @@ WITH s AS (
   WHERE l.state = {State.RUNNING:d} AND l.session_id = m.session_id AND l.attempt = m.attempt + 1
 ), q AS (
   SELECT a.*, t.kind, t.payload, t.owner_id, t.timeout_seconds, t.traceparent, t.labels, now() AS at
-  FROM a JOIN tasks.task t USING (task_id)
+  FROM a JOIN tasks.task t USING (task_id) WHERE t.task_id BETWEEN $6 AND $7
 )
 SELECT s.session_id AS live_session, s.draining, q.* FROM s LEFT JOIN q ON q.session_id = s.session_id
 """
@@ -57,7 +58,8 @@ SELECT s.session_id AS live_session, s.draining, q.* FROM s LEFT JOIN q ON q.ses
 _LOCK_OUTCOMES = f"""
 SELECT {LIVE_COLUMNS} FROM unnest($1::text[], $2::int[], $3::text[]) AS i(task_id, attempt, session_id)
 JOIN tasks.task_live l USING (task_id) JOIN tasks.task t USING (task_id)
-WHERE l.state = {State.RUNNING:d} AND l.attempt = i.attempt AND l.session_id = i.session_id
+WHERE t.task_id BETWEEN $4 AND $5
+  AND l.state = {State.RUNNING:d} AND l.attempt = i.attempt AND l.session_id = i.session_id
 ORDER BY l.task_id FOR UPDATE OF l
 """
 
@@ -94,7 +96,7 @@ class Working:
         columns = [list(column) for column in zip(*wanted, strict=True)] if wanted else [[], [], []]
         asked = list({batch.session_id for batch in batches})
         async with self._outgoing.transaction() as transaction:
-            rows = await transaction.pg.fetch(_CLAIM, *columns, grace_seconds, asked)
+            rows = await transaction.pg.fetch(_CLAIM, *columns, grace_seconds, asked, *_span(columns[0]))
             await transaction.announce([_notice(row, EventType.STARTED) for row in rows if row["fresh"]])
         sessions = {row["live_session"]: row["draining"] for row in rows}
         claimed = {(row["session_id"], row["task_id"], row["attempt"]): _claimed(row) for row in rows if row["task_id"]}
@@ -113,7 +115,7 @@ class Working:
         async with self._outgoing.transaction() as transaction:
             columns = [list(column) for column in zip(*places, strict=True)]
             changes = []
-            for row in await transaction.pg.fetch(_LOCK_OUTCOMES, *columns):
+            for row in await transaction.pg.fetch(_LOCK_OUTCOMES, *columns, *_span(columns[0])):
                 live = to_live(row)
                 # The same outcome twice in one batch takes effect once; the repetition is as good as the first.
                 same = places[live.task_id, live.attempt, row["session_id"]]
@@ -138,6 +140,10 @@ class Working:
                 )
                 await transaction.announce([_notice(row, EventType.PROGRESS, report.data)])
         return row is not None
+
+
+def _span(task_ids: Sequence[str]) -> tuple[str, str]:
+    return (min(task_ids), max(task_ids)) if task_ids else ("", "")
 
 
 def _answer(

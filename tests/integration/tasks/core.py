@@ -141,7 +141,7 @@ async def open_core(url: str, *, most_queued: int = 100_000) -> AsyncIterator[Co
         figures = Figures(store, SystemClock(), lambda: 0, limits=Limits(most=most_queued), most_unpublished=1_000_000)
         intake = Intake(store, figures, SystemClock(), lambda: f"task_{ULID()}")
         desk = Desk(store, figures, queues, lambda: f"ses_{ULID()}")
-        upkeep = Upkeep(store, figures, queues=queues, instance="one")
+        upkeep = Upkeep(store, figures, queues=queues, instance="one", clock=SystemClock(), retained_days=14)
         schedules = Schedules(store, intake, figures, clock=SystemClock(), new_schedule_id=lambda: f"sched_{ULID()}")
         running = [
             asyncio.ensure_future(batcher.run())
