@@ -98,6 +98,33 @@ AIOS_INVALID = {
     "errors": [{"field": "username", "message": "Username must be at least 3 characters"}],
 }
 
+DEVELOPMENT = {
+    "title": "Implement new feature",
+    "description": "Detailed task description",
+    "priority": "medium",
+    "task_type": "feature",
+    "estimated_hours": 4.0,
+}
+DEVELOPMENT_MADE = {
+    "id": "TASK-1733760285",
+    "title": "Implement new feature",
+    "description": "Detailed task description",
+    "priority": "medium",
+    "type": "feature",
+    "estimated_hours": 4.0,
+    "status": "pending",
+    "created_at": "2025-06-09T15:24:45Z",
+}
+CWMAI_LIMITED = {"error": "Rate limit exceeded", "detail": "Too many requests", "retry_after": 60}
+CUSTOMER = {"text": "Great!", "channel": "chat", "customer_id": "CUST123", "priority": "high"}
+CUSTOMER_DONE = {
+    "task_id": "task_1234567890",
+    "status": "completed",
+    "result": {"sentiment": "positive", "confidence": 0.95, "processing_time": "1.5s"},
+}
+WORKER = {"id": 0, "status": "active", "tasks_processed": 150, "uptime": "2h 30m", "current_load": 0.75}
+SUPPORT_ERROR = {"error": {"code": "ERROR_CODE", "message": "Human readable", "details": {"field": "More"}}}
+
 REQUESTS = [
     (
         "post",
@@ -110,9 +137,20 @@ REQUESTS = [
     ("post", "/api/v1/chat", {"message": "Hello", "model": "tinyllama", "temperature": 0.7, "max_tokens": 2048}),
     ("post", "/api/v1/chat", {"message": "What is 2+2?", "model": "tinyllama", "temperature": 0.1}),
     ("post", "/api/v1/chat/stream", {"message": "Tell me a story", "model": "tinyllama"}),
+    ("post", "/tasks", DEVELOPMENT),
+    ("post", "/task", {"type": "sentiment_analysis", "data": CUSTOMER}),
+    ("post", "/task", {"type": "sentiment_analysis", "data": {"text": "Great service!", "channel": "chat"}}),
+    ("post", "/workers", {"worker_id": 3, "config": {"max_tasks": 100, "timeout": 30}}),
     ("post", "/api/v1/tasks", {"task_type": "automation", "payload": {"action": "process_data"}, "priority": 1}),
 ]
 ANSWERS = [
+    ("post", "/tasks", 200, DEVELOPMENT_MADE),
+    ("get", "/tasks", 200, {"tasks": [DEVELOPMENT_MADE], "total": 50, "limit": 10, "offset": 0}),
+    ("get", "/tasks", 429, CWMAI_LIMITED),
+    ("post", "/task", 202, {"task_id": "t", "status": "accepted", "queue_position": 1, "estimated_process_time": "2s"}),
+    ("get", "/task/{task_id}", 200, CUSTOMER_DONE),
+    ("get", "/task/{task_id}", 404, SUPPORT_ERROR),
+    ("get", "/workers", 200, {"total_workers": 3, "active_workers": 2, "workers": [WORKER]}),
     ("post", "/api/auth/register", 201, USER),
     ("post", "/api/auth/login", 200, {"access_token": "eyJ", "token_type": "bearer", "expires_in": 1800}),
     ("get", "/api/auth/me", 200, USER | {"last_login": "2024-01-15T11:00:00Z"}),
