@@ -114,6 +114,7 @@ class Holds:
         finally:
             for subject in list(self._held.values()):
                 self.release(subject)
+            await self._refund()
             while self._ended and await self._give_back():
                 continue
 
@@ -141,10 +142,14 @@ class Holds:
         if not batch:
             return True
         request = ratelimit_pb2.ReleaseRequest(subjects=[subject for subject, _ in batch])
-        if await _answered(self._service.Release(request, timeout=_CALL_SECONDS)):
-            return True
-        self._ended.extendleft(reversed(batch))
-        return False
+        told = False
+        try:
+            told = await _answered(self._service.Release(request, timeout=_CALL_SECONDS))
+        finally:
+            # Also when the process ends meanwhile: what closes it tries once more.
+            if not told:
+                self._ended.extendleft(reversed(batch))
+        return told
 
     async def _refund(self) -> None:
         while refunds := self.refunds():
