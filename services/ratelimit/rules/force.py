@@ -65,8 +65,8 @@ class RulesInForce:
             log.warning("Whether rules were put by the API is not known yet: Redis is away")
 
     async def follow(self) -> None:
-        """Follows the board for ever."""
-        while True:
+        """Follows the board until `close`."""
+        while not self._closed:
             try:
                 # Waits outside the lock, so that nobody who puts rules waits for it.
                 await self._board.wait(after=self._newest.revision, timeout_seconds=_WAIT_SECONDS)
@@ -198,6 +198,6 @@ class RulesInForce:
             self._watchers -= 1
 
     async def close(self) -> None:
-        """Ends all watching."""
+        """Ends all watching and following."""
         self._closed = True
         self._tell()
