@@ -68,6 +68,7 @@ class Submission:
     """A task that was checked and waits to be committed. `payload` and `labels` are JSON; empty labels mean none.
 
     Attributes:
+        bound: of the tasks that wait in its group, to be kept exactly; 0 where it is far away.
         channel: that a customer came through; empty for none.
         fingerprint: of the request, to tell a repeated call from a reused key.
         idempotency_key: empty for none.
@@ -93,6 +94,7 @@ class Submission:
     join_any: bool = False
     unique_key: str = ""
     schedule_id: str = ""
+    bound: int = 0
 
     @property
     def unique_digest(self) -> bytes | None:

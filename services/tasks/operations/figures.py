@@ -25,6 +25,8 @@ from services.tasks.model.work import Worker
 from services.tasks.ports import Backlog, UpkeepStore
 
 _RETRY_AFTER_SECONDS = 1.0
+# More than other processes accept between two looks.
+_UNHEARD = 5000
 _FAILED = frozenset({State.FAILED, State.DEAD, State.EXPIRED})
 
 
@@ -172,6 +174,11 @@ class Figures:
             yield
         finally:
             self._entering.subtract(wanted)
+
+    def bound_of(self, group: str) -> int:
+        """The bound of a group, when other processes may fill it before this one hears of it; else 0."""
+        limit = self.limits.of(group)
+        return limit if self.count_waiting(group) + self._entering[group] + _UNHEARD >= limit else 0
 
     def count_waiting(self, group: str) -> int:
         """Tasks of a group that wait for anything but their end."""

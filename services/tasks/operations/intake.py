@@ -1,6 +1,7 @@
 """Submissions: checked, admitted, and committed in batches. What returns from here is durable."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from chassis.clock import Clock
 from chassis.errors import Invalid
@@ -67,7 +68,9 @@ class Intake:
     async def check(self, draft: Draft, task_id: str = "") -> Submission:
         """The submission that a draft makes. Raises Invalid."""
         kind = await self._figures.find_kind(draft.kind)
-        return check_draft(draft, kind, task_id or self._new_task_id(), self._clock.now())
+        submission = check_draft(draft, kind, task_id or self._new_task_id(), self._clock.now())
+        bound = self._figures.bound_of(kind.group)
+        return replace(submission, bound=bound) if bound else submission
 
     def check_known(self, draft: Draft, kind: Kind) -> Submission:
         """The same for a kind that is at hand."""

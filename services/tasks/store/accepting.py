@@ -11,7 +11,7 @@ from chassis.database import DriverConnection
 from chassis.errors import Conflict, MeshError
 from services.tasks.model.states import EventType, State
 from services.tasks.model.task import Accepted, Notice, Submission, Task
-from services.tasks.store import linking
+from services.tasks.store import bounds, linking
 from services.tasks.store.outgoing import Outgoing, Transaction
 from services.tasks.store.reading import read_tasks
 
@@ -103,6 +103,10 @@ class Accepting:
         refused = await linking.refuse_unknown(pg, fresh)
         fresh = [s for s in fresh if s.task_id not in refused]
         others = await linking.find_twins(pg, fresh)
+        refused |= await bounds.refuse_beyond(pg, [s for s in fresh if s.task_id not in others])
+        refused |= {task_id: refused[other] for task_id, other in others.items() if other in refused}
+        others = {task_id: other for task_id, other in others.items() if task_id not in refused}
+        fresh = [s for s in fresh if s.task_id not in refused]
         twins = set(others)
         if keyed := [s for s in submissions if s.idempotency_key and (s.task_id in refused or s.task_id in twins)]:
             rows = [(*_key(s), others.get(s.task_id)) for s in keyed]

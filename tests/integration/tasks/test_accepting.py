@@ -8,6 +8,7 @@ import pytest
 from chassis.errors import Conflict, Exhausted, Invalid, Unavailable
 from deploy.local.stores.postgres import Postgres
 from services.tasks.model.states import State
+from services.tasks.model.task import Receipt
 from tests.integration.tasks.core import Core, open_core
 
 pytestmark = pytest.mark.postgres
@@ -94,6 +95,19 @@ async def test_a_full_queue_refuses_before_writing(tasks_url: str) -> None:
         with pytest.raises(Exhausted):
             await core.submit()
         assert (await core.sql("SELECT count(*) FROM tasks.task"))[0][0] == 3
+
+
+async def test_several_processes_keep_a_bound_exactly(tasks_url: str) -> None:
+    """Two of them and eighty submissions at once for fifty places: fifty are in, of the others nothing is stored."""
+    async with open_core(tasks_url, most_queued=50) as one, open_core(tasks_url, most_queued=50) as other:
+        calls = [
+            core.submit(idempotency_key=f"{n}", owner_id=o) for n in range(40) for core, o in ((one, "a"), (other, "b"))
+        ]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(answer) for answer in answers].count(Receipt) == 50
+        assert [type(answer) for answer in answers].count(Exhausted) == 30
+        for table in ("task", "task_live", "idem", "pointer"):
+            assert (await one.sql(f"SELECT count(*) FROM tasks.{table}"))[0][0] == 50
 
 
 async def test_without_the_database_callers_hear_it_and_later_ones_succeed(
