@@ -15,6 +15,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from chassis.lifecycle import Host
 from services.gateway.config import Http
 from services.gateway.edge.asgi import App
+from services.gateway.live.keepalive import keepalive_of
 
 _BACKLOG = 2048
 _KEEP_ALIVE_SECONDS = 75
@@ -24,9 +25,6 @@ _LARGEST_HEAD_BYTES = 64 * 1024
 _BODY_PERIOD_SECONDS = 20.0
 _LEAST_BODY_BYTES_A_PERIOD = 20 * 1024
 _LARGEST_SOCKET_MESSAGE_BYTES = 1024 * 1024
-# A client whose host has vanished is noticed within the sum: its worker's tasks are to run elsewhere 12 seconds later.
-_SOCKET_PING_EVERY_SECONDS = 4.0
-_SOCKET_PONG_WITHIN_SECONDS = 5.0
 
 
 class Listener:
@@ -59,8 +57,6 @@ class Listener:
             http=_Protocol,
             ws=_SocketProtocol,
             ws_max_size=_LARGEST_SOCKET_MESSAGE_BYTES,
-            ws_ping_interval=_SOCKET_PING_EVERY_SECONDS,
-            ws_ping_timeout=_SOCKET_PONG_WITHIN_SECONDS,
             # Without lifespan: the process's own life cycle opens and closes everything.
             lifespan="off",
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
@@ -167,7 +163,15 @@ class _Protocol(HttpToolsProtocol):
 
 
 class _SocketProtocol(WebSocketsSansIOProtocol):
-    """Reads no further while its answers are not read: pongs to a client that only pings would fill the memory."""
+    """Reads no further while its answers are not read: pongs to a client that only pings would fill the memory.
+
+    Pings as often as the route wants.
+    """
+
+    def start_keepalive(self) -> None:
+        keepalive = keepalive_of(self.scope)  # type: ignore[arg-type]  # its scope is a typed dict
+        self.ping_interval, self.ping_timeout = keepalive.every_seconds, keepalive.within_seconds
+        super().start_keepalive()
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -15,6 +15,7 @@ from chassis.lifecycle import Host
 from services.gateway.config import Http
 from services.gateway.edge.asgi import App, Receive, Scope, Send
 from services.gateway.listener import Listener
+from services.gateway.live import keepalive
 
 HANDSHAKE = (
     b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -302,3 +303,22 @@ async def _ping(writer: asyncio.StreamWriter) -> None:
     for _ in range(100):
         writer.write((b"\x89\xfd\0\0\0\0" + b"a" * 125) * 8000)
         await writer.drain()
+
+
+async def test_a_socket_that_answers_no_pings_is_let_go(serve: Serve, monkeypatch: pytest.MonkeyPatch):
+    """As soon as its route wants to know."""
+    monkeypatch.setattr(keepalive, "BRISK", keepalive.Keepalive(every_seconds=0.1, within_seconds=0.1))
+    gone = asyncio.Event()
+
+    async def watching(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        keepalive.ask_often(scope)
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] != "websocket.disconnect":
+            continue
+        gone.set()
+
+    served = await serve(watching)
+    # Whoever does not read answers no pings.
+    async with served.client.ws_connect(f"http://127.0.0.1:{served.port}/"), asyncio.timeout(20):
+        await gone.wait()
