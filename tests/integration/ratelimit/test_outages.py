@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import pytest
@@ -22,12 +23,51 @@ _OUTAGE_SECONDS = 1.0
 _GENEROUS_P99_SECONDS = 0.25
 
 
+class Replica(Redis):
+    """A second server, to follow the first."""
+
+    name = "redis-replica"
+
+
 class Stage:
     """A Redis behind a wire that can be cut, and what can be done to both."""
 
     def __init__(self, server: Redis, wire: Proxy) -> None:
         self._server = server
         self._wire = wire
+        self._replica = Replica(server.state)
+
+    @property
+    def url(self) -> str:
+        """Where Redis is reached, whichever it is."""
+        return self._wire.url
+
+    def end(self) -> None:
+        """Ends what was started here."""
+        self._replica.kill()
+
+    def forget_scripts(self) -> None:
+        """SCRIPT FLUSH."""
+        with redis.Redis.from_url(self._server.url) as client:
+            client.script_flush()
+
+    async def follow(self) -> None:
+        """Starts a replica and waits until it has everything."""
+        await asyncio.to_thread(self._replica.start)
+        password = urlsplit(self._server.url).password or ""
+        with redis.Redis.from_url(self._replica.url) as client:
+            client.config_set("masterauth", password)
+            client.replicaof("127.0.0.1", str(self._server.port))
+            async with asyncio.timeout(30):
+                while client.info("replication").get("master_link_status") != "up":
+                    await asyncio.sleep(0.05)
+
+    async def fail_over(self) -> None:
+        """The server dies, its replica is promoted and takes over its address."""
+        await asyncio.to_thread(self._server.kill)
+        with redis.Redis.from_url(self._replica.url) as client:
+            client.replicaof("NO", "ONE")
+        self._wire.aim(self._replica.url)
 
     async def kill(self) -> None:
         """Dead at once; comes back empty."""
@@ -60,8 +100,10 @@ async def stage(redis_server: Redis) -> AsyncIterator[Stage]:
     redis_server.flush()
     wire = Proxy(redis_server.url)
     await wire.start()
-    yield Stage(redis_server, wire)
+    found = Stage(redis_server, wire)
+    yield found
     await wire.close()
+    found.end()
 
 
 Trouble = Callable[[Stage], Awaitable[None]]
@@ -90,7 +132,7 @@ async def suffer(fleet: Fleet, stage: Stage, troubles: list[Trouble]) -> None:
 @pytest.fixture
 def fleet(start_service: Start, stage: Stage, tmp_path: Path) -> Fleet:
     settings = {
-        "REDIS_URL": stage._wire.url,
+        "REDIS_URL": stage.url,
         "MESH_RATE_LIMITS_FILE": str(write_rules(tmp_path / "rules.yaml")),
         "MESH_RATE_LIMITS_INSTANCES": str(INSTANCES),
     }
@@ -100,6 +142,27 @@ def fleet(start_service: Start, stage: Stage, tmp_path: Path) -> Fleet:
 async def test_outages_let_nothing_pass_twice(fleet: Fleet, stage: Stage) -> None:
     """No error, and of every way to count at most a tenth more than the limit in any window, the outages among them."""
     await suffer(fleet, stage, [Stage.kill, Stage.stop, Stage.cut_off])
+    assert {kind: fleet.account.most(kind) for kind in KINDS if fleet.account.most(kind) > 1.1} == {}
+
+
+async def test_a_failover_lets_nothing_pass_twice(fleet: Fleet, stage: Stage) -> None:
+    """Scripts forgotten again and again, and a replica promoted that may lack the last writes: no error, no excess."""
+
+    async def story() -> None:
+        for _ in range(10):
+            stage.forget_scripts()
+            await asyncio.sleep(0.05)
+        await stage.follow()
+        began = time.time()
+        await stage.fail_over()
+        async with asyncio.timeout(30):
+            while not fleet.account.degraded_between(began, time.time()):
+                await asyncio.sleep(0.02)
+        await fleet.connected(all_are=True)
+        await asyncio.sleep(WINDOW_SECONDS / 2)
+
+    await fleet.connected(all_are=True)
+    await fleet.run(story)
     assert {kind: fleet.account.most(kind) for kind in KINDS if fleet.account.most(kind) > 1.1} == {}
 
 

@@ -53,6 +53,10 @@ class Proxy:
         login = self._target.netloc.rpartition("@")
         return urlunsplit(self._target._replace(netloc=f"{login[0]}{login[1]}127.0.0.1:{port}"))
 
+    def aim(self, target: str) -> None:
+        """Connections made from now on go to another target, as behind an address that moves with a failover."""
+        self._target = urlsplit(target)
+
     def switch(self, mode: Mode) -> None:
         """Changes what happens to every connection, those that are open included."""
         self._mode = mode
