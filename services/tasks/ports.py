@@ -10,8 +10,9 @@ from typing import Protocol
 from chassis.errors import MeshError
 from services.tasks.model.cron import Firing, Schedule
 from services.tasks.model.figures import Channel, Depth, Rate, Tallies
+from services.tasks.model.graph import Standing
 from services.tasks.model.states import Priority, State
-from services.tasks.model.task import Accepted, Change, Event, Kind, Live, Revival, Standing, Submission, Task
+from services.tasks.model.task import Accepted, Change, Event, Kind, Live, Revival, Submission, Task
 from services.tasks.model.work import (
     ClaimBatch,
     Claimed,

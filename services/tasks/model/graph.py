@@ -1,8 +1,8 @@
-"""Submissions that run after each other: names become ids, and circles are refused."""
+"""Tasks that run after each other: names become ids, circles are refused, and how those stand that one waits for."""
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 
 from chassis.errors import Invalid
@@ -10,6 +10,16 @@ from services.tasks.model.task import Draft
 
 _NAME = re.compile(r"[A-Za-z0-9_\-]{1,50}\Z")
 _MARK = "#"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How the tasks stand that a task runs after: how many it names, and how many ended well or otherwise."""
+
+    join_any: bool
+    named: int
+    succeeded: int
+    failed: int
 
 
 def resolve(drafts: Sequence[Draft], task_ids: Sequence[str]) -> list[Draft]:

@@ -6,8 +6,9 @@ delivery limit, which is far above both because pointers are acknowledged at the
 
 import json
 
+from services.tasks.model.graph import Standing
 from services.tasks.model.states import EventType, State, Transition
-from services.tasks.model.task import Change, Live, RetryPolicy, Standing, TaskError
+from services.tasks.model.task import Change, Live, RetryPolicy, TaskError
 from services.tasks.model.work import Failure
 
 MAX_LOST = 3

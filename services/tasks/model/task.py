@@ -219,16 +219,6 @@ class Revival:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """How the tasks stand that a task runs after: how many it names, and how many ended well or otherwise."""
-
-    join_any: bool
-    named: int
-    succeeded: int
-    failed: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """A legal transition of a locked task, ready to be written. Raises ValueError for an illegal one.
 

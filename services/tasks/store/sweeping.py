@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from chassis.database import Database
+from services.tasks.model.graph import Standing
 from services.tasks.model.states import Priority, Purpose, State
-from services.tasks.model.task import Change, Live, Notice, Standing
+from services.tasks.model.task import Change, Live, Notice
 from services.tasks.ports import Decide, Release
 from services.tasks.store.changes import LIVE_COLUMNS, apply
 from services.tasks.store.outgoing import Outgoing

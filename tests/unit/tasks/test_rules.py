@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.tasks.model import rules
+from services.tasks.model.graph import Standing
 from services.tasks.model.states import TABLE, EventType, Priority, State, Transition
-from services.tasks.model.task import Change, Live, RetryPolicy, Standing, TaskError, notice_of
+from services.tasks.model.task import Change, Live, RetryPolicy, TaskError, notice_of
 from services.tasks.model.work import Failure
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
