@@ -29,9 +29,7 @@ class Impatient(RabbitMQ):
 @pytest.fixture
 async def rabbit(tmp_path: Path) -> AsyncIterator[Impatient]:
     """A broker that the test may do anything to."""
-    state = StateDir(tmp_path / "state")
-    state.path.mkdir()
-    broker = Impatient(state)
+    broker = Impatient(StateDir(tmp_path / "state"))
     try:
         await asyncio.to_thread(broker.start)
         yield broker
