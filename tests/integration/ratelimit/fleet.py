@@ -1,9 +1,8 @@
 """Two limiters as processes under steady load, and the account of what they let pass."""
 
 import asyncio
-import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,7 +78,7 @@ class Account:
             ]
             return max(windows.count(window) for window in set(windows)) / LIMIT
         most = 0.0
-        for first, last in itertools.combinations_with_replacement(range(len(calls)), 2):
+        for first, last in _intervals(calls):
             count, seconds = last - first + 1, calls[last].ended - calls[first].began
             if kind == "bucket":
                 most = max(most, count / (LIMIT + LIMIT / WINDOW_SECONDS * (seconds + _BLUR_SECONDS)))
@@ -91,6 +90,15 @@ class Account:
         """The 99th percentile of how long a call took, in seconds."""
         times = sorted(one.ended - one.began for one in self.calls)
         return times[int(len(times) * 0.99)]
+
+
+def _intervals(calls: Sequence[Call]) -> Iterator[tuple[int, int]]:
+    """First and last call of every interval of at most two windows; longer ones say less."""
+    for first, call in enumerate(calls):
+        for last in range(first, len(calls)):
+            if calls[last].began - call.began > 2 * WINDOW_SECONDS:
+                break
+            yield first, last
 
 
 class Fleet:
@@ -120,13 +128,13 @@ class Fleet:
                 self.account.calls.append(Call(began, began + time.monotonic() - since, response.decisions))
                 await asyncio.sleep(_EVERY_SECONDS)
 
-    async def connected(self, *, all_are: bool) -> None:
-        """Waits until all services, or none, decide with Redis."""
+    async def connected(self) -> None:
+        """Waits until all services decide with Redis."""
         for service in self._services:
             async with grpc.aio.insecure_channel(service.address) as channel, asyncio.timeout(30):
                 stub: Any = RatelimitServiceStub(channel)
                 while True:
                     status = await stub.GetStatus(pb.GetStatusRequest(), timeout=10, wait_for_ready=True)
-                    if status.store_connected == all_are:
+                    if status.store_connected:
                         break
                     await asyncio.sleep(0.02)
