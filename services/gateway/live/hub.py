@@ -91,7 +91,10 @@ class Hub:
         self._subscribed.clear()
         self._order = Order()
         self._suspected.clear()
-        self._heard_at = self._missed_since = self._failing_since = None
+        self._failing_since = None
+        if not self.rooms.sockets:
+            self._heard_at = self._missed_since = None
+        # Else somebody came while the subscription ended: for them the next one looks up what happened in between.
 
     def _send(self, frames: list[Frame]) -> None:
         for frame in frames:

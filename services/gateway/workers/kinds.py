@@ -15,6 +15,7 @@ from services.gateway.workers.frames import Offer, ProtocolError
 OWN = frozenset({"sentiment_analysis", "automation", "feature", "bug", "docs", "test"})
 _OWN_PREFIXES = ("llm.", "model.", "agent.", "workflow.")
 _NOT_IN_GROUPS = re.compile(r"[^a-z0-9_-]+")
+_BY_NAME = "worker."
 _LONGEST_PART = 34
 _DIGEST_LETTERS = 10
 
@@ -27,7 +28,12 @@ def group_of(kind: str) -> str:
 
 def default_kind(worker_id: str) -> str:
     """What a worker does that does not say what it does: tasks that are meant for it by name."""
-    return f"worker.{worker_id}"
+    return f"{_BY_NAME}{worker_id}"
+
+
+def is_by_name(kind: str) -> bool:
+    """Whether it is a kind that only the worker of that name does."""
+    return kind.startswith(_BY_NAME)
 
 
 def check(offers: Iterable[Offer], workers: Iterable[tasks_pb2.WorkerSummary]) -> None:

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 from mesh.tasks.v1 import tasks_pb2, tasks_pb2_grpc
 from pydantic import BaseModel, Field, StringConstraints
 
-from chassis.errors import NotFound
+from chassis.errors import Invalid, NotFound, Unavailable
 from services.gateway import views
 from services.gateway.apis.body_route import StrictRoute
 from services.gateway.apis.idempotency import IDEMPOTENCY_KEY, IDEMPOTENCY_PARAMETER, idempotency_key
@@ -16,10 +16,12 @@ from services.gateway.apis.shapes import Body
 from services.gateway.apis.submissions import Submissions
 from services.gateway.apis.support.shapes import seconds_text
 from services.gateway.edge.context import require_scope
+from services.gateway.workers.kinds import is_by_name
 
 Kind = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$")]
 Status = Literal["scheduled", "queued", "running", "completed", "failed", "dead", "cancelled", "expired"]
 Priority = Literal["low", "normal", "high", "critical"]
+_UNKNOWN_KIND = "UNKNOWN_KIND"
 _PRIORITIES = frozenset({"low", "normal", "high", "critical"})
 _EXAMPLE = {
     "text": "Great customer service experience!",
@@ -88,15 +90,19 @@ class Tasks:
         principal = require_scope(request.scope, "tasks")
         inside = body.data.get("priority")
         priority = body.priority or (inside if isinstance(inside, str) and inside in _PRIORITIES else "normal")
-        submitted = await self._submissions.submit(
-            tasks_pb2.SubmitRequest(
-                kind=body.type,
-                payload=orjson.dumps(body.data),
-                owner_id=principal.user_id,
-                priority=views.priority_number(priority),
-                idempotency_key=idempotency_key(request.headers.get(IDEMPOTENCY_KEY.decode(), "")),
-            )
+        wanted = tasks_pb2.SubmitRequest(
+            kind=body.type,
+            payload=orjson.dumps(body.data),
+            owner_id=principal.user_id,
+            priority=views.priority_number(priority),
+            idempotency_key=idempotency_key(request.headers.get(IDEMPOTENCY_KEY.decode(), "")),
         )
+        try:
+            submitted = await self._submissions.submit(wanted)
+        except Invalid as error:
+            if error.code == _UNKNOWN_KIND and is_by_name(body.type):
+                raise Unavailable("No worker of that name has connected yet", code="WORKER_OFFLINE") from None
+            raise
         return TaskAccepted(
             task_id=submitted.task_id,
             status="accepted",

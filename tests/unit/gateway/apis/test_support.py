@@ -126,6 +126,7 @@ async def test_channels_are_shown_as_measured(world: World):
         (("GET", "/task/task_01ARZ3NDEKTSV4RRFFQ69G5FAV", None, "user"), 404, "TASK_NOT_FOUND"),
         (("GET", "/task/task_123", None, "user"), 404, "TASK_NOT_FOUND"),
         (("POST", "/task", {"type": "levitate"}, "user"), 400, "INVALID_INPUT"),
+        (("POST", "/task", {"type": "worker.9"}, "user"), 503, "WORKER_OFFLINE"),
         (("POST", "/task", {}, "user"), 400, "INVALID_INPUT"),
         (("POST", "/task", {"type": "automation", "data": []}, "user"), 400, "INVALID_INPUT"),
         (("POST", "/task", b"{", "user"), 400, "INVALID_INPUT"),
