@@ -913,7 +913,7 @@ class Schedule(_message.Message):
     """
     timezone: _builtins.str
     """An IANA zone, as in "Europe/Berlin". A time that a clock change skips comes once, right after the gap; one that comes twice comes once,
-    the first time.
+    the first time. Expressions with a star for the minute or the hour follow the elapsed time through a change.
     """
     misfire: Global___Misfire.ValueType
     paused: _builtins.bool
