@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,7 +26,7 @@ import uvloop
 from bench.support import envoy_ratelimit, ghz
 from bench.support.go_program import build
 from bench.support.limiter_probe import answers_of, over_lane, script_calls, span_cost_us, tally_of
-from bench.support.limiter_stage import DECIDE, SHOULD, Stage
+from bench.support.limiter_stage import DECIDE, SHOULD, Stage, decide_request
 from bench.support.load import Load
 from bench.support.processes import Usage
 from chassis import telemetry
@@ -85,7 +86,7 @@ class Bench:
         if self._program is None or f"{server} {kind}" not in self._stage.addresses:
             return
         program, options = self._program, self._options
-        target = self._stage.target(server, face, size, more.pop("rules", 1))
+        target = self._stage.target(server, face, size, more.pop("route_class", "bench.rules_1"))
         metadata = more.pop("metadata", None)
 
         def run(rate: int) -> tuple[Load, float]:
@@ -94,16 +95,18 @@ class Bench:
 
         self._keep(Series(name=name, server=server, size=size, run=run, **more))
 
-    def add_lane(self, name: str, size: int) -> None:
+    def add_lane(self, name: str, size: int, route_class: str = "bench.rules_1") -> None:
         """Adds calls of so many decisions over a lane by our own client."""
         address, options = self._stage.addresses["service mesh"], self._options
+        users, count = cycle(range(options.users)), max(512, options.users // size)
+        # Making requests is not what is measured.
+        bodies = cycle([decide_request(users, size, route_class).SerializeToString() for _ in range(count)])
 
         def run(rate: int) -> tuple[Load, float]:
             del rate
             used = time.process_time()
-            load = uvloop.run(
-                over_lane(address, size, options.users, max(16, options.callers // size), options.seconds)
-            )
+            callers = max(16, options.callers // size)
+            load = uvloop.run(over_lane(address, bodies.__next__, callers, options.seconds))
             return load, time.process_time() - used
 
         self._keep(Series(name=name, server="service", size=size, run=run))
@@ -169,12 +172,13 @@ class Bench:
 def _add_all(bench: Bench) -> None:
     bench.add("echo", "echo", 1)
     bench.add("single, 1 rule", "service", 1, beside="echo")
-    bench.add("single, 2 rules", "service", 1, rules=2, beside="echo")
+    bench.add("single, 2 rules", "service", 1, route_class="bench.rules_2", beside="echo")
     bench.add("unary, 8 a call", "service", 8)
     bench.add("unary, 64 a call", "service", 64)
     bench.add_lane("lane, 1 a call", 1)
     bench.add_lane("lane, 8 a call", 8)
     bench.add_lane("lane, 64 a call", 64)
+    bench.add_lane("lane, 64 a call, token bucket", 64, "bench.bucket")
     bench.add("RLS envoyproxy, 1", "peer", 1, face=SHOULD)
     bench.add("RLS echo, 1", "echo", 1, face=SHOULD, beside="RLS envoyproxy, 1")
     bench.add("RLS, 1", "service", 1, face=SHOULD, beside="RLS envoyproxy, 1")

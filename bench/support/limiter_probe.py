@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from itertools import cycle
 from typing import Any
@@ -24,21 +25,19 @@ _SCRIPT_FRAMES = 50
 _SPANS = 100_000
 
 
-async def over_lane(address: str, size: int, users: int, callers: int, duration: float) -> Load:
-    """Calls of so many decisions over a lane for so long, as many at a time as there are callers."""
+async def over_lane(address: str, made: Callable[[], bytes], callers: int, duration: float) -> Load:
+    """Calls over a lane for so long, as many at a time as there are callers; `made` gives the next request."""
     async with AsyncExitStack() as stack:
         host = Host("bench", Process(), SystemClock(), stack)
         settings = Discovery(backend="static", ratelimit_address=address)
         lane: Any = await stack.enter_async_context(open_lane(host, "ratelimit", settings))
         send = lane.unary_unary(f"/{DECIDE}", bytes, bytes)
-        people = cycle(range(users))
-        bodies = cycle([decide_request(people, size).SerializeToString() for _ in range(max(512, users // size))])
         taken: list[float] = []
         began = time.perf_counter()
 
         async def caller() -> None:
             while (sent := time.perf_counter()) < began + duration:
-                await send(next(bodies), timeout=30)
+                await send(made(), timeout=30)
                 taken.append(time.perf_counter() - sent)
 
         await asyncio.gather(*(caller() for _ in range(callers)))
@@ -80,7 +79,7 @@ async def script_calls(stage: Stage) -> dict[int, Counter[int]]:
             found[rules] = Counter()
             for _ in range(_SCRIPT_FRAMES):
                 before = _scripts_run(stage.redis_port)
-                body = await decide(decide_request(users, 8, rules).SerializeToString())
+                body = await decide(decide_request(users, 8, f"bench.rules_{rules}").SerializeToString())
                 if not pb.DecideResponse.FromString(body).decisions[0].degraded:
                     found[rules][_scripts_run(stage.redis_port) - before] += 1
     return found

@@ -34,8 +34,8 @@ _KEYS = tuple(f"k{index}" for index in range(8))
 
 
 def rules_file() -> str:
-    """Classes ``bench.rules_1`` to ``bench.rules_8``, each with so many rules."""
-    lines = ["version: 1", "classes:"]
+    """Classes ``bench.rules_1`` to ``bench.rules_8``, each with so many rules, and ``bench.bucket``: a token bucket."""
+    lines = ["version: 1", "classes:", "  bench.bucket:", f"    - {_BUCKET.format(name='bench_bucket')}"]
     for count in range(1, _MOST_RULES + 1):
         lines.append(f"  bench.rules_{count}:")
         kinds = cycle((_SLIDING, _BUCKET, _FIXED))
@@ -49,9 +49,8 @@ def descriptor_file() -> str:
     return "\n".join(["domain: bench", "descriptors:", *(f"  - {{ key: {key}, {limit} }}" for key in _KEYS)]) + "\n"
 
 
-def decide_request(users: "cycle[int]", subjects: int, rules: int = 1) -> pb.DecideRequest:
-    """A call for so many users, each under so many rules."""
-    route_class = f"bench.rules_{rules}"
+def decide_request(users: "cycle[int]", subjects: int, route_class: str = "bench.rules_1") -> pb.DecideRequest:
+    """A call for so many users."""
     return pb.DecideRequest(
         subjects=[
             pb.Subject(route_class=route_class, user=f"user-{next(users)}", role="user", ip="::1")
@@ -100,14 +99,14 @@ class Stage:
         if peer is not None:
             self._start_peer(peer)
 
-    def target(self, name: str, method: str, size: int, rules: int = 1) -> Target:
+    def target(self, name: str, method: str, size: int, route_class: str = "bench.rules_1") -> Target:
         """Calls of so many decisions each to the process of that name, all users in turn."""
-        path = self.folder / f"{method.rpartition('/')[2]}-{size}-{rules}"
+        path = self.folder / f"{method.rpartition('/')[2]}-{size}-{route_class}"
         if not path.exists():
             users = cycle(range(self._users))
             count = max(512, self._users // size)
             if method == DECIDE:
-                write_requests(path, (decide_request(users, size, rules) for _ in range(count)))
+                write_requests(path, (decide_request(users, size, route_class) for _ in range(count)))
             else:
                 write_requests(path, (should_request(users, size) for _ in range(count)))
         address = self.addresses[f"{name} {'mesh' if method == DECIDE else 'envoy'}"]
