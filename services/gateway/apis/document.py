@@ -178,8 +178,8 @@ def _failure(status: int, error: Schema) -> Schema:
     if status in {429, 503}:
         failure["headers"] = {
             "Retry-After": {
-                "description": "Seconds, at least 1. Absent when no time can be told: the request can never pass, or as "
-                "many as may are in flight.",
+                "description": "Seconds, at least 1. Absent when no time can be told: the request can never pass, or "
+                "as many as may are in flight.",
                 "schema": {"type": "integer", "minimum": 1},
             }
         }
