@@ -182,6 +182,7 @@ def net_taken(limit: Limit, hits: list[list[int]], now_us: int) -> Fraction:
 def test_refunds_let_nothing_extra_pass(in_redis: InRedis, limit: Limit, history: list[Any]) -> None:
     """Whatever is given back whenever: both say the same, and what passes fits beside all that was really used."""
     in_redis.client.flushdb()
+    in_redis.extra_life_ms = 600_000
     memory, hits = InMemory(), list[list[int]]()
     in_redis.now_us = START_US
     for step, move in history:

@@ -236,6 +236,7 @@ HISTORIES = st.lists(st.tuples(STEPS, st.lists(ASKS, min_size=1, max_size=4)), m
 def test_memory_and_redis_agree_with_the_oracle(in_redis: InRedis, history: list[Any]) -> None:
     """Whatever is asked whenever: both say the same to the number, and admit exactly what the definitions admit."""
     in_redis.client.flushdb()
+    in_redis.extra_life_ms = 600_000
     memory, oracle = InMemory(), Oracle()
     in_redis.now_us = START_US
     for step, frame in history:
