@@ -40,6 +40,9 @@ async def test_a_lane_frame_is_one_script_call(start_service: Start, redis_url: 
     """A hundred calls that wait together on a lane: a handful of script calls, each call with its own answer."""
     service = start_service(REDIS_URL=redis_url)
     settings = Discovery(backend="static", ratelimit_address=service.address)
+    with service.stub():
+        # A lane does not wait for a service that is not there.
+        pass
     async with AsyncExitStack() as stack:
         host = Host("test", Process(), SystemClock(), stack)
         stub: Any = RatelimitServiceStub(await host.enter(open_lane(host, "ratelimit", settings)))
