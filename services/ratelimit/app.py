@@ -100,6 +100,7 @@ async def _open_envoy(settings: Envoy, host: Host, limiter: Limiter, shadow: Mem
         await health.refresh()
 
     host.spawn("descriptors", folder.watch(changed))
+    log.info("Serving Envoy", grpc=settings.grpc_address, http=settings.port, debug=settings.debug_port)
     return register(limits)
 
 
@@ -132,7 +133,9 @@ def _descriptor_limits(
     limits = DescriptorLimits(
         deciding=limiter,
         configuration=folder,
-        planner=Planner(prefix=settings.key_prefix, counts_denied=counts_denied),
+        planner=Planner(
+            prefix=settings.key_prefix, counts_denied=counts_denied, watching=settings.shadow or settings.quota
+        ),
         manner=manner,
         denials=Denials(settings.local_cache_bytes, host.clock.monotonic),
         now_us=lambda: shadow.now_us,

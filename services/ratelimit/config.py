@@ -92,6 +92,11 @@ class Envoy(_EnvoyRoot):
     quota: bool = Field(default=False, validation_alias=AliasChoices("QUOTA_MODE", "GLOBAL_QUOTA_MODE"))
     metadata: bool = Field(default=False, validation_alias="RESPONSE_DYNAMIC_METADATA")
 
+    @property
+    def grpc_address(self) -> str:
+        """Where Envoy finds the service."""
+        return f"unix:{self.grpc_socket}" if self.grpc_socket else f"{self.grpc_host}:{self.grpc_port}"
+
     @field_validator("redis_socket", "redis_type", mode="before")
     @classmethod
     def _lower(cls, value: str) -> str:

@@ -51,10 +51,12 @@ class Planner:
         prefix: stands before all counters' keys.
         counts_denied: whether each descriptor is counted by itself, also when it or another one denies the request.
             If not, those of a request that can deny it are taken all or none, if they count the same number of hits.
+        watching: whether rules deny only when all do, or none ever does; then each is counted by itself too.
     """
 
     prefix: str
     counts_denied: bool
+    watching: bool = False
 
     def plan(self, book: DescriptorBook, request: Request) -> Plan:
         """What to ask. Raises Invalid for an override without a unit."""
@@ -88,13 +90,14 @@ class Planner:
         rule = slot.rule
         if rule is None or rule.limit is None:
             return slot
-        alone = self.counts_denied or slot.refund or rule.shadow or rule.quota
+        alone = self.counts_denied or self.watching or slot.refund or rule.shadow or rule.quota
         index = _NOWHERE if alone else together.get(slot.hits, _NOWHERE)
         if index == _NOWHERE or key in asks[index].keys:
             asks.append(Ask((key,), (rule.limit,), slot.hits, _GIVE_BACK if slot.refund else None))
             index = len(asks) - 1
             if not alone:
-                together[slot.hits] = index
+                # The first of its hits: one that stands in the request twice is taken by itself.
+                together.setdefault(slot.hits, index)
             return slot._replace(ask=index)
         asks[index] = _joined(asks[index], key, rule.limit)
         return slot._replace(ask=index, place=len(asks[index].keys) - 1)

@@ -59,11 +59,10 @@ async def open_envoy_server(
     told = EnvoyHealth(servicer, healthy)
     await told.refresh()
     host.health.on_change(told.changed)
-    address = f"unix:{settings.grpc_socket}" if settings.grpc_socket else f"{settings.grpc_host}:{settings.grpc_port}"
     if settings.tls:
-        server.add_secure_port(address, _credentials(settings))
+        server.add_secure_port(settings.grpc_address, _credentials(settings))
     else:
-        server.add_insecure_port(address)
+        server.add_insecure_port(settings.grpc_address)
     await server.start()
 
     async def drain() -> None:

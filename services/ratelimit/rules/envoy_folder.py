@@ -46,8 +46,11 @@ class Place:
     @property
     def watched(self) -> Path:
         """The folder whose changes tell of a new configuration."""
-        # A link is replaced in the folder that it is in. Another folder of this name may take the files' place too.
-        return self.root.absolute().parent if self.watch_root else self.folder.parent
+        if self.watch_root:
+            # A link is replaced in the folder that it is in.
+            return self.root.absolute().parent
+        # The first that is there: files may come later, and folders with them.
+        return next(place for place in (self.folder, *self.folder.absolute().parents) if place.is_dir())
 
     def files(self) -> list[Path]:
         """All files, in the order of their names."""

@@ -67,7 +67,7 @@ class Desk:
         self.limits = DescriptorLimits(
             deciding=self.counting,
             configuration=self.configured,
-            planner=Planner(prefix="", counts_denied=not all_or_nothing),
+            planner=Planner(prefix="", counts_denied=not all_or_nothing, watching="quota" in manner),
             manner=Manner(**manner),
             denials=Denials(cache_bytes, self.clock.monotonic),
             now_us=lambda: self.counting.shadow.now_us,
@@ -135,6 +135,22 @@ async def test_a_shadow_that_is_over_takes_nothing_from_others() -> None:
     answers = [await desk.ask("five", "shade") for _ in range(3)]
     assert [one.overall_code for one in answers] == [OK] * 3
     assert remaining(answers, 0) == [4, 3, 2]
+
+
+async def test_the_same_descriptor_twice_counts_twice() -> None:
+    """Also all or nothing, where the second is taken by itself and the others stay together."""
+    for desk in (Desk(), Desk(all_or_nothing=True)):
+        answers = [await desk.ask("five", "five", "two") for _ in range(2)]
+        assert [[one.limit_remaining for one in answer.statuses] for answer in answers] == [[4, 3, 1], [2, 1, 0]]
+    assert [len(ask.keys) for ask in desk.counting.calls[0]] == [2, 1]
+
+
+async def test_where_all_are_quotas_none_stops_another() -> None:
+    """All or nothing would leave a quota uncounted for which the request passes because of another."""
+    desk = Desk(all_or_nothing=True, quota=True)
+    answers = [await desk.ask("five", "two") for _ in range(6)]
+    assert remaining(answers, 0) == [4, 3, 2, 1, 0, 0]
+    assert [one.overall_code for one in answers] == [OK] * 5 + [OVER]
 
 
 async def test_hits_count_as_many_and_zero_looks() -> None:

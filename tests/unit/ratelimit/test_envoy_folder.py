@@ -65,6 +65,16 @@ def test_files_are_followed_where_the_root_is_not_watched(tmp_path: Path) -> Non
     assert len(set(seen)) == 4
 
 
+def test_the_watched_folder_is_one_that_exists(tmp_path: Path) -> None:
+    """The one that holds the link; or the files' own, or what is there of the way to it."""
+    (tmp_path / "root").mkdir()
+    by_link = Place(root=tmp_path / "root", subdirectory="rl")
+    by_files = Place(root=tmp_path / "root", subdirectory="rl", watch_root=False)
+    assert (by_link.watched, by_files.watched) == (tmp_path, tmp_path / "root")
+    by_files.folder.mkdir(parents=True)
+    assert by_files.watched == by_files.folder
+
+
 def test_a_wrong_file_keeps_the_old_configuration(tmp_path: Path) -> None:
     """The reason is told, with file and line; a right one later is taken."""
     path = tmp_path / "rl" / "config" / "a.yaml"
