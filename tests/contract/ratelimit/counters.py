@@ -35,8 +35,8 @@ class InMemory:
 class InRedis:
     """Runs store.lua; its one question for the time is answered by the test.
 
-    Keys expire by the real time all the same: a test that takes longer than some counter lives, on a machine that stalls
-    at least, makes them live longer by `extra_life_ms`.
+    Keys expire by the real time all the same: a test that takes longer than some counter lives, on a machine that
+    stalls at least, makes them live longer by `extra_life_ms`.
     """
 
     def __init__(self, url: str) -> None:
