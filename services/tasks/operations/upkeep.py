@@ -122,7 +122,7 @@ class Upkeep:
             # A queue that lost something may have been filled again before anybody looked.
             total += await self._point_again(waiting, _STALE_AFTER_SECONDS) if self._rounds == 0 else 0
         if total:
-            log.warning("Tasks were queued without a pointer", tasks=total)
+            log.info("Tasks that nobody claimed are pointed at again", tasks=total)
         return False
 
     async def _point_at_empty(self, queues: Sequence[tuple[str, Priority]], older_seconds: float) -> int:

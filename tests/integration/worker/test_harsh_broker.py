@@ -76,6 +76,7 @@ async def test_a_task_that_outlasts_the_brokers_patience_runs_once(mesh: Mesh, t
     behind = await tasks.submit("automation", _delay(1))
     task = await tasks.until_ended(long, 120)
     assert (task.state, task.attempt) == (tasks_pb2.STATE_SUCCEEDED, 1)
-    assert [event.type for event in await tasks.events(long)] == ["queued", "started", "succeeded"]
+    told = [event.type for event in await tasks.events(long) if event.type != "progress"]
+    assert told == ["queued", "started", "succeeded"]
     task = await tasks.until_ended(behind, 60)
     assert (task.state, task.attempt) == (tasks_pb2.STATE_SUCCEEDED, 1)
