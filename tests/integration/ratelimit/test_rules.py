@@ -14,6 +14,7 @@ from mesh.ratelimit.v1 import ratelimit_pb2 as pb
 
 from chassis.errors import Conflict, Invalid, MeshError
 from chassis.rpc.status import from_rpc_error
+from deploy.local.stores.redis import Redis
 from tests.integration.ratelimit.conftest import Service
 
 NOWHERE = "redis://127.0.0.1:1/0"
@@ -91,14 +92,18 @@ def test_a_put_is_in_force_everywhere_and_keeps_what_was_used(stubs: list[Any]) 
 
 @pytest.mark.redis
 def test_a_put_survives_restarts_and_a_lost_redis(
-    stubs: list[Any], start_service: Start, redis_url: str, path: Path
+    stubs: list[Any], start_service: Start, redis_server: Redis, path: Path
 ) -> None:
-    """A process that starts has the rules that were put, also after Redis has lost everything."""
+    """Nothing is put while Redis is away; a process that starts after Redis has lost everything has what was put."""
     put = stubs[0].PutRules(pb.PutRulesRequest(source=rules(7)))
-    with redis.Redis.from_url(redis_url) as client:
-        client.flushall()
+    redis_server.kill()
+    refused = failure(lambda: stubs[0].PutRules(pb.PutRulesRequest(source=rules(8))))
+    assert refused.code == "UNAVAILABLE"
+    redis_server.start()
+    redis_server.flush()
+    with redis.Redis.from_url(redis_server.url) as client:
         until("the rules are put back", PATIENCE_SECONDS, lambda: bool(client.exists("rl:{rules}")))
-    with start_service(MESH_RATE_LIMITS_FILE=str(path), REDIS_URL=redis_url).stub() as stub:
+    with start_service(MESH_RATE_LIMITS_FILE=str(path), REDIS_URL=redis_server.url).stub() as stub:
         found = in_force(stub)
     assert (found.generation, found.origin, found.source) == (put.generation, "api", rules(7))
 
