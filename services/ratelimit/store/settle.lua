@@ -75,7 +75,9 @@ else
   local function settle()
     for k = 1, #names do
       local l, size = input[at], input[at + 1]
-      local values = { unpack(input, at + 2, at + 1 + size) }
+      local values = {}
+      -- One by one: there may be more than fit the stack.
+      for i = 1, size do values[i] = input[at + 1 + i] end
       at = at + 2 + size
       open(k, l)
       if kinds[l] == SLIDING then
