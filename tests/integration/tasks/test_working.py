@@ -1,14 +1,17 @@
 """Claims, outcomes and progress on a real database: one winner, and nothing from a fenced attempt."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
+import orjson
 import pytest
 
 from chassis.errors import Conflict, NotFound
 from services.tasks.model.states import State
-from services.tasks.model.work import Outcome, Pointer
-from tests.integration.tasks.core import Core, failure, open_core, success
+from services.tasks.model.task import RetryPolicy
+from services.tasks.model.work import Opening, Outcome, Pointer
+from tests.integration.tasks.core import KIND, Core, failure, open_core, success
 
 pytestmark = pytest.mark.postgres
 
@@ -164,3 +167,18 @@ async def test_a_heartbeat_says_what_is_held_and_what_to_stop(core: Core) -> Non
     with pytest.raises(NotFound) as caught:
         await core.desk.beat(session)
     assert caught.value.code == "SESSION_LOST"
+
+
+async def test_a_kind_says_how_it_is_retried(core: Core) -> None:
+    """Its own wait, without chance, and not the default one."""
+    policy = RetryPolicy(base_seconds=100.0, factor=3.0, max_seconds=250.0, jitter=0.0)
+    opening = Opening(session_id="", worker_name="w", host="", kinds=(replace(KIND, retry=policy),), slots=1)
+    session = await core.desk.open_session(opening)
+    task_id = await core.run(session)
+    for attempt, wait in ((1, 100.0), (2, 250.0)):
+        await core.finish(session, failure(task_id, attempt=attempt))
+        events = await core.queries.list_events(task_id, "", 0, 0)
+        assert orjson.loads(events[-1].data)["retry_in_seconds"] == wait
+        await core.sql("UPDATE tasks.schedule SET due_at = now()")
+        await core.upkeep.release()
+        assert await core.claim(session, task_id, attempt=attempt)

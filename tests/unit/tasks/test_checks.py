@@ -1,5 +1,6 @@
 """What is refused before anything is written."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from chassis.errors import Invalid
 from services.tasks.model.states import Priority
-from services.tasks.model.task import Draft, Kind, Submission, TaskError
+from services.tasks.model.task import Draft, Kind, RetryPolicy, Submission, TaskError
 from services.tasks.operations import checks
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -131,3 +132,41 @@ def test_bad_kinds_cannot_be_announced(changes: dict[str, Any]) -> None:
     checks.check_kind(Kind(**values))
     with pytest.raises(Invalid):
         checks.check_kind(Kind(**{**values, **changes}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"max_running": 1_000_001},
+        {"retry": RetryPolicy(base_seconds=0.0)},
+        {"retry": RetryPolicy(base_seconds=float("nan"))},
+        {"retry": RetryPolicy(factor=0.5)},
+        {"retry": RetryPolicy(factor=11.0)},
+        {"retry": RetryPolicy(max_seconds=0.5)},
+        {"retry": RetryPolicy(max_seconds=float("inf"))},
+        {"retry": RetryPolicy(jitter=1.5)},
+        {"retry": RetryPolicy(jitter=float("nan"))},
+    ],
+)
+def test_bounds_and_policies_of_kinds_have_bounds(changes: dict[str, Any]) -> None:
+    """Also what is no number at all."""
+    checks.check_kind(KIND)
+    with pytest.raises(Invalid):
+        checks.check_kind(replace(KIND, **changes))
+
+
+def test_a_channel_is_a_short_text_at_the_top() -> None:
+    """Anything else in its place is the task's own business."""
+    assert check(payload=b'{"channel":"chat"}').channel == "chat"
+    for payload in (b'{"channel":1}', b'{"channel":"' + b"x" * 51 + b'"}', b'["channel"]', b'{"a":{"channel":"b"}}'):
+        assert check(payload=payload).channel == ""
+
+
+def test_prerequisites_are_bounded_and_named_once() -> None:
+    """A repeated one counts once; another join than the two is refused."""
+    task_id = "task_01J0000000000000000000000A"
+    submission = check(run_after=(task_id, task_id), join=2)
+    assert (submission.run_after, submission.join_any) == ((task_id,), True)
+    for changes in ({"run_after": (task_id,) * 101}, {"run_after": (task_id,), "join": 3}, {"unique_key": "x" * 201}):
+        with pytest.raises(Invalid):
+            check(**changes)

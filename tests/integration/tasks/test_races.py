@@ -1,0 +1,59 @@
+"""A cancellation and a result at the same moment: one of them wins, and everybody is told the same."""
+
+import asyncio
+import random
+from collections.abc import Awaitable
+
+import pytest
+
+from chassis.errors import Conflict
+from services.tasks.model.states import State
+from tests.integration.tasks.core import Core, failure, success
+
+pytestmark = pytest.mark.postgres
+
+_AT_ONCE = 100
+_ENDS = {State.SUCCEEDED: "succeeded", State.CANCELLED: "cancelled"}
+
+
+async def race(core: Core, session: str, rng: random.Random) -> None:
+    """A hundred running tasks, each cancelled and ended by its worker at once, in any order."""
+    receipts = await asyncio.gather(*(core.submit() for _ in range(_AT_ONCE)))
+    task_ids = [receipt.accepted.task.task_id for receipt in receipts]
+    assert len(await core.claim(session, *task_ids)) == _AT_ONCE
+    outcomes = [success(one) if rng.random() < 0.7 else failure(one) for one in task_ids]
+    calls: list[Awaitable[object]] = [core.queries.cancel(task_id, "") for task_id in task_ids]
+    calls += [core.finish(session, outcome) for outcome in outcomes]
+    rng.shuffle(calls)
+    refused = [one for one in await asyncio.gather(*calls, return_exceptions=True) if isinstance(one, Exception)]
+    assert {type(error) for error in refused} <= {Conflict}
+    rows = await core.sql(
+        "SELECT r.state, array_agg(e.type ORDER BY e.sequence) AS types, array_agg(e.sequence ORDER BY e.sequence) AS n"
+        " FROM tasks.task_event e LEFT JOIN tasks.task_result r USING (task_id)"
+        " WHERE e.task_id = ANY($1::text[])"
+        " AND NOT EXISTS (SELECT 1 FROM tasks.task_live l WHERE l.task_id = e.task_id)"
+        " GROUP BY e.task_id, r.state",
+        task_ids,
+    )
+    # None is left: one that failed first was cancelled while it waited for its retry.
+    for row in rows:
+        ends = [kind for kind in row["types"] if kind in _ENDS.values()]
+        assert ends == [_ENDS[State(row["state"])]]
+        assert row["types"][-1] == ends[0]
+        assert row["n"] == list(range(1, len(row["n"]) + 1))
+    assert len(rows) == _AT_ONCE
+
+
+async def test_a_race_has_one_end(core: Core) -> None:
+    """Three hundred trials."""
+    session = await core.open_session()
+    for seed in range(3):
+        await race(core, session, random.Random(seed))
+
+
+@pytest.mark.long
+async def test_ten_thousand_races_have_one_end_each(core: Core) -> None:
+    """The same, until a rare order has come up too."""
+    session = await core.open_session()
+    for seed in range(100):
+        await race(core, session, random.Random(seed))
