@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable
+from typing import Any
 
 import pytest
 
@@ -22,7 +22,7 @@ async def race(core: Core, session: str, rng: random.Random) -> None:
     task_ids = [receipt.accepted.task.task_id for receipt in receipts]
     assert len(await core.claim(session, *task_ids)) == _AT_ONCE
     outcomes = [success(one) if rng.random() < 0.7 else failure(one) for one in task_ids]
-    calls: list[Awaitable[object]] = [core.queries.cancel(task_id, "") for task_id in task_ids]
+    calls: list[Any] = [core.queries.cancel(task_id, "") for task_id in task_ids]
     calls += [core.finish(session, outcome) for outcome in outcomes]
     rng.shuffle(calls)
     refused = [one for one in await asyncio.gather(*calls, return_exceptions=True) if isinstance(one, Exception)]
