@@ -27,7 +27,10 @@ classes:
 def stub(start_service: Callable[..., Service], redis_url: str, tmp_path: Path) -> Iterator[RatelimitServiceStub]:
     path = tmp_path / "limits.yaml"
     path.write_text(RULES)
-    with start_service(MESH_RATE_LIMITS_FILE=str(path), REDIS_URL=redis_url).stub() as found:
+    environment = {"MESH_RATE_LIMITS_FILE": str(path), "REDIS_URL": redis_url}
+    # Generous, so that a busy machine is not taken for a Redis that hangs.
+    environment["MESH_RATE_LIMITS_STORE_DEADLINE_SECONDS"] = "5"
+    with start_service(**environment).stub() as found:
         until = time.monotonic() + 30
         while not found.GetStatus(pb.GetStatusRequest()).store_connected:
             assert time.monotonic() < until, "the service does not decide with Redis"
