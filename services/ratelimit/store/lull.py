@@ -8,8 +8,8 @@ share what one frame costs here and in Redis, and who comes alone hardly waits.
 import asyncio
 from collections.abc import Callable, Sized
 
-# A call takes several turns from its arrival to the store. At saturation 1 turn makes frames of two calls, 24 of four,
-# 80 of eight; 200 make larger ones that save no more.
+# A call takes several turns from its arrival to the store. At saturation 2 turns make frames of two calls and 80 of
+# eight; 200 save no more.
 _QUIET_TURNS = 80
 # This many calls share all that there is to share.
 _MOST_CALLS = 64
