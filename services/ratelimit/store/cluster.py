@@ -50,7 +50,7 @@ class ClusterStore:
         self._stale = asyncio.Event()
         self._read: asyncio.Future[None] | None = None
         self._tasks: dict[Node, asyncio.Task[None]] = {}
-        shadow.split(self._ledger_of)
+        shadow.split(self.ledger_of)
 
     # -- decisions -----------------------------------------------------------------------------------------------
 
@@ -84,7 +84,8 @@ class ClusterStore:
         node = self._keepers[slot]
         return self._unknown if node is None else node.home_of(slot)
 
-    def _ledger_of(self, key: str) -> Ledger:
+    def ledger_of(self, key: str) -> Ledger:
+        """The account of who keeps a counter now."""
         node = self._keepers[slot_of(key)]
         return self._unknown.ledger if node is None else node.ledger
 
@@ -180,7 +181,7 @@ class ClusterStore:
                     keepers[slot] = node
         self._keepers = keepers
         for debt in owed:
-            self._ledger_of(debt.key).put_back([debt])
+            self.ledger_of(debt.key).put_back([debt])
         for node in self._nodes:
             node.tell_soon()
 

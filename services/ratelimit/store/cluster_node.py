@@ -1,7 +1,7 @@
 """One node of a cluster: a `RedisStore` of its own, the slots it keeps, and those of them that are on the move."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -27,6 +27,34 @@ class Cluster(Protocol):
     def store_at(self, address: str) -> RedisStore | None:
         """The node at ``host:port``."""
 
+    def ledger_of(self, key: str) -> Ledger:
+        """The account of who keeps a counter now."""
+
+
+class _Account:
+    """What a node is owed. A debt that comes back after its counter has moved goes where the counter went."""
+
+    def __init__(self, ledger: Ledger, node: "Node", ledger_of: Callable[[str], Ledger]) -> None:
+        self._ledger = ledger
+        self._node = node
+        self._ledger_of = ledger_of
+        self.take_debts = ledger.take_debts
+        self.owe = ledger.owe
+        self.owe_everything = ledger.owe_everything
+
+    @property
+    def owes(self) -> bool:
+        return self._ledger.owes
+
+    @property
+    def shared(self) -> bool:
+        return self._ledger.shared
+
+    def put_back(self, debts: Sequence[Debt]) -> None:
+        for debt in debts:
+            account = self._ledger if self._node.keeps(debt.key) else self._ledger_of(debt.key)
+            account.put_back([debt])
+
 
 class Node:
     """One node, the part of the ledger that it is owed, and the slots it keeps."""
@@ -38,10 +66,10 @@ class Node:
         self._moving_until = 0.0
         self._telling = asyncio.Lock()
         self.url = url
-        self.ledger = ledger
+        self.ledger: Ledger = _Account(ledger, self, cluster.ledger_of)
         self.slots = bytearray(SLOTS)
         self.tag = ""
-        self.store = RedisStore(url, ledger, deadline_seconds=deadline_seconds, keeps=self.keeps)
+        self.store = RedisStore(url, self.ledger, deadline_seconds=deadline_seconds, keeps=self.keeps)
 
     def keeps(self, key: str) -> bool:
         """Whether it keeps a counter."""
@@ -108,6 +136,8 @@ class Node:
     async def tell_apart(self) -> None:
         """While slots move: what is owed, each counter on its own, as far as it can be told."""
         async with self._telling:
+            if not self.ledger.owes:
+                return
             owed = self.ledger.take_debts(_DEBTS_AT_ONCE)
             told = await asyncio.gather(*map(self._tell, owed))
             self.ledger.put_back([debt for debt, done in zip(owed, told, strict=True) if not done])

@@ -30,7 +30,7 @@ class MovingSlot:
         ledger: of that node.
         node_at: the node at an address, None when it is not known.
         arrived: called and waited for when the node does not keep the slot any more.
-        tell_debts: settles what the node is owed, one counter after the other.
+        tell_debts: settles what the node is owed, each counter on its own, and waits for who does so already.
     """
 
     def __init__(
@@ -62,8 +62,7 @@ class MovingSlot:
 
     async def decide(self, asks: Sequence[Ask]) -> Answer:
         """See the port. Raises Moved when the slot has arrived."""
-        if self.ledger.owes:
-            await self._tell_debts()
+        await self._tell_debts()
         if self.ledger.owes:
             raise Unavailable(private="a moving slot is owed what passed without it")
         reply = await self._run(lambda place: decide_arguments(asks, place))
