@@ -132,7 +132,7 @@ async def test_a_stop_arrives_by_the_stream(service: Service) -> None:
 
 async def test_a_connection_that_breaks_gives_its_work_to_others(service: Service) -> None:
     """Nobody says anything and the lease still runs; the task is queued again within two seconds or so."""
-    session = await service.open_session()
+    session = await service.open_session(beating=False)
     await service.submit()
     claimed = await claim(service, session)
     stream = service.work.WatchSession(pb.WatchSessionRequest(session_id=session))

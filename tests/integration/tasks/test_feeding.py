@@ -50,7 +50,7 @@ async def announce(core: Core, *, max_running: int) -> str:
         Kind(kind="other", group="builtin", max_attempts=1, timeout_seconds=9),
     )
     opening = Opening(session_id="", worker_name="worker", host="here", kinds=kinds, slots=10)
-    return await core.desk.open_session(opening)
+    return await core.keep(await core.desk.open_session(opening))
 
 
 async def submit(core: Core, count: int, **changes: object) -> list[str]:

@@ -42,17 +42,26 @@ class Service:
     work: "tasks_pb2_grpc.WorkerServiceAsyncStub"
     pointers: asyncio.Queue[tasks_pb2.Pointer] = field(default_factory=asyncio.Queue)
     events: list[events_pb2.TaskChanged] = field(default_factory=list)
+    beating: list[asyncio.Future[None]] = field(default_factory=list)
 
     async def submit(self, **changes: object) -> tasks_pb2.SubmitResponse:
         values: dict[str, Any] = {"kind": "automation", "owner_id": "ann", "payload": b"{}", **changes}
         return await self.tasks.Submit(tasks_pb2.SubmitRequest(**values), timeout=5)
 
-    async def open_session(self) -> str:
+    async def open_session(self, *, beating: bool = True) -> str:
         spec = tasks_pb2.KindSpec(
             kind="automation", group="builtin", default_max_attempts=3, default_timeout_seconds=60
         )
         request = tasks_pb2.OpenSessionRequest(worker_name="w", host="h", kinds=[spec], slots=4)
-        return (await self.work.OpenSession(request, timeout=5)).session_id
+        session_id = (await self.work.OpenSession(request, timeout=5)).session_id
+        if beating:
+            self.beating.append(asyncio.ensure_future(self._beat(session_id)))
+        return session_id
+
+    async def _beat(self, session_id: str) -> None:
+        while True:
+            await asyncio.sleep(2)
+            await self.work.Heartbeat(tasks_pb2.HeartbeatRequest(session_id=session_id), timeout=5)
 
     async def take(self) -> tasks_pb2.Pointer:
         async with asyncio.timeout(20):
@@ -103,6 +112,9 @@ async def serving(database_url: str, amqp_url: str) -> AsyncIterator[Service]:
             async with pointers.open(), events.open():
                 await eventually(lambda: len(subscribed) == 5)
                 yield service
+                for beat in service.beating:
+                    beat.cancel()
+                await asyncio.gather(*service.beating, return_exceptions=True)
 
 
 @pytest.fixture

@@ -173,7 +173,7 @@ async def test_a_kind_says_how_it_is_retried(core: Core) -> None:
     """Its own wait, without chance, and not the default one."""
     policy = RetryPolicy(base_seconds=100.0, factor=3.0, max_seconds=250.0, jitter=0.0)
     opening = Opening(session_id="", worker_name="w", host="", kinds=(replace(KIND, retry=policy),), slots=1)
-    session = await core.desk.open_session(opening)
+    session = await core.keep(await core.desk.open_session(opening))
     task_id = await core.run(session)
     for attempt, wait in ((1, 100.0), (2, 250.0)):
         await core.finish(session, failure(task_id, attempt=attempt))

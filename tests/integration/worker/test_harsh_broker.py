@@ -14,7 +14,7 @@ from deploy.local.state import StateDir
 from deploy.local.stores.rabbitmq import RabbitMQ
 from tests.integration.worker.processes import Mesh, Tasks
 
-pytestmark = [pytest.mark.postgres, pytest.mark.rabbit, pytest.mark.long]
+pytestmark = [pytest.mark.postgres, pytest.mark.rabbit, pytest.mark.long, pytest.mark.timeout(600)]
 
 
 class Impatient(RabbitMQ):
