@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from typing import Any
 
 from mesh.tasks.v1.tasks_pb2_grpc import add_TaskServiceServicer_to_server, add_WorkerServiceServicer_to_server
 from ulid import ULID
@@ -16,6 +17,7 @@ from chassis.rpc.server import open_server
 from services.tasks.config import Settings
 from services.tasks.model.states import Due
 from services.tasks.model.work import WaitingPointer
+from services.tasks.operations.batches import Batcher
 from services.tasks.operations.desk import Desk
 from services.tasks.operations.feeder import Feeder
 from services.tasks.operations.figures import Figures, Limits
@@ -69,9 +71,7 @@ async def build(settings: Settings, host: Host) -> None:
     host.spawn("pointers", feeder.run())
     host.spawn("schedules", repeat("schedules", FIRE_EVERY_SECONDS, schedules.fire))
     host.spawn("watches", repeat("watches", STOPS_EVERY_SECONDS, watches.push, watches.awake))
-    for name, batcher in (("accepting", intake.batcher), ("claiming", desk.claims), ("finishing", desk.outcomes)):
-        for number in range(_WRITERS):
-            host.spawn(f"{name}-{number}", batcher.run())
+    _spawn_writers(host, accepting=intake.batcher, claiming=desk.claims, finishing=desk.outcomes)
     queries = Queries(store, figures, host.clock)
     for name, loop in upkeep.loops().items():
         host.spawn(name, loop())
@@ -88,6 +88,12 @@ async def build(settings: Settings, host: Host) -> None:
     )
     # Last, so that it comes first: the server waits for its streams to end.
     host.on_drain("watches", watches.close)
+
+
+def _spawn_writers(host: Host, **batchers: Batcher[Any, Any]) -> None:
+    for name, batcher in batchers.items():
+        for number in range(_WRITERS):
+            host.spawn(f"{name}-{number}", batcher.run())
 
 
 class Waker:
