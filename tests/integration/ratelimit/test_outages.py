@@ -134,6 +134,8 @@ def fleet(start_service: Start, stage: Stage, tmp_path: Path) -> Fleet:
         "REDIS_URL": stage.url,
         "MESH_RATE_LIMITS_FILE": str(write_rules(tmp_path / "rules.yaml")),
         "MESH_RATE_LIMITS_INSTANCES": str(INSTANCES),
+        # Nobody reads what they say, and a full pipe would stop them.
+        "MESH_LOG_LEVEL": "error",
     }
     return Fleet([start_service(**settings) for _ in range(INSTANCES)], "anna")
 
