@@ -68,15 +68,16 @@ async def until_ready(asking: Client) -> None:
 async def test_a_gateway_that_ends_hands_back(gateways: list[Gateway]):
     """Its workers are told, and their tasks go to others as if they had never been tried."""
     leaving, staying = gateways
-    async with outside_worker(leaving.admin, "1") as worker, outside_worker(staying.admin, "2") as other:
+    async with outside_worker(leaving.admin, "1") as worker:
         await worker.register(KIND)
         task = await staying.admin.submit(KIND, {})
         first = await worker.work()
         leaving.process.send(signal.SIGTERM)
         assert (await worker.hear("drain"))["seconds"] > 0
-        await other.register(KIND)
         assert (await worker.hear("revoke"))["task_id"] == task
         assert await worker.until_closed() == 1001
+    async with outside_worker(staying.admin, "2") as other:
+        await other.register(KIND)
         again = await other.work()
         assert (again["task_id"], again["attempt"]) == (task, first["attempt"] + 1)
         await other.answer(again, "done")
@@ -89,16 +90,17 @@ async def test_a_gateway_that_ends_hands_back(gateways: list[Gateway]):
 async def test_a_gateway_that_is_killed_loses_nothing(gateways: list[Gateway]):
     """Its worker comes back by another; the task is its own still, or somebody's anew, and ends once."""
     dying, staying = gateways
-    async with outside_worker(dying.admin, "1") as worker, outside_worker(staying.admin, "1") as back:
+    async with outside_worker(dying.admin, "1") as worker:
         session_id = (await worker.register(KIND))["session_id"]
         task = await staying.admin.submit(KIND, {})
         assigned = await worker.work()
-        await dying.process.kill()
-        registered = await back.register(KIND, session_id=session_id)
-        if not registered["resumed"]:
-            # The machine was slower than the lease: then it is given anew, and the old attempt has no effect.
-            assigned = await back.work()
-        await back.answer(assigned, "done")
+        async with outside_worker(staying.admin, "1") as back:
+            dying.process.send(signal.SIGKILL)
+            registered = await back.register(KIND, session_id=session_id)
+            if not registered["resumed"]:
+                # The machine was slower than the lease: then it is given anew, and the old attempt has no effect.
+                assigned = await back.work(40)
+            await back.answer(assigned, "done")
     events = (await staying.admin.get(f"/api/v1/tasks/{task}/events")).body["events"]
     assert [event["sequence"] for event in events] == list(range(1, len(events) + 1))
     assert [event["type"] for event in events].count("succeeded") == 1
@@ -108,13 +110,14 @@ async def test_a_gateway_that_is_killed_loses_nothing(gateways: list[Gateway]):
 async def test_a_stopped_worker_is_fenced(gateways: list[Gateway]):
     """It answers no pings for longer than its lease; what it says afterwards has no effect."""
     one, two = gateways
-    async with outside_worker(one.admin, "1") as stopped, outside_worker(two.admin, "2") as other:
+    async with outside_worker(one.admin, "1") as stopped:
         await stopped.register(KIND)
         task = await two.admin.submit(KIND, {})
         first = await stopped.work()
-        await other.register(KIND)
         # Nobody reads its socket from here on, so nobody answers its pings.
-        again = await other.hear("assign", 40)
-        assert (again["task_id"], again["attempt"]) == (task, first["attempt"] + 1)
-        await other.answer(again, "second")
+        async with outside_worker(two.admin, "2") as other:
+            await other.register(KIND)
+            again = await other.hear("assign", 40)
+            assert (again["task_id"], again["attempt"]) == (task, first["attempt"] + 1)
+            await other.answer(again, "second")
     assert (await two.admin.get(f"/api/v1/tasks/{task}/result")).body["result"] == "second"
