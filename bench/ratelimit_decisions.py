@@ -28,11 +28,11 @@ from bench.support.go_program import build
 from bench.support.limiter_probe import answers_of, over_lane, script_calls, span_cost_us, tally_of
 from bench.support.limiter_stage import DECIDE, SHOULD, Stage, decide_request
 from bench.support.load import Load
-from bench.support.processes import Usage
+from bench.support.processes import Usage, busy_seconds
 from chassis import telemetry
 
 # CPU is for each decision: of the server, of Redis and of the load generator. What Redis answers too late is decided
-# from memory.
+# from memory. Others are all processes that are no part of this: how disturbed the figures are.
 _HEADINGS = (
     "",
     "calls/s (lowest–highest)",
@@ -44,6 +44,7 @@ _HEADINGS = (
     "Redis µs",
     "load µs",
     "from memory %",
+    "others %",
 )
 _OURS = ("service", "traced")
 
@@ -68,6 +69,7 @@ class Series:
     loads: list[Load] = field(default_factory=list)
     cpu: list[dict[str, float]] = field(default_factory=list)
     from_memory: list[float] = field(default_factory=list)
+    others: list[float] = field(default_factory=list)
 
 
 class Bench:
@@ -132,10 +134,12 @@ class Bench:
     def _measure_once(self, series: Series, rate: int) -> None:
         address = self._stage.addresses.get(f"{series.server} mesh") if series.server in _OURS else None
         before = asyncio.run(tally_of(address)) if address else (0, 0)
-        usage = Usage(self._stage.pids)
+        usage, busy = Usage(self._stage.pids), busy_seconds()
         load, used = series.run(rate)
         decisions = load.requests * series.size
         seconds = usage.seconds() | {"load": used}
+        others = busy_seconds() - busy - sum(seconds.values())
+        series.others.append(100 * max(0.0, others) / load.seconds / (os.cpu_count() or 1))
         series.loads.append(load)
         series.cpu.append({who: spent / decisions * 1e6 for who, spent in seconds.items()})
         after = asyncio.run(tally_of(address)) if address else (0, 0)
@@ -165,6 +169,7 @@ class Bench:
             f"{median(load.p99 for load in one.loads):.1f}",
             *spent,
             f"{median(one.from_memory):.1f}" if one.server in _OURS else "",
+            f"{median(one.others):.0f}",
         ]
         return f"| {' | '.join(cells)} |"
 

@@ -43,6 +43,12 @@ def wait_for_port(port: int, seconds: float = 15.0) -> None:
     raise TimeoutError(f"nobody listens on {port}")
 
 
+def busy_seconds() -> float:
+    """CPU seconds that all processes of the machine have used since it started."""
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system)
+
+
 class Usage:
     """CPU seconds of named processes, children included, between two moments."""
 
