@@ -48,7 +48,7 @@ class Window:
         """The queue holds so many."""
         if ready == 0:
             self.size = min(self.size * 2, _MOST_SIZE) if self.credit <= 0 else self.size
-        elif ready > self.size // 2:
+        elif ready > self.size * 3 // 4:
             self.size = max(self.size * 3 // 4, _LEAST_SIZE)
         self.credit = self.size - ready
         self.looked_at = now
