@@ -86,7 +86,7 @@ class Conversation:
             held = await self.session.held() if opened.resumed else set()
             if held is not None:
                 self._say_registered(announcement, opened, held)
-                self.session.begin()
+                self.session.begin(opened.heartbeat_seconds)
                 self._claims.wake()
                 await self.session.kept()
             self._outcomes.lose(self._holdings.keys)
@@ -124,12 +124,13 @@ class Conversation:
         Args:
             until: another connection goes on with the session, and nothing is left to be done for it.
         """
-        await self.session.let_go(linger_seconds=_LINGER_SECONDS if lost else 0, until=until)
-        if lost and until.done():
+        if lost:
+            await self.session.let_go(linger_seconds=_LINGER_SECONDS, until=until)
             return
-        if not lost:
-            await self.session.hand_back(self._holdings.keys)
-        await self.session.close(lost=lost)
+        await self.session.hand_back(self._holdings.idle_keys)
+        await self._outcomes.wait_settled()
+        await self.session.let_go(linger_seconds=0, until=until)
+        await self.session.close()
 
     def _claiming(self) -> str | None:
         return None if self._draining else self.session.id

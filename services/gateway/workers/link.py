@@ -102,7 +102,10 @@ class Link:
     async def retire(self, grace_seconds: float) -> None:
         """The process ends: no new work, a while for what is under way, and then the rest goes to other workers."""
         self._retiring = True
-        await self._conversation.retire(grace_seconds)
+        try:
+            await self._conversation.retire(grace_seconds)
+        except Overflow:
+            self.leave(TOO_SLOW)
         self.leave(GOING_AWAY)
 
     async def run(self, still_allowed: Callable[[], Awaitable[bool]]) -> None:

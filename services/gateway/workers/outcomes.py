@@ -17,6 +17,7 @@ from services.gateway.workers.session import Session
 
 _HURRY_SECONDS = 3.0
 _PROGRESS_SECONDS = 0.5
+_LOOK_SECONDS = 0.05
 _STALE = 4409
 
 
@@ -109,6 +110,14 @@ class Outcomes:
         if keys:
             self._outbox.put(frames.encode("lease_lost", attempts=frames.attempts(sorted(keys))))
             self._changed()
+
+    async def wait_settled(self) -> None:
+        """Waits for the outcomes that are on their way, a few seconds at most."""
+        until = self._clock.monotonic() + _HURRY_SECONDS
+        while len(self._holdings) > len(self._holdings.idle_keys):
+            if self._clock.monotonic() > until:
+                return
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def _settle(self, key: Key, said: Result | Fail | Cancelled) -> None:
         try:

@@ -21,9 +21,6 @@ log = get_logger(__name__)
 
 _TIMEOUT_SECONDS = 5.0
 _MOST_PAUSE_SECONDS = 1.0
-# A socket that broke shortens the lease to two seconds; the one that goes on with the session must not be late,
-# whichever of the two calls arrives first.
-_HEARTBEAT_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,10 +69,10 @@ class Session:
         """A call said that the session is lost: asks at once instead of with the next heartbeat."""
         self._suspect.set()
 
-    def begin(self) -> None:
+    def begin(self, heartbeat_seconds: float) -> None:
         """Keeps the session from now on; `kept` waits for its end."""
         session_id = self.id or ""
-        self._keeping = asyncio.ensure_future(self._keep(session_id))
+        self._keeping = asyncio.ensure_future(self._keep(session_id, heartbeat_seconds))
 
     async def kept(self) -> None:
         """Returns when the session is lost: what it held is somebody else's."""
@@ -83,25 +80,27 @@ class Session:
             await asyncio.shield(self._keeping)
 
     async def let_go(self, *, linger_seconds: float, until: "asyncio.Future[Any]") -> None:
-        """Keeps it a little longer, or until something happens, and then no more."""
+        """Keeps it a little longer, or until something happens, and then no more: the end of its stream shortens the
+        lease, unless somebody watches the session by another stream.
+        """
         if self._keeping is None:
             return
         await asyncio.wait({self._keeping, until}, timeout=linger_seconds, return_when=asyncio.FIRST_COMPLETED)
         self._keeping.cancel()
         await asyncio.wait({self._keeping})
 
-    async def _keep(self, session_id: str) -> None:
+    async def _keep(self, session_id: str, heartbeat_seconds: float) -> None:
         watching = asyncio.ensure_future(watch(self._tasks, session_id, self._on.cancelled, self.suspect))
         try:
-            await self._beat_on(session_id)
+            await self._beat_on(session_id, heartbeat_seconds)
         finally:
             watching.cancel()
             await asyncio.wait({watching})
 
-    async def _beat_on(self, session_id: str) -> None:
+    async def _beat_on(self, session_id: str, heartbeat_seconds: float) -> None:
         while await self._beat(session_id):
             try:
-                async with asyncio.timeout(_HEARTBEAT_SECONDS):
+                async with asyncio.timeout(heartbeat_seconds):
                     await self._suspect.wait()
                     self._suspect.clear()
             except TimeoutError:
@@ -186,12 +185,12 @@ class Session:
         except MeshError as error:
             log.warning("A worker's attempts could not be handed back", attempts=len(keys), error=str(error))
 
-    async def close(self, *, drain: bool = False, lost: bool = False) -> None:
-        """Stops its claims (drain), shortens its lease so that it may be resumed soon (lost), or ends it."""
+    async def close(self, *, drain: bool = False) -> None:
+        """Stops its claims (drain), or ends it."""
         if self.id is None:
             return
         try:
-            request = tasks_pb2.CloseSessionRequest(session_id=self.id, drain=drain, lost=lost)
+            request = tasks_pb2.CloseSessionRequest(session_id=self.id, drain=drain)
             await self._tasks.CloseSession(request, timeout=_TIMEOUT_SECONDS)
         except MeshError as error:
             # Its lease runs out by itself, and then the same happens to what it holds.

@@ -29,7 +29,7 @@ class Service:
         self.outcomes: list[tasks_pb2.Outcome] = []
         self.progress: list[tasks_pb2.ProgressRequest] = []
         self.handed_back: list[tuple[str, int]] = []
-        self.closed: list[tuple[bool, bool]] = []
+        self.closed: list[bool] = []
         self.opened: list[tasks_pb2.OpenSessionRequest] = []
         self.ended: dict[str, int] = {}
         self.failures: list[Exception] = []
@@ -44,7 +44,7 @@ class Service:
         session_id = wanted if resumed else f"ses_{len(self.sessions) + 1}"
         self.sessions.setdefault(session_id, set())
         return tasks_pb2.OpenSessionResponse(
-            session_id=session_id, lease_seconds=10, heartbeat_seconds=3, resumed=resumed
+            session_id=session_id, lease_seconds=10, heartbeat_seconds=1, resumed=resumed
         )
 
     async def Heartbeat(self, request: Any, **_: Any) -> Any:
@@ -86,7 +86,7 @@ class Service:
         return tasks_pb2.HandBackResponse()
 
     async def CloseSession(self, request: Any, **_: Any) -> Any:
-        self.closed.append((request.drain, request.lost))
+        self.closed.append(request.drain)
         return tasks_pb2.CloseSessionResponse()
 
     async def GetTask(self, request: Any, **_: Any) -> Any:
