@@ -69,12 +69,15 @@ class Watches:
             await self._store.shorten(watch.session_id, BROKEN_LEASE_SECONDS, watch.watcher)
             self._broken.remove(watch)
         watches = {watch.session_id: watch for watch in self._open}
+        wanted: dict[str, set[Pointer]] = {session_id: set() for session_id in watches}
         for stop in await self._store.read_stops(sorted(watches)) if watches else ():
-            watch = watches[stop.session_id]
-            if stop.pointer not in watch.said:
-                watch.said.add(stop.pointer)
-                watch.waiting.append(stop.pointer)
+            wanted[stop.session_id].add(stop.pointer)
+        for session_id, watch in watches.items():
+            if fresh := wanted[session_id] - watch.said:
+                watch.waiting += sorted(fresh, key=lambda pointer: pointer.task_id)
                 watch.changed.set()
+            # What has ended meanwhile need not be remembered.
+            watch.said = wanted[session_id]
         return False
 
     async def close(self) -> None:
