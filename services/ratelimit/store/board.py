@@ -57,7 +57,8 @@ class RedisBoard:
 async def _answer(command: Any) -> Any:
     try:
         return await cast("Awaitable[Any]", command)
-    except (RedisError, RedisClusterException, OSError) as error:
+    except (RedisError, RedisClusterException, OSError, RuntimeError) as error:
+        # The last is uvloop's word for a connection that was reset between being made and being written to.
         raise Unavailable("The rules cannot be changed while Redis is away", private=str(error)) from error
 
 
