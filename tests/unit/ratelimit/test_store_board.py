@@ -1,14 +1,16 @@
 """What a Redis client raises becomes Unavailable, so that nobody who follows the board dies of it."""
 
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisClusterException
 
 from chassis.errors import Unavailable
 from services.ratelimit.store.board import RedisBoard
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
 
 
 class _Broken:
