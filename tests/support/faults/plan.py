@@ -34,7 +34,7 @@ class Fault:
 
 STORES = ("postgres", "rabbitmq", "redis")
 SERVICES = ("gateway", "tasks", "tasks-worker-1", "effects-1", "effects-2")
-# A lease is 10 s: a worker that is stopped for longer must find itself fenced when it wakes.
+# A lease is 9 s: a worker that is stopped for longer must find itself fenced when it wakes.
 _STOP_SECONDS = {"effects-1": (11.0, 14.0), "effects-2": (1.0, 14.0)}
 _SHORT_STOP_SECONDS = (0.5, 4.0)
 _CUT_SECONDS = (0.3, 3.0)
