@@ -33,12 +33,14 @@ class Owner:
     Attributes:
         session: the session to claim for; None while no work may be claimed.
         free: slots without work.
+        asking: a claim is about to be sent.
         start: starts what was claimed for a session; ignores what it knows already.
         lost: a claim said that the session is lost.
     """
 
     session: Callable[[], str | None]
     free: Callable[[], int]
+    asking: Callable[[], None]
     start: Callable[[str, list[tasks_pb2.Claimed]], None]
     lost: Callable[[], None]
 
@@ -94,6 +96,7 @@ class Claims:
         since = now - self.stuck_seconds
         taken = self._intake.take(min(self._owner.free(), _MAX_CLAIM), now)
         self.in_flight = True
+        self._owner.asking()
         try:
             claimed = await self._ask(session_id, [pointer for (_, pointer), _ in taken])
         except MeshError as error:

@@ -66,6 +66,9 @@ class Runner:
         self._claims = Claims(tasks, host.clock, self._owner())
         # Held by the service's account and unknown here at the last heartbeat: a claim whose answer never arrived.
         self._orphans: set[Key] = set()
+        # What has ended, or was still to be acknowledged, since the last claim was sent. Its answer may name such an
+        # attempt, granted again to a repeated pointer, after the end has been acknowledged: to run it would be twice.
+        self._ended_since: set[Key] = set()
         self._draining = asyncio.Event()
 
     @property
@@ -128,6 +131,7 @@ class Runner:
         return Owner(
             session=lambda: self._sessions.current if self.serving else None,
             free=lambda: self._attempts.free,
+            asking=self._asking,
             start=self._start,
             lost=self._sessions.suspect,
         )
@@ -141,8 +145,11 @@ class Runner:
             lost=self._session_lost,
         )
 
+    def _asking(self) -> None:
+        self._ended_since = self._reporter.keys
+
     def _start(self, session_id: str, claimed: list[tasks_pb2.Claimed]) -> None:
-        known = self._attempts.keys | self._reporter.keys
+        known = self._attempts.keys | self._reporter.keys | self._ended_since
         for one in claimed:
             # A repeated pointer brings back what is held already.
             if key_of(one) not in known:
@@ -150,6 +157,7 @@ class Runner:
                 self._attempts.start(Running(claimed=one, session_id=session_id, report=progress.report))
 
     def _ended(self, running: Running, outcome: tasks_pb2.Outcome | None) -> None:
+        self._ended_since.add(running.key)
         if outcome is not None:
             self._reporter.put(running.session_id, outcome)
         self._claims.wake()

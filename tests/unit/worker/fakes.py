@@ -27,6 +27,9 @@ class FakeTasks:
         self.sessions = 0
         self.alive: set[str] = set()
         # Keys to push to a session; None ends its stream.
+        # A claim whose answer stays under way until this is set; what it grants is decided before.
+        self.answer_claims = asyncio.Event()
+        self.answer_claims.set()
         self.streams: dict[str, asyncio.Queue[list[tuple[str, int]] | None]] = {}
         self.changed = asyncio.Event()
 
@@ -88,6 +91,7 @@ class FakeTasks:
                     timeout_seconds=self.timeout_seconds,
                 )
             )
+        await self.answer_claims.wait()
         return pb.ClaimResponse(claimed=claimed)
 
     async def Finish(self, request: pb.FinishRequest, timeout: float) -> pb.FinishResponse:

@@ -54,6 +54,12 @@ async def _refuse(assignment: Assignment) -> Any:
     raise Reject("INVALID_INPUT", f"{assignment.kind} takes nothing")
 
 
+async def _some_turns() -> None:
+    """Lets everything that can go on go on."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
 @asynccontextmanager
 async def rig(slots: int = 4, drain_seconds: float = 1.0) -> AsyncIterator[Rig]:
     async with AsyncExitStack() as stack:
@@ -104,6 +110,23 @@ async def test_a_repeated_pointer_starts_nothing_twice():
         await it.until(lambda: again.acked)
         assert it.work.started == [("t1", 1)]
     assert len(it.tasks.called("Claim")[0].pointers) == 1
+
+
+async def test_an_answer_that_was_overtaken_by_the_end_starts_nothing_again():
+    """A repeated pointer is granted while its attempt runs, and told only after the attempt's end is acknowledged."""
+    async with rig() as it:
+        await it.push("t1")
+        await it.until(lambda: it.work.started)
+        it.tasks.answer_claims.clear()
+        (again,) = await it.push("t1")
+        await it.until(lambda: len(it.tasks.called("Claim")) == 2)
+        it.work.go.set()
+        await it.until(lambda: it.tasks.outcomes)
+        await _some_turns()
+        it.tasks.answer_claims.set()
+        await it.until(lambda: again.acked)
+        await _some_turns()
+        assert it.work.started == [("t1", 1)]
 
 
 async def test_a_claim_that_fails_is_repeated():
