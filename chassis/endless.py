@@ -1,13 +1,15 @@
-"""Work that must never end by itself: whatever ends it is logged, and it begins again."""
+"""Work that must never end by itself: whatever ends it is logged, and it begins again. And its end, once wanted."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 
 from chassis.logging import get_logger
 
 log = get_logger(__name__)
 
 _PAUSE_SECONDS = 0.5
+_ASK_AGAIN_SECONDS = 0.5
 
 
 async def endless(name: str, work: Callable[[], Awaitable[None]]) -> None:
@@ -27,3 +29,16 @@ async def endless(name: str, work: Callable[[], Awaitable[None]]) -> None:
         except Exception:
             log.exception("Endless work failed and begins again", work=name)
         await asyncio.sleep(_PAUSE_SECONDS)
+
+
+async def end(tasks: Iterable["asyncio.Task[Any]"]) -> None:
+    """Cancels tasks and returns when all of them have ended.
+
+    Asks again and again: a cancellation that comes just when what a task waits for is there can be lost in a library
+    (`asyncio.wait_for` of Python 3.11 loses it), and work in a loop would then go on for ever.
+    """
+    going_on = {task for task in tasks if not task.done()}
+    while going_on:
+        for task in going_on:
+            task.cancel()
+        _, going_on = await asyncio.wait(going_on, timeout=_ASK_AGAIN_SECONDS)

@@ -23,6 +23,7 @@ from chassis import logging, telemetry
 from chassis.clock import Clock, SystemClock
 from chassis.config import Process as ProcessSettings
 from chassis.config import Telemetry as TelemetrySettings
+from chassis.endless import end
 from chassis.errors import MeshError
 from chassis.health import Health
 
@@ -112,8 +113,7 @@ class Host:
 
 
 async def _cancel(task: asyncio.Task[Any]) -> None:
-    task.cancel()
-    await asyncio.wait([task])
+    await end([task])
 
 
 Build = Callable[[S, Host], Awaitable[None]]

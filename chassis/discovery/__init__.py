@@ -13,7 +13,7 @@ from chassis.discovery.consul import ConsulLookup, Registration, open_client
 from chassis.discovery.directory import Address, Directory, LiveDirectory, WatchedDirectory
 from chassis.discovery.dns import DnsLookup
 from chassis.discovery.static import StaticDirectory
-from chassis.endless import endless
+from chassis.endless import end, endless
 from chassis.lifecycle import Host
 
 __all__ = ("Address", "Directory", "LiveDirectory", "StaticDirectory", "open_discovery", "register")
@@ -58,6 +58,5 @@ async def register(
         try:
             yield
         finally:
-            holding.cancel()
-            await asyncio.wait([holding])
+            await end([holding])
             await registration.leave()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from chassis.config import Discovery
-from chassis.endless import endless
+from chassis.endless import end, endless
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -74,10 +74,7 @@ class WatchedDirectory:
 
     async def close(self) -> None:
         """Ends the watches; what is known stays."""
-        for watch in self._watches:
-            watch.cancel()
-        if self._watches:
-            await asyncio.wait(self._watches)
+        await end(self._watches)
 
     async def _watch(self, service: str) -> None:
         await self._follow(service, lambda found: self._remember(service, found))

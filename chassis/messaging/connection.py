@@ -5,7 +5,7 @@ wait behind that. Knows when the broker is there; what is said on a channel is i
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from enum import Enum
 from functools import partial
@@ -15,7 +15,7 @@ from aio_pika.exceptions import ChannelPreconditionFailed
 from aiormq import Channel
 
 from chassis.config import Rabbit
-from chassis.endless import endless
+from chassis.endless import end, endless
 from chassis.logging import get_logger
 from chassis.messaging.link import BROKER_ERRORS, CALL_TIMEOUT_SECONDS, Link, away, told
 from chassis.messaging.topology import (
@@ -161,16 +161,7 @@ async def open_broker(settings: Rabbit, name: str) -> AsyncIterator[Broker]:
     try:
         yield broker
     finally:
-        await cancel_all(tasks)
-
-
-async def cancel_all(tasks: Iterable["asyncio.Task[None]"]) -> None:
-    """Cancels tasks and waits until they have ended."""
-    waiting = list(tasks)
-    for task in waiting:
-        task.cancel()
-    if waiting:
-        await asyncio.wait(waiting)
+        await end(tasks)
 
 
 async def close_channel(channel: Channel) -> None:

