@@ -7,6 +7,7 @@ import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -16,6 +17,9 @@ from chassis.lifecycle import Host
 from services.gateway.config import Http
 from services.gateway.edge.asgi import App
 from services.gateway.live.keepalive import keepalive_of
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGISendEvent
 
 _BACKLOG = 2048
 _KEEP_ALIVE_SECONDS = 75
@@ -167,6 +171,12 @@ class _SocketProtocol(WebSocketsSansIOProtocol):
 
     Pings as often as the route wants.
     """
+
+    async def send(self, message: "ASGISendEvent") -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            # A handshake that was refused with an answer has ended as well; the server would call it an error.
+            self.handshake_complete = True
 
     def start_keepalive(self) -> None:
         keepalive = keepalive_of(self.scope)  # type: ignore[arg-type]  # its scope is a typed dict

@@ -171,7 +171,7 @@ async def test_a_client_that_leaves_is_noticed(serve: Serve):
         await gone.wait()
 
 
-async def test_sockets_talk_and_are_refused_with_an_answer(serve: Serve):
+async def test_sockets_talk_and_are_refused_with_an_answer(serve: Serve, caplog: pytest.LogCaptureFixture):
     """A socket echoes; a refusal is an HTTP answer with a body."""
 
     async def sockets(scope: Scope, receive: Receive, send: Send) -> None:
@@ -193,6 +193,7 @@ async def test_sockets_talk_and_are_refused_with_an_answer(serve: Serve):
     with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
         await served.client.ws_connect(served.url)
     assert refused.value.status == 401
+    assert "handshake" not in caplog.text
 
 
 @pytest.mark.parametrize(
