@@ -61,7 +61,14 @@ class Conversation:
         self._orphans: dict[Key, float] = {}
         callbacks = Callbacks(holds=lambda: self._holdings.keys, cancelled=self._cancelled, beaten=self._beaten)
         self.session = Session(workers, callbacks)
-        owner = Owner(session=self._claiming, free=self._free, start=self._start, lost=self.session.suspect)
+        owner = Owner(
+            session=self._claiming,
+            free=self._free,
+            # Nothing to note: what was stored is remembered for long.
+            asking=lambda: None,
+            start=self._start,
+            lost=self.session.suspect,
+        )
         self._claims = Claims(workers, clock, owner)
         self._outcomes = Outcomes(tasks, self.session, self._holdings, outbox, clock, changed=self._claims.wake)
 
