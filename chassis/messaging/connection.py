@@ -5,10 +5,9 @@ wait behind that. Knows when the broker is there; what is said on a channel is i
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager, suppress
 from enum import Enum
-from functools import partial
 
 import aio_pika
 from aio_pika.exceptions import ChannelPreconditionFailed
@@ -49,6 +48,8 @@ class Broker:
         self._links = {use: Link(url, f"{name}:{use.value}", self._declare_all) for use in Use}
         self._control: Channel | None = None
         self._control_lock = asyncio.Lock()
+        self._declaring = asyncio.Lock()
+        self._declarations: set[asyncio.Task[None]] = set()
 
     @property
     def connected(self) -> bool:
@@ -72,9 +73,17 @@ class Broker:
         """
         self._specs.update((spec.name, spec) for spec in specs)
 
-    async def ensure(self) -> None:
-        """Declares exchanges and expected queues now, as after somebody deleted one. Raises Unavailable when away."""
-        await self._declare_all(self._links[Use.PUBLISH])
+    async def ensure(self, *specs: QueueSpec) -> None:
+        """Declares these queues now, and expects them from now on; without any, the exchanges and all that is expected,
+        as after somebody deleted one. Raises Unavailable when the broker is away.
+        """
+        self.expect(*specs)
+        wanted = list(specs) or list(self._specs.values())
+        work = asyncio.create_task(self._declare(self._links[Use.PUBLISH], wanted, exchanges=not specs))
+        self._declarations.add(work)
+        work.add_done_callback(self._declarations.discard)
+        # A channel whose opening is given up half-way makes the broker end the connection, which others share.
+        await asyncio.shield(work)
 
     async def wait_connected(self, use: Use) -> None:
         """Waits until the connection for `use` stands."""
@@ -131,21 +140,36 @@ class Broker:
             return self._control
 
     async def _declare_all(self, link: Link) -> None:
-        await self._on_channel(link, declare_exchanges)
-        for spec in self._specs.values():
+        await self._declare(link, list(self._specs.values()), exchanges=True)
+
+    async def _declare(self, link: Link, specs: Sequence[QueueSpec], *, exchanges: bool) -> None:
+        async with self._declaring:
             try:
-                await self._on_channel(link, partial(declare_queue, spec=spec, version=link.version, suffix=""))
+                await _declare_on(link, specs, exchanges=exchanges)
+            except (*BROKER_ERRORS, TimeoutError) as error:
+                raise away(error) from error
+
+
+async def _declare_on(link: Link, specs: Sequence[QueueSpec], *, exchanges: bool) -> None:
+    """All on one channel, and another one after each queue that stands with other arguments, which closes it."""
+    channel = await link.channel(confirms=False)
+    try:
+        if exchanges:
+            await _in_time(declare_exchanges(channel))
+        for spec in specs:
+            try:
+                await _in_time(declare_queue(channel, spec, link.version, ""))
             except ChannelPreconditionFailed as error:
                 log.warning("A queue stands with other arguments and is used so", queue=spec.name, error=told(error))
-                await self._on_channel(link, partial(bind_queue, spec=spec, name=spec.name))
+                channel = await link.channel(confirms=False)
+                await _in_time(bind_queue(channel, spec, spec.name))
+    finally:
+        await close_channel(channel)
 
-    async def _on_channel(self, link: Link, work: Callable[[Channel], Awaitable[object]]) -> None:
-        channel = await link.channel(confirms=False)
-        try:
-            async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
-                await work(channel)
-        finally:
-            await close_channel(channel)
+
+async def _in_time(work: Awaitable[object]) -> None:
+    async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
+        await work
 
 
 @asynccontextmanager
@@ -162,6 +186,7 @@ async def open_broker(settings: Rabbit, name: str) -> AsyncIterator[Broker]:
         yield broker
     finally:
         await end(tasks)
+        await end(broker._declarations)  # noqa: SLF001 - its maker
 
 
 async def close_channel(channel: Channel) -> None:

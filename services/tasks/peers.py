@@ -25,18 +25,22 @@ class BrokerQueues:
         fresh = set(groups) - self._groups
         if not fresh:
             return
-        self._groups |= fresh
-        self._broker.expect(*(spec for group in sorted(fresh) for spec in work_queues(group, self._queue_type)))
         try:
-            await self._broker.ensure()
+            await self._broker.ensure(
+                *(spec for group in sorted(fresh) for spec in work_queues(group, self._queue_type))
+            )
         except Unavailable as error:
-            log.info("Queues will be declared when the broker is back", groups=sorted(fresh), reason=str(error))
+            # Asked for again with the next figures, and expected by the broker's next connection.
+            log.debug("Queues cannot be declared now", groups=sorted(fresh), reason=str(error))
+        else:
+            self._groups |= fresh
 
     async def count_ready(self, group: str, priority: Priority) -> int:
         """See `ports.WorkQueues`."""
-        ready = await self._broker.ready_count(work_queue(group, priority.queue_class, self._queue_type).name)
+        queue = work_queue(group, priority.queue_class, self._queue_type)
+        ready = await self._broker.ready_count(queue.name)
         if ready is None:
-            await self._broker.ensure()
+            await self._broker.ensure(queue)
         return ready or 0
 
     async def find_empty(self, queues: Sequence[tuple[str, Priority]]) -> list[tuple[str, Priority]]:

@@ -11,7 +11,7 @@ from functools import partial
 
 import orjson
 
-from chassis.errors import Invalid, MeshError, NotFound
+from chassis.errors import Exhausted, Invalid, MeshError, NotFound
 from services.tasks.model import rules
 from services.tasks.model.task import Change, Live, TaskError
 from services.tasks.model.work import (
@@ -43,6 +43,7 @@ _CLAIM_PACE_SECONDS = 0.003
 _OUTCOME_PACE_SECONDS = 0.008
 _MOST_SLOTS = 10_000
 _MOST_KINDS = 200
+MOST_KNOWN_KINDS = 1000
 
 _SESSION_ID = re.compile(r"ses_[0-9A-HJKMNP-TV-Z]{26}\Z")
 
@@ -71,7 +72,7 @@ class Desk:
     async def open_session(self, opening: Opening) -> str:
         """Opens a session under a new id, or goes on with the one to resume; makes its kinds known.
 
-        Raises Invalid for what cannot be announced.
+        Raises Invalid for what cannot be announced, and Exhausted (``TOO_MANY_KINDS``) for kinds beyond a thousand.
         """
         checks.check_text("worker_name", opening.worker_name, required=True)
         checks.check_text("host", opening.host)
@@ -81,6 +82,10 @@ class Desk:
             raise Invalid(f"kinds: Between 1 and {_MOST_KINDS} different ones", details={"field": "kinds"})
         for kind in opening.kinds:
             checks.check_kind(kind)
+        fresh = sum(self._figures.known_kind(kind.kind) is None for kind in opening.kinds)
+        if fresh and len(self._figures.known_kinds) + fresh > MOST_KNOWN_KINDS:
+            # Each costs four queues and a row, and anybody who may connect a worker can name new ones for ever.
+            raise Exhausted("Too many kinds of tasks are known", code="TOO_MANY_KINDS", retry_after_seconds=60.0)
         resumable = opening.resume_session_id if _SESSION_ID.match(opening.resume_session_id) else ""
         opened = replace(opening, session_id=self._new_session_id(), resume_session_id=resumable)
         session_id = await self._store.open_session(opened, LEASE_SECONDS)

@@ -25,6 +25,7 @@ from services.tasks.model.work import Worker
 from services.tasks.ports import Backlog, UpkeepStore
 
 _RETRY_AFTER_SECONDS = 1.0
+_MOST_NAMED_KINDS = 50
 # More than other processes accept between two looks.
 _UNHEARD = 5000
 _FAILED = frozenset({State.FAILED, State.DEAD, State.EXPIRED})
@@ -124,7 +125,7 @@ class Figures:
                     await self.read_kinds()
             kind = self._kinds.get(name)
         if kind is None:
-            known = ", ".join(self.known_kinds)
+            known = ", ".join(self.known_kinds[:_MOST_NAMED_KINDS])
             raise Invalid(f"Unknown kind of task; known are {known}", code="UNKNOWN_KIND", details={"known": known})
         return kind
 

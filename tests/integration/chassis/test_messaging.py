@@ -108,6 +108,22 @@ async def test_the_outcome_of_each_message_is_told(broker: Broker) -> None:
     assert await publisher.publish_many(batch) == [True, False, True, True]
 
 
+async def test_queues_are_declared_by_many_at_once(broker: Broker) -> None:
+    """Each of them stands afterwards, also where some gave up waiting; the connection that all share stays."""
+    specs = [QueueSpec(name=f"work.new{number}.p0", exchange=WORK, bindings=(f"w{number}",)) for number in range(20)]
+    tokens = {use: link.token for use, link in broker._links.items()}
+    waiting = [asyncio.create_task(broker.ensure(spec)) for spec in specs]
+    for turns, impatient in enumerate(waiting[::3]):
+        for _ in range(turns * 3):
+            await asyncio.sleep(0)
+        impatient.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    async with asyncio.timeout(20):
+        while None in [await broker.ready_count(spec.name) for spec in specs[1:]]:
+            await asyncio.sleep(0.1)
+    assert {use: link.token for use, link in broker._links.items()} == tokens
+
+
 async def test_a_full_queue_refuses(broker: Broker) -> None:
     """A nack of the broker is the outcome of that message alone."""
     full = QueueSpec(

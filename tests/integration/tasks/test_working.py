@@ -7,10 +7,11 @@ from typing import Any
 import orjson
 import pytest
 
-from chassis.errors import Conflict, NotFound
+from chassis.errors import Conflict, Exhausted, NotFound
 from services.tasks.model.states import State
 from services.tasks.model.task import RetryPolicy
 from services.tasks.model.work import Opening, Outcome, Pointer
+from services.tasks.operations import desk as desk_module
 from tests.integration.tasks.core import KIND, Core, failure, open_core, success
 
 pytestmark = pytest.mark.postgres
@@ -182,3 +183,15 @@ async def test_a_kind_says_how_it_is_retried(core: Core) -> None:
         await core.sql("UPDATE tasks.schedule SET due_at = now()")
         await core.upkeep.release()
         assert await core.claim(session, task_id, attempt=attempt)
+
+
+async def test_kinds_are_bounded(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New kinds are refused where too many are known already; known ones are announced as before."""
+    await core.open_session()
+    monkeypatch.setattr(desk_module, "MOST_KNOWN_KINDS", len(core.figures.known_kinds))
+    fresh = Opening(session_id="", worker_name="w", host="h", kinds=(replace(KIND, kind="another"),), slots=1)
+    with pytest.raises(Exhausted) as refused:
+        await core.desk.open_session(fresh)
+    assert refused.value.code == "TOO_MANY_KINDS"
+    assert "another" not in core.figures.known_kinds
+    await core.open_session()

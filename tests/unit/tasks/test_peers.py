@@ -18,7 +18,8 @@ class FakeBroker:
     def expect(self, *specs: QueueSpec) -> None:
         self.expected += [spec.name for spec in specs]
 
-    async def ensure(self) -> None:
+    async def ensure(self, *specs: QueueSpec) -> None:
+        self.expect(*specs)
         self.ensured += 1
         if self.away:
             raise Unavailable(code="BROKER_ERROR")
@@ -48,6 +49,10 @@ async def test_a_group_announced_while_the_broker_is_away_is_expected() -> None:
     broker.away = True
     await queues.declare(["builtin"])
     assert len(broker.expected) == 4
+    broker.away = False
+    await queues.declare(["builtin"])
+    await queues.declare(["builtin"])
+    assert broker.ensured == 2
 
 
 async def test_missing_queues_are_empty_and_brought_back() -> None:
