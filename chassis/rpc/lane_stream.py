@@ -123,11 +123,12 @@ class LaneStream:
 
     def cancel(self, call: Call) -> None:
         """Gives a call up; nothing happens when it has ended."""
+        if not call.answer.cancel() and not call.answer.cancelled():
+            # Who gives up a call that has failed meanwhile does not ask why; asyncio would report a failure unseen.
+            call.answer.exception()
         if self._calls.pop(call.id, None) is None:
             return
         _stop_timer(call)
-        if not call.answer.done():
-            call.answer.cancel()
         self._waiting.append(lane_pb2.Item(call_id=call.id, kind=lane_pb2.Item.KIND_CANCEL))
         self._wake.set()
 

@@ -1,6 +1,7 @@
 """Calls between real servers and clients: the same behaviour over plain RPCs and over lanes."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -202,6 +203,24 @@ async def test_a_stream_that_is_left_ends_in_its_own_task():
         await stream.aclose()
         await eventually(lambda: len(tasks) > 1)
     assert tasks[0] is tasks[1]
+
+
+async def test_a_reader_that_left_too_much_lying_may_leave_itself():
+    """Nobody asks any more why its stream has failed, and the loop reports no failure that nobody has seen."""
+    reported: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: reported.append(context))
+    directory, servicer = Directory(), Servicer()
+    async with serving(servicer) as (_, address), calling(Lane, directory) as stub:
+        directory.known = (address,)
+        stream = stub.ChatStream(ask("wait", user_id="50", choices=200_000))
+        await anext(stream)
+        # The lane gives it up while its reader is busy elsewhere.
+        await eventually(lambda: servicer.cancelled == 1)
+        await stream.aclose()
+        del stream
+        gc.collect()
+        await asyncio.sleep(0)
+    assert reported == []
 
 
 async def test_heavy_streams_break_nothing(stub: Any):
