@@ -22,6 +22,7 @@ from services.gateway.workers import frames, kinds
 from services.gateway.workers.conversation import Conversation, Done
 from services.gateway.workers.frames import Plain, ProtocolError, Register
 from services.gateway.workers.outbox import Outbox, Overflow
+from services.gateway.workers.pace import Pace
 
 log = get_logger(__name__)
 
@@ -85,6 +86,7 @@ class Link:
         self._take_over = take_over
         self._retiring = False
         self._outbox = Outbox()
+        self._pace = Pace()
         self._registered: asyncio.Future[Register] = asyncio.get_running_loop().create_future()
         self._leaving: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._conversation = Conversation(behind.workers, behind.tasks, behind.clock, self._outbox)
@@ -153,15 +155,20 @@ class Link:
                 raise WebSocketDisconnect(message.get("code", 1006))
             if message.get("text") is None:
                 raise ProtocolError("INVALID_FRAME", "Frames are text", close=1003)
-            said = frames.parse(message["text"])
-            if isinstance(said, Plain) and said.type == "ping":
-                self._outbox.put(frames.encode("pong"))
-            elif isinstance(said, Register):
-                self._register(said)
-            elif self._registered.done():
-                await self._conversation.hear(said)
-            elif not (isinstance(said, Plain) and said.type == "pong"):
-                raise ProtocolError("OUT_OF_ORDER", "The first frame is register")
+            await self._hear(frames.parse(message["text"]))
+            pause_seconds = self._pace.take(self._behind.clock.monotonic())
+            if pause_seconds is not None:
+                await asyncio.sleep(pause_seconds)
+
+    async def _hear(self, said: frames.Said) -> None:
+        if isinstance(said, Plain) and said.type == "ping":
+            self._outbox.put(frames.encode("pong"))
+        elif isinstance(said, Register):
+            self._register(said)
+        elif self._registered.done():
+            await self._conversation.hear(said)
+        elif not (isinstance(said, Plain) and said.type == "pong"):
+            raise ProtocolError("OUT_OF_ORDER", "The first frame is register")
 
     def _register(self, said: Register) -> None:
         if self._registered.done():
