@@ -77,6 +77,10 @@ def test_every_half_hour_follows_the_elapsed_time() -> None:
         ("* * * * *", "../../etc/passwd", "INVALID_TIMEZONE"),
         ("* * * * *", "a\x00b", "INVALID_TIMEZONE"),
         ("* * * * *", "", "INVALID_TIMEZONE"),
+        ("* * * * *", "localtime", "INVALID_TIMEZONE"),
+        ("* * * * *", "posixrules", "INVALID_TIMEZONE"),
+        ("* * * * *", "Factory", "INVALID_TIMEZONE"),
+        ("* * * * *", "right/UTC", "INVALID_TIMEZONE"),
     ],
 )
 def test_nonsense_is_refused_by_name(cron: str, timezone: str, code: str) -> None:
@@ -84,6 +88,12 @@ def test_nonsense_is_refused_by_name(cron: str, timezone: str, code: str) -> Non
     with pytest.raises(Invalid) as caught:
         Times(cron=cron, timezone=timezone).check(NOW)
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize("timezone", ["UTC", "Europe/Berlin", "America/Argentina/Buenos_Aires", "Etc/GMT+5", "CET"])
+def test_time_zones_have_their_iana_names(timezone: str) -> None:
+    """With one slash, two or none."""
+    Times(cron="* * * * *", timezone=timezone).check(NOW)
 
 
 @pytest.mark.parametrize(
