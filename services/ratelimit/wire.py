@@ -5,11 +5,46 @@ from functools import lru_cache
 
 from mesh.ratelimit.v1 import ratelimit_pb2 as pb
 
+from chassis.errors import Invalid
 from services.ratelimit.model.decisions import ALLOWED, Decision, tightest
 from services.ratelimit.model.limits import Limit, Refund, Subject
 
 # Of the decisions of one second most are alike to the millisecond, and building a message costs ten times a look-up.
 _ALIKE_KEPT = 8192
+
+# One process decides for everybody: no call may keep it longer than others can wait.
+MOST_A_CALL = 1000
+LONGEST_FIELD = 1024
+# A call of no more bytes is within both bounds, as an empty subject takes two. Hardly a call needs a closer look, and
+# this one costs a fiftieth of a decision.
+_BYTES_WITHOUT_A_LOOK = 1024
+_LISTS = ("subjects", "releases", "refunds")
+_TEXTS = ("route_class", "user", "role", "api_key", "ip", "model", "hold")
+
+Call = pb.DecideRequest | pb.RefundRequest | pb.RenewRequest | pb.ReleaseRequest
+
+
+def check_size(request: Call) -> None:
+    """Raises Invalid, naming field and bound, for more subjects or longer fields than the contract allows."""
+    if request.ByteSize() <= _BYTES_WITHOUT_A_LOOK:
+        return
+    for name in _LISTS:
+        entries = getattr(request, name, ())
+        if len(entries) > MOST_A_CALL:
+            raise Invalid(
+                f"{name} must have at most {MOST_A_CALL} entries, not {len(entries)}", details={"field": name}
+            )
+        for one in entries:
+            check_subject(one.subject if isinstance(one, pb.Refund) else one)
+
+
+def check_subject(subject: pb.Subject) -> None:
+    """Raises Invalid, naming field and bound, for a field that is longer than the contract allows."""
+    if subject.ByteSize() <= LONGEST_FIELD:
+        return
+    for name in _TEXTS:
+        if len(getattr(subject, name)) > LONGEST_FIELD:
+            raise Invalid(f"{name} must have at most {LONGEST_FIELD} characters", details={"field": name})
 
 
 def subjects_of(request: pb.DecideRequest | pb.RenewRequest | pb.ReleaseRequest) -> list[Subject]:

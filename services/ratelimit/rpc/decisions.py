@@ -11,7 +11,15 @@ from chassis.logging import get_logger
 from services.ratelimit.operations import Limiter
 from services.ratelimit.rpc.rules import RulesFace
 from services.ratelimit.rules.force import RulesInForce
-from services.ratelimit.wire import refunds_of, response_of, subject_of, subjects_of, usage_of
+from services.ratelimit.wire import (
+    check_size,
+    check_subject,
+    refunds_of,
+    response_of,
+    subject_of,
+    subjects_of,
+    usage_of,
+)
 
 log = get_logger(__name__)
 
@@ -36,7 +44,14 @@ class RatelimitServicer(RulesFace):
         return answer
 
     async def decide_frame(self, requests: Sequence[pb.DecideRequest]) -> list[pb.DecideResponse | MeshError]:
-        """Answers all Decide calls of a lane frame with one call to the store."""
+        """Answers all Decide calls of a lane frame with one call to the store, but for those that are too large."""
+        refused = {at: error for at, request in enumerate(requests) if (error := _excess(request)) is not None}
+        if not refused:
+            return await self._decide(requests)
+        decided = iter(await self._decide([request for at, request in enumerate(requests) if at not in refused]))
+        return [refused[at] if at in refused else next(decided) for at in range(len(requests))]
+
+    async def _decide(self, requests: Sequence[pb.DecideRequest]) -> list[pb.DecideResponse | MeshError]:
         deciding = self._limiter.decide_calls([subjects_of(request) for request in requests])
         ended = [subject_of(one) for request in requests for one in request.releases]
         refunds = [refund for request in requests for refund in refunds_of(request)]
@@ -53,20 +68,24 @@ class RatelimitServicer(RulesFace):
 
     async def Refund(self, request: pb.RefundRequest, context: Any) -> pb.RefundResponse:  # noqa: N802
         del context
+        check_size(request)
         await self._limiter.refund(refunds_of(request))
         return pb.RefundResponse()
 
     async def Renew(self, request: pb.RenewRequest, context: Any) -> pb.RenewResponse:  # noqa: N802
         del context
+        check_size(request)
         return pb.RenewResponse(held=await self._limiter.renew(subjects_of(request)))
 
     async def Release(self, request: pb.ReleaseRequest, context: Any) -> pb.ReleaseResponse:  # noqa: N802
         del context
+        check_size(request)
         await self._limiter.release(subjects_of(request))
         return pb.ReleaseResponse()
 
     async def GetUsage(self, request: pb.GetUsageRequest, context: Any) -> pb.GetUsageResponse:  # noqa: N802
         del context
+        check_subject(request.subject)
         subject = subject_of(request.subject)
         classes = [subject.route_class] if subject.route_class else list(self._limiter.book.classes)
         frames = [classes[begin : begin + _CLASSES_A_FRAME] for begin in range(0, len(classes), _CLASSES_A_FRAME)]
@@ -81,6 +100,14 @@ class RatelimitServicer(RulesFace):
             denied=tally.denied,
             degraded_decisions=tally.degraded,
         )
+
+
+def _excess(request: pb.DecideRequest) -> Invalid | None:
+    try:
+        check_size(request)
+    except Invalid as error:
+        return error
+    return None
 
 
 async def _settled(giving_back: Awaitable[None]) -> None:

@@ -85,8 +85,13 @@ def test_it_starts_and_decides_without_redis(start_service: Start) -> None:
 
 @pytest.mark.parametrize(
     ("request_", "words"),
-    [(ask("moon.landing"), "moon.landing"), (ask("v1.chat", cost=4_000_000_000), "4000000000")],
-    ids=["class", "cost"],
+    [
+        (ask("moon.landing"), "moon.landing"),
+        (ask("v1.chat", cost=4_000_000_000), "4000000000"),
+        (pb.DecideRequest(subjects=[pb.Subject(route_class="v1.chat", user="anna")] * 1001), "subjects must have"),
+        (pb.DecideRequest(subjects=[pb.Subject(route_class="v1.chat", user="x" * 1025)]), "user must have"),
+    ],
+    ids=["class", "cost", "many", "long"],
 )
 def test_bad_requests_are_named(start_service: Start, request_: pb.DecideRequest, words: str) -> None:
     """INVALID_ARGUMENT that says what is wrong, and nothing is counted."""

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
+from mesh.ratelimit.v1 import ratelimit_pb2 as pb
 
 from chassis.errors import Invalid, MeshError, Unavailable
 from services.ratelimit.memory import MemoryShadow
@@ -11,8 +12,11 @@ from services.ratelimit.model.decisions import ALLOWED, Verdict
 from services.ratelimit.model.limits import Ask, Subject
 from services.ratelimit.operations import Limiter
 from services.ratelimit.ports import Answer, InDoubt
-from services.ratelimit.rules.file import read_book
+from services.ratelimit.rpc.decisions import RatelimitServicer
+from services.ratelimit.rules.file import RuleFile, read_book
+from services.ratelimit.rules.force import RulesInForce
 from tests.support.clock import FakeClock
+from tests.unit.ratelimit.board import MemoryBoard
 
 YES, NO = Verdict(ALLOWED, 0, (9, 60_000_000)), Verdict(5_000_000, 0, (0, 60_000_000))
 
@@ -98,6 +102,19 @@ async def test_calls_of_a_frame_are_one_question(bench: Bench) -> None:
     assert [len(frame) for frame in bench.store.frames] == [3]
     lengths = [type(one).__name__ if isinstance(one, MeshError) else len(one) for one in found]
     assert lengths == [1, "Invalid", 2, 0]
+
+
+async def test_a_call_that_is_too_large_counts_nothing_and_holds_up_no_other(bench: Bench) -> None:
+    """It gets its error, its releases and refunds are not told to the store, and its neighbours are decided."""
+    servicer = RatelimitServicer(bench.limiter, RulesInForce(RuleFile(None), MemoryBoard(), FakeClock()))
+    anna = pb.Subject(route_class="v1.chat", user="anna")
+    large = pb.DecideRequest(subjects=[anna] * 1001, releases=[anna], refunds=[pb.Refund(subject=anna, amount=1)])
+    small = pb.DecideRequest(subjects=[anna])
+    first, refused, last = await servicer.decide_frame([small, large, small])
+    assert isinstance(refused, Invalid)
+    assert refused.details == {"field": "subjects"}
+    assert [len(one.decisions) for one in (first, last) if isinstance(one, pb.DecideResponse)] == [1, 1]
+    assert [len(frame) for frame in bench.store.frames] == [2]
 
 
 async def test_an_invalid_subject_counts_nothing(bench: Bench) -> None:

@@ -1,10 +1,15 @@
 """Messages: what arrives as what, and what a decision looks like outside."""
 
+import pytest
 from mesh.ratelimit.v1 import ratelimit_pb2 as pb
 
+from chassis.errors import Invalid
 from services.ratelimit.model.decisions import ALLOWED, NEVER, Decision, Verdict
 from services.ratelimit.model.limits import Algorithm, Ask, Limit, Subject, limit_of
-from services.ratelimit.wire import response_of, subjects_of
+from services.ratelimit.wire import Call, check_size, response_of, subjects_of
+
+ANNA = pb.Subject(route_class="v1.chat", user="anna")
+LONG = pb.Subject(route_class="v1.chat", user="x" * 1025)
 
 
 def limit(name: str, count: int) -> Limit:
@@ -61,3 +66,29 @@ def test_no_rule_is_allowed() -> None:
     found = response_of([Decision(Ask((), (), 1), Verdict(ALLOWED, 0, ()), False)]).decisions[0]
     assert found.allowed
     assert len(found.rules) == 0
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        (pb.DecideRequest(subjects=[ANNA] * 1001), "subjects must have at most 1000"),
+        (pb.DecideRequest(subjects=[ANNA], releases=[pb.Subject()] * 1001), "releases must have at most 1000"),
+        (pb.DecideRequest(refunds=[pb.Refund()] * 1001), "refunds must have at most 1000"),
+        (pb.RefundRequest(refunds=[pb.Refund(subject=ANNA), pb.Refund(subject=LONG)]), "user must have at most 1024"),
+        (pb.RenewRequest(subjects=[ANNA, LONG]), "user must have at most 1024"),
+        (pb.ReleaseRequest(subjects=[pb.Subject(hold="x" * 1025)]), "hold must have at most 1024"),
+        (pb.DecideRequest(releases=[pb.Subject(route_class="x" * 1025)]), "route_class must have at most 1024"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_too_large_is_refused_by_name(request_: Call, words: str) -> None:
+    """The field, and how much of it there may be."""
+    with pytest.raises(Invalid, match=words) as caught:
+        check_size(request_)
+    assert words.startswith(caught.value.details["field"])
+
+
+def test_what_just_fits_is_taken() -> None:
+    """A thousand of each, and a field of 1024 characters, whatever they take in bytes."""
+    full = pb.Subject(user="\u20ac" * 1024, ip="x" * 1024)
+    check_size(pb.DecideRequest(subjects=[full] * 1000, releases=[ANNA] * 1000, refunds=[pb.Refund(subject=full)]))

@@ -26,7 +26,9 @@ if _version_not_supported:
 
 
 class RatelimitServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """A call has at most 1000 subjects, releases and refunds each, and a text field of a subject at most 1024 characters. What
+    has more is INVALID_ARGUMENT with the field's name and its bound, and nothing of the call is counted or given back.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -82,7 +84,9 @@ class RatelimitServiceStub:
 
 
 class RatelimitServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """A call has at most 1000 subjects, releases and refunds each, and a text field of a subject at most 1024 characters. What
+    has more is INVALID_ARGUMENT with the field's name and its bound, and nothing of the call is counted or given back.
+    """
 
     def Decide(self, request, context):
         """Decides a batch of independent requests. Each is decided under all rules that match it,
@@ -211,7 +215,9 @@ def add_RatelimitServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RatelimitService:
-    """Missing associated documentation comment in .proto file."""
+    """A call has at most 1000 subjects, releases and refunds each, and a text field of a subject at most 1024 characters. What
+    has more is INVALID_ARGUMENT with the field's name and its bound, and nothing of the call is counted or given back.
+    """
 
     @staticmethod
     def Decide(request,

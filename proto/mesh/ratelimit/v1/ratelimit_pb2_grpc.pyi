@@ -27,6 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RatelimitServiceStub:
+    """A call has at most 1000 subjects, releases and refunds each, and a text field of a subject at most 1024 characters. What
+    has more is INVALID_ARGUMENT with the field's name and its bound, and nothing of the call is counted or given back.
+    """
+
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
@@ -62,6 +66,10 @@ class RatelimitServiceStub:
 
 @_typing.type_check_only
 class RatelimitServiceAsyncStub(RatelimitServiceStub):
+    """A call has at most 1000 subjects, releases and refunds each, and a text field of a subject at most 1024 characters. What
+    has more is INVALID_ARGUMENT with the field's name and its bound, and nothing of the call is counted or given back.
+    """
+
     def __init__(self, channel: _aio.Channel) -> None: ...
     Decide: _aio.UnaryUnaryMultiCallable[_ratelimit_pb2.DecideRequest, _ratelimit_pb2.DecideResponse]  # type: ignore[assignment]
     """Decides a batch of independent requests. Each is decided under all rules that match it,
@@ -93,6 +101,10 @@ class RatelimitServiceAsyncStub(RatelimitServiceStub):
     """Whether decisions come from the store or from memory. Answers from memory."""
 
 class RatelimitServiceServicer(metaclass=_abc_1.ABCMeta):
+    """A call has at most 1000 subjects, releases and refunds each, and a text field of a subject at most 1024 characters. What
+    has more is INVALID_ARGUMENT with the field's name and its bound, and nothing of the call is counted or given back.
+    """
+
     @_abc_1.abstractmethod
     def Decide(
         self,
