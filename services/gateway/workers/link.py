@@ -114,7 +114,9 @@ class Link:
         """Runs an accepted socket until either side ends it."""
         ending: Ending | None = None
         async with self._conversation.open():
-            ending = await self._converse(still_allowed)
+            # A group that fails may leave its task counted as cancelled, and then a timeout in the same task ends as a
+            # cancellation that nobody asked for. So the group has a task of its own.
+            ending = await asyncio.ensure_future(self._converse(still_allowed))
             # Nobody is at fault for a connection that broke; in the other cases the work goes on elsewhere at once.
             await self._conversation.part(lost=ending in {None, TAKEN_OVER}, until=self._leaving)
         if ending is not None:

@@ -1,4 +1,4 @@
-"""How fast one worker's frames are taken from its socket. Pure; time is an argument, and pausing its caller's affair."""
+"""How fast one worker's frames are taken from its socket. Pure; time is an argument, and its caller pauses."""
 
 # What lies in a socket's buffer is read without a turn of the loop; so the others get theirs after this many frames.
 _FRAMES_A_TURN = 32

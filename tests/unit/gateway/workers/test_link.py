@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from chassis.errors import Unavailable
+from services.gateway.workers import link
 from tests.unit.gateway.workers.world import KIND, TASK, Service, Worker
 
 HELD = {"task_id": TASK, "attempt": 1}
@@ -261,6 +262,12 @@ async def test_a_bad_beginning_ends_at_once(worker: Worker, service: Service, fr
     assert service.opened == []
 
 
+async def test_a_bad_frame_is_told_its_field(worker: Worker):
+    """As the worker wrote it, without the types that were tried."""
+    worker.say_text('{"type":"register","kinds":["a b"]}')
+    assert (await worker.hear("error"))["error"]["message"].startswith("kinds.0: ")
+
+
 async def test_pings_are_answered(worker: Worker):
     """Before and after it is known."""
     worker.say("ping")
@@ -281,3 +288,28 @@ async def test_a_worker_that_does_not_read_is_let_go(worker: Worker):
     closed = await worker.until_closed()
     assert closed is not None
     assert closed[0] == 1013
+
+
+async def test_a_farewell_that_is_not_read_ends_quietly(worker: Worker, monkeypatch: pytest.MonkeyPatch):
+    """A worker that is let go and does not read is left without a close, and nothing fails."""
+    monkeypatch.setattr(link, "_FAREWELL_SECONDS", 0.05)
+    await worker.register()
+    worker.reads.clear()
+    worker.say_text("nonsense")
+    assert await worker.until_closed() is None
+    assert worker.service.closed == [False]
+
+
+async def test_a_cancelled_farewell_is_cancelled(worker: Worker, monkeypatch: pytest.MonkeyPatch):
+    """The server's own end does not wait for a worker that does not read."""
+    monkeypatch.setattr(link, "_FAREWELL_SECONDS", 60.0)
+    await worker.register()
+    worker.reads.clear()
+    worker.say_text("nonsense")
+    async with asyncio.timeout(5):
+        # The session is closed right before the farewell begins.
+        while not worker.service.closed:
+            await asyncio.sleep(0)
+    worker.session.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await worker.until_closed()

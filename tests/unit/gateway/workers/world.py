@@ -131,6 +131,8 @@ class Worker:
         self._said.put_nowait({"type": "websocket.connect"})
         self.heard: list[Any] = []
         self.closed: tuple[int, str] | None = None
+        self.reads = asyncio.Event()
+        self.reads.set()
         self._more = asyncio.Event()
         self._cursor = 0
 
@@ -150,6 +152,7 @@ class Worker:
         return next(iter(self.links._links))
 
     async def _send(self, message: Any) -> None:
+        await self.reads.wait()
         if message["type"] == "websocket.send":
             self.heard.append(json.loads(message["text"]))
         elif message["type"] == "websocket.close":
