@@ -4,7 +4,7 @@ Every outcome is acknowledged after its commit, and every attempt that the worke
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -71,6 +71,15 @@ class Conversation:
         )
         self._claims = Claims(workers, clock, owner)
         self._outcomes = Outcomes(tasks, self.session, self._holdings, outbox, clock, changed=self._claims.wake)
+
+    def remember(self, past: Mapping[Key, bool]) -> None:
+        """What the worker held over a connection before this one, so that it hears an answer that was lost."""
+        self._holdings.remember(past)
+
+    @property
+    def past(self) -> Mapping[Key, bool]:
+        """Attempts that the worker held: whether their outcome is stored."""
+        return self._holdings.past
 
     def pointers(self, broker: Broker, queue_type: QueueType) -> Pointers:
         """Where its work comes from."""

@@ -11,7 +11,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from chassis.errors import Invalid
-from services.gateway.edge.body import parse_json
+from services.gateway.edge.body import field_path, parse_json
 
 # A frame of a worker, with a result in it.
 LARGEST_FRAME_BYTES = 512 * 1024
@@ -153,7 +153,8 @@ def parse(text: str) -> Said:
         return _SAID.validate_python(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "type"
+        # The first part is the type, by which the shape was chosen.
+        field = field_path(first["loc"][1:]) or "type"
         raise ProtocolError("INVALID_FRAME", f"{field}: {first['msg']}") from None
 
 

@@ -1,6 +1,7 @@
 """What one worker holds, and what it held a while ago. Pure; time is an argument."""
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 Key = tuple[str, int]
@@ -71,6 +72,15 @@ class Holdings:
         self._past.move_to_end(key)
         if len(self._past) > _MOST_PAST:
             self._past.popitem(last=False)
+
+    @property
+    def past(self) -> Mapping[Key, bool]:
+        """Attempts that were held: whether their outcome is stored."""
+        return self._past
+
+    def remember(self, past: Mapping[Key, bool]) -> None:
+        """What the same worker held over a connection before this one."""
+        self._past.update(past)
 
     def was_stored(self, key: Key) -> bool | None:
         """Of an attempt that was held: whether its outcome is stored. None for one that never was."""

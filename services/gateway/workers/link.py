@@ -5,7 +5,7 @@ come back to it.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from mesh.tasks.v1 import tasks_pb2, tasks_pb2_grpc
@@ -21,6 +21,7 @@ from services.gateway.live.session import close
 from services.gateway.workers import frames, kinds
 from services.gateway.workers.conversation import Conversation, Done
 from services.gateway.workers.frames import Plain, ProtocolError, Register
+from services.gateway.workers.holdings import Key
 from services.gateway.workers.outbox import Outbox, Overflow
 from services.gateway.workers.pace import Pace
 
@@ -95,6 +96,16 @@ class Link:
     def session_id(self) -> str | None:
         """Of the session it has now."""
         return self._conversation.session.id
+
+    @property
+    def past(self) -> Mapping[Key, bool]:
+        """Attempts that its worker held: whether their outcome is stored."""
+        return self._conversation.past
+
+    def follow(self, older: "Link") -> None:
+        """Goes on where another socket of the same session ends."""
+        self._conversation.remember(older.past)
+        older.leave(TAKEN_OVER)
 
     def leave(self, ending: Ending) -> None:
         """Asks for the end; the first reason stands."""

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from starlette.websockets import WebSocket
 
 from chassis.errors import Unavailable
-from services.gateway.workers.link import TAKEN_OVER, Arrival, Behind, Link
+from services.gateway.workers.link import Arrival, Behind, Link
 
 _MOST_LINKS = 2000
 # Of the time the process has for its end.
@@ -49,7 +49,7 @@ class Links:
         """A socket that may look alive still gives way to the one that its worker speaks on now."""
         for link in self._links:
             if link is not by and link.session_id == session_id:
-                link.leave(TAKEN_OVER)
+                by.follow(link)
 
     async def drain(self) -> None:
         """Takes no new workers, and returns when all have gone."""

@@ -141,17 +141,18 @@ class Outcomes:
     async def _answer_for_past(self, key: Key, *, of: str) -> None:
         """A worker says again what it has not heard the answer to. Raises ProtocolError (``STALE_ATTEMPT``)."""
         stored = self._holdings.was_stored(key)
-        if stored is None:
-            stored = await self._has_ended_so(key) or None
-        if stored is None:
-            self.check_held(key)
-        elif stored:
+        if stored:
             self._outbox.put(_acknowledged(key, of))
-        else:
+        elif stored is False or await self._has_ended_so(key):
             self._outbox.put(frames.encode("lease_lost", attempts=frames.attempts([key])))
+        else:
+            self.check_held(key)
 
     async def _has_ended_so(self, key: Key) -> bool:
-        """Whether a task ended with that attempt: then its outcome was committed, over a connection before this one."""
+        """Whether a task ended with that attempt. It may have been this worker's, by another gateway or long ago.
+
+        Nobody knows any more who held it, so to speak of it is no fault, and there is nothing to acknowledge.
+        """
         try:
             answer = await self._tasks.GetTask(tasks_pb2.GetTaskRequest(id=key[0]))
         except MeshError:

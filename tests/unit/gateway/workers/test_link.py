@@ -161,12 +161,29 @@ async def test_a_newer_socket_takes_over(service: Service):
     assert service.closed == []
 
 
-async def test_a_result_that_was_committed_before_is_acknowledged_again(worker: Worker, service: Service):
-    """The answer was lost with the connection."""
-    await worker.register()
-    service.ended[TASK] = 1
+async def test_a_result_that_was_committed_before_is_acknowledged_again(service: Service):
+    """The answer was lost with the connection; the session went on over another."""
+    worker = await working(await Worker(service).connect())
     worker.say("result", **HELD, result=1)
     await worker.hear("acknowledged")
+    worker.leave()
+    service.ended[TASK] = 1
+    back = await Worker(service, links=worker.links).connect()
+    assert (await back.register(session_id="ses_1"))["held"] == []
+    back.say("result", **HELD, result=1)
+    assert await back.hear("acknowledged") == {"type": "acknowledged", "of": "result", **HELD}
+    assert len(service.outcomes) == 1
+
+
+async def test_what_ended_elsewhere_is_not_acknowledged(worker: Worker, service: Service):
+    """What a worker says of an attempt that nobody knows the holder of has no effect; of another one it is a fault."""
+    await worker.register()
+    service.ended[TASK] = 2
+    worker.say("result", task_id=TASK, attempt=2, result=1)
+    assert (await worker.hear("lease_lost"))["attempts"] == [{"task_id": TASK, "attempt": 2}]
+    worker.say("result", **HELD, result=1)
+    assert await worker.until_closed() == (4409, "STALE_ATTEMPT")
+    assert "acknowledged" not in {frame["type"] for frame in worker.heard}
     assert service.outcomes == []
 
 
