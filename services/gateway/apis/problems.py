@@ -11,13 +11,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from chassis.errors import Invalid, MeshError
+from services.gateway.edge.body import field_path
 from services.gateway.edge.errors import status_of
 
 # A code whose meaning in the API has a status of its own, whatever kind of error carries it: a reused key with another
 # body is 422 by the Idempotency-Key draft, a provider that fails is 500 by the native API's document, and rules that
 # are not those of If-Match are 412 by RFC 9110.
 _STATUS_OF_CODE = {"IDEMPOTENCY_MISMATCH": 422, "OLLAMA_ERROR": 500, "PROVIDER_ERROR": 500, "RULES_CHANGED": 412}
-_PLACES = frozenset({"body", "query", "path", "header"})
+# Where FastAPI says that a parameter was; the next part is its name, also that of a header.
+_PARAMETERS = frozenset({"query", "path", "header"})
 _LONGEST_LIST = 20
 
 
@@ -75,8 +77,10 @@ def _is_of_type(kind: str) -> bool:
 
 
 def _field(location: Sequence[str | int]) -> str:
-    parts = location[1:] if len(location) > 1 and location[0] in _PLACES else location
-    return ".".join(str(part) for part in parts) or "body"
+    place, *rest = location or ("body",)
+    if place in _PARAMETERS and rest:
+        return ".".join(filter(None, (str(rest[0]), field_path(rest[1:]))))
+    return field_path(rest if place == "body" else location) or "body"
 
 
 def _sentence(error: Mapping[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """Request bodies from strangers: how large they may be, and JSON that is strict and bounded."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+import re
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
 import orjson
@@ -12,6 +13,10 @@ from services.gateway.edge.errors import PayloadTooLarge
 MOST_DEPTH = 64
 _DISCARD_BYTES = 64 * 1024 * 1024
 _DISCARD_SECONDS = 5.0
+# As all fields of documented bodies are named.
+_FIELD = re.compile(r"[a-z][a-z0-9_]*")
+# What pydantic calls the branches of a union; the names of all others are no names of fields.
+_BRANCHES = frozenset({"str", "int", "float", "bool"})
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -33,6 +38,18 @@ def parse_json(body: bytes) -> Any:
     if b"\\u0000" in body or body.count(b"[") + body.count(b"{") > MOST_DEPTH:
         _inspect(value)
     return value
+
+
+def field_path(location: Sequence[str | int]) -> str:
+    """Where in a body an error of pydantic is, dotted, as in ``messages.0.role``; empty for the body itself.
+
+    The branches of unions are left out: pydantic names them after our types, as in ``constrained-str``.
+    """
+    return ".".join(str(part) for part in location if isinstance(part, int) or _names_field(part))
+
+
+def _names_field(part: str) -> bool:
+    return part not in _BRANCHES and _FIELD.fullmatch(part) is not None
 
 
 def _inspect(value: Any) -> None:

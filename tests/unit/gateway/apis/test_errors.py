@@ -18,7 +18,7 @@ from chassis.errors import (
     Unavailable,
 )
 from services.gateway.apis.errors import render
-from services.gateway.apis.problems import Misshapen, Problem
+from services.gateway.apis.problems import Misshapen, Problem, misshapen
 from services.gateway.edge.errors import MethodNotAllowed, OverLimit, PayloadTooLarge
 
 NOW = datetime(2025, 8, 12, 10, tzinfo=UTC)
@@ -90,6 +90,28 @@ def test_all_fields_that_are_wrong_are_named():
         "errors": [{"field": "name", "message": "Too long"}, {"field": "role", "message": "Missing"}],
     }
     assert rendered(V1, error)[2]["error"]["details"]["fields"][1] == {"field": "role", "reason": "Missing"}
+
+
+@pytest.mark.parametrize(
+    ("location", "field"),
+    [
+        (("body", "priority", "function-before[_whole(), constrained-int]"), "priority"),
+        (("body", "tasks", 0, "priority", "literal['low','high']"), "tasks.0.priority"),
+        (("body", "messages", 1, "content", "list[dict[str,any]]", 0), "messages.1.content.0"),
+        (("body", "content", "str"), "content"),
+        (("body", "kinds", 0, "Offer", "kind"), "kinds.0.kind"),
+        (("body",), "body"),
+        ((), "body"),
+        (("query", "status", 0, "constrained-str"), "status.0"),
+        (("header", "If-Match"), "If-Match"),
+        (("path", "task_id"), "task_id"),
+        (("stop", "constrained-str"), "stop"),
+    ],
+)
+def test_fields_are_named_as_clients_know_them(location, field):
+    """Without the place of the parameter, and without the types that were tried."""
+    error = misshapen([{"loc": location, "type": "string_type", "msg": "Input should be a valid string"}])
+    assert error.problems[0].field == field
 
 
 def test_a_rule_of_identity_names_its_field_to_aios():

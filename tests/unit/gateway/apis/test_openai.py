@@ -144,7 +144,7 @@ async def test_a_client_that_leaves_stops_the_model(world: World, stream: bool):
         ({"messages": []}, "messages"),
         ({"messages": "hi"}, "messages"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages.0.role"),
-        ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content.str"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
         ({"temperature": "hot"}, "temperature"),
         ({"temperature": 2.1}, "temperature"),
         ({"n": 0}, "n"),
