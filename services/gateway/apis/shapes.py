@@ -1,5 +1,6 @@
 """Shapes that no dialect owns."""
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -31,8 +32,18 @@ def _in_utc(moment: datetime) -> datetime:
         raise ValueError("The year is out of range") from None
 
 
+_DATE_FIRST = re.compile(r"\d{4}-\d\d-\d\d")
+
+
+def _written(value: Any) -> Any:
+    """A number might be seconds or milliseconds, also in a string, and whoever guesses is wrong by a factor of 1000."""
+    if isinstance(value, str) and _DATE_FIRST.match(value):
+        return value
+    raise ValueError("Input should be a string with an ISO 8601 date and time")
+
+
 # A moment that a client names: in UTC unless it says otherwise, and within the years that every store knows.
-Moment = Annotated[datetime, Field(strict=False), AfterValidator(_in_utc)]
+Moment = Annotated[datetime, Field(strict=False), AfterValidator(_in_utc), BeforeValidator(_written)]
 
 
 class Body(BaseModel):

@@ -179,6 +179,27 @@ async def test_a_key_makes_a_submission_repeatable(world: World):
     assert (await world.ask("POST", TASKS, EXAMPLE | {"payload": {}}, headers=key)).status == 422
 
 
+@pytest.mark.parametrize("field", ["run_at", "deadline_at"])
+@pytest.mark.parametrize("value", [253402300800, 1.5, "253402300800", "1767225600", True])
+async def test_times_are_written_out(world: World, field, value):
+    """A number could be seconds or milliseconds, and a task must not run at once because of the guess."""
+    single = await world.ask("POST", TASKS, EXAMPLE | {field: value})
+    batch = await world.ask("POST", f"{TASKS}/batch", {"tasks": [EXAMPLE | {field: value}]})
+    assert (single.status, batch.status) == (400, 400)
+    assert single.json["error"]["details"]["field"] == field
+    assert batch.json["error"]["details"]["field"] == f"tasks.0.{field}"
+    assert "ISO 8601" in single.json["error"]["details"]["reason"]
+    assert world.tasks.requests == []
+
+
+async def test_a_wrong_priority_is_called_that(world: World):
+    """Both of its forms are told, and no name of a type."""
+    answer = await world.ask("POST", TASKS, EXAMPLE | {"priority": 99})
+    details = answer.json["error"]["details"]
+    assert details["field"] == "priority"
+    assert {one["field"] for one in details["fields"]} == {"priority"}
+
+
 async def test_a_submission_may_wait_for_others_and_be_unique(world: World):
     """What it waits for, its key and its times go to the service as they are said."""
     first = await submitted(world)
