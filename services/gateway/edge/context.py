@@ -27,7 +27,7 @@ class RequestContext:
         principal: who asks; None on public paths without a credential.
         decision: what the ratelimit service said; None where it was not asked or could not be.
         degraded: limits were not, or only locally, enforced for this request.
-        subject: under which the request was let in; None where nobody asked or nobody answered.
+        subject: under which the request was let in; None where nobody asked or the answer was no.
         asked_at: monotonic time at which that was asked for.
         holds: it has a place under a limit of requests at the same time.
         tokens: what it has reserved of its user's tokens; None where they are not counted.

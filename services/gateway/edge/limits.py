@@ -1,7 +1,7 @@
 """Asks the ratelimit service about each request, before it runs, and tells it when the request has ended.
 
-Counts nothing itself. When the service cannot be asked, requests pass (`Limits._fail_open`, the one place that decides
-so): a limiter that is away must not take the mesh with it.
+When the service cannot be asked, requests pass (`Limits._fail_open`, the one place that decides so): a limiter that is
+away must not take the mesh with it. Only at the same time there are no more of a user's than this process may let in.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from services.gateway.edge.context import RequestContext
 from services.gateway.edge.denials import Denials, Key
 from services.gateway.edge.errors import OverLimit
 from services.gateway.edge.holds import Holds
+from services.gateway.edge.places import Places, limits_of
 from services.gateway.edge.rules_watch import TOKENS, RulesWatch
 from services.gateway.edge.tokens import Reservation, Taken
 
@@ -50,13 +51,18 @@ class Limits:
         self._failing_open = False
         self._denials = Denials()
         self.holds = Holds(service, clock, registry)
-        self.watch = RulesWatch(service, self._denials.follow)
+        self._places = Places()
+        self.watch = RulesWatch(service, self._follow)
         self._unasked = Counter(
             "mesh_ratelimit_unasked", "Requests that passed because ratelimit did not answer", registry=registry
         )
         self._remembered = Counter(
             "mesh_ratelimit_remembered_denials", "Requests refused without asking ratelimit again", registry=registry
         )
+
+    def _follow(self, generation: int | None) -> None:
+        self._denials.follow(generation)
+        self._places.follow(generation)
 
     async def decide(self, context: RequestContext, tokens: int = 0) -> None:
         """Puts the decision into the context. Raises OverLimit when it is no; nothing is taken then.
@@ -78,6 +84,7 @@ class Limits:
             return
         decision = context.decision = decisions[0]
         context.degraded = decision.degraded
+        self._places.learn(_key(context), subject.role, decision)
         if len(subjects) > 1:
             self._reserve(context, (subjects[1], asked_at), decisions[1])
         if not decision.allowed:
@@ -95,12 +102,20 @@ class Limits:
             raise _refusal(denial)
 
     def _take(self, context: RequestContext, asked: Taken, decision: ratelimit_pb2.Decision) -> None:
-        subject, context.asked_at = asked
-        context.subject = subject
+        subject, asked_at = asked
         leases = [rule.window_seconds for rule in decision.rules if rule.concurrent]
         if leases:
-            context.holds = True
+            limits = limits_of(decision)
+            if rule := self._places.full(subject.user, limits, doubtful=True):
+                self.holds.release(subject)
+                self.holds.refund(subject, 1, asked_at)
+                # Its figures are not those that refuse.
+                context.decision, context.degraded = None, True
+                raise _too_many(rule)
+            self._places.take(subject, limits)
             self.holds.take(subject, min(leases))
+            context.holds = True
+        context.subject, context.asked_at = subject, asked_at
 
     # -- tokens ----------------------------------------------------------------------------------------------------
 
@@ -137,6 +152,8 @@ class Limits:
             failed: its answer was an error, so no token was used.
         """
         tokens, subject = context.tokens, context.subject
+        if subject is not None:
+            self._places.leave(subject.hold)
         if context.holds and subject is not None:
             context.holds = False
             self.holds.release(subject)
@@ -158,7 +175,7 @@ class Limits:
         try:
             generation = self._breaker.begin()
         except MeshError as error:
-            self._fail_open(context, error)
+            self._fail_open(context, subjects[0], error)
             return None
         request = ratelimit_pb2.DecideRequest(subjects=subjects)
         if releases := self.holds.ended():
@@ -170,7 +187,7 @@ class Limits:
         except MeshError as error:
             self._breaker.fail(generation)
             self._in_doubt([subjects[0], *releases])
-            self._fail_open(context, error)
+            self._fail_open(context, subjects[0], error)
             return None
         except BaseException:
             self._breaker.give_up(generation)
@@ -186,12 +203,21 @@ class Limits:
             if subject.hold:
                 self.holds.release(subject)
 
-    def _fail_open(self, context: RequestContext, error: MeshError) -> None:
+    def _fail_open(self, context: RequestContext, subject: ratelimit_pb2.Subject, error: MeshError) -> None:
+        """Raises OverLimit when the user has as many requests here as may be at the same time."""
         context.degraded = True
-        self._unasked.inc()
         if not self._failing_open:
             self._failing_open = True
-            log.warning("The ratelimit service does not answer; requests pass without limits", error=str(error))
+            self._places.doubt()
+            log.warning("The ratelimit service does not answer; requests pass at any rate", error=str(error))
+        # Without a hold more tokens are asked for, by a request that has its place.
+        if subject.hold:
+            limits = self._places.known(_key(context), subject.role)
+            if rule := self._places.full(subject.user, limits):
+                raise _too_many(rule)
+            self._places.take(subject, limits, doubtful=True)
+            context.subject = subject
+        self._unasked.inc()
 
 
 def _key(context: RequestContext) -> Key:
@@ -235,5 +261,10 @@ def _refusal(*decisions: ratelimit_pb2.Decision) -> OverLimit:
     if not slowest.rules:
         return OverLimit("Rate limit exceeded", retry_after_seconds=seconds)
     rule = slowest.rules[slowest.tightest]
-    message = "Too many requests at the same time" if rule.concurrent else "Rate limit exceeded"
-    return OverLimit(message, details={"rule": rule.name}, retry_after_seconds=seconds)
+    if rule.concurrent:
+        return _too_many(rule.name, seconds)
+    return OverLimit("Rate limit exceeded", details={"rule": rule.name}, retry_after_seconds=seconds)
+
+
+def _too_many(rule: str, seconds: float | None = None) -> OverLimit:
+    return OverLimit("Too many requests at the same time", details={"rule": rule}, retry_after_seconds=seconds)
