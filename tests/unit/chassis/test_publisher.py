@@ -83,7 +83,7 @@ class FakeBroker(Broker):
         self.channels.append(Channel())
         return self.channels[-1]
 
-    async def ensure(self) -> None:
+    async def ensure(self, *_specs: Any) -> None:
         self.ensured += 1
 
 
