@@ -9,8 +9,10 @@ import asyncio
 from collections.abc import Callable, Sized
 
 # A call takes several turns from its arrival to the store. At saturation 2 turns make frames of two calls and 80 of
-# eight; 200 save no more.
-_QUIET_TURNS = 80
+# eight; 200 save no more. How many are worth their time the last frame tells: where calls come one by one, waiting for
+# company costs each of them and brings none.
+_QUIET_TURNS_A_CALL = 10
+_MOST_QUIET_TURNS = 80
 # This many calls share all that there is to share.
 _MOST_CALLS = 64
 # Calls that keep trickling in do not hold up the first of them.
@@ -25,6 +27,7 @@ class Lull:
         self._then = then
         self._seen = 0
         self._quiet_turns = 0
+        self._enough_turns = _QUIET_TURNS_A_CALL
         self._until = 0.0
         self.awaited = False
 
@@ -39,8 +42,9 @@ class Lull:
         count = len(self._waiting)
         self._quiet_turns = self._quiet_turns + 1 if count == self._seen else 0
         self._seen = count
-        if self._quiet_turns < _QUIET_TURNS and count < _MOST_CALLS and loop.time() < self._until:
+        if self._quiet_turns < self._enough_turns and count < _MOST_CALLS and loop.time() < self._until:
             loop.call_soon(self._turn, loop)
         else:
             self.awaited = False
+            self._enough_turns = min(_MOST_QUIET_TURNS, _QUIET_TURNS_A_CALL * max(1, count))
             self._then()

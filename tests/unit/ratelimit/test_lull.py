@@ -72,3 +72,23 @@ async def test_nothing_leaves_within_the_call_that_joins(frames: Frames):
     assert frames.sizes == []
     await frames.left(1)
     assert frames.sizes == [64]
+
+
+async def test_the_last_frame_tells_how_long_the_next_waits(frames: Frames):
+    """After a frame of many, turns without anybody are waited through that a caller who came alone is not kept for."""
+
+    async def turns_until_it_leaves() -> int:
+        before, turns = len(frames.sizes), 0
+        frames.join()
+        while len(frames.sizes) == before:
+            turns += 1
+            await asyncio.sleep(0)
+        return turns
+
+    alone = await turns_until_it_leaves()
+    for _ in range(8):
+        frames.join()
+    await frames.left(2)
+    after_many = await turns_until_it_leaves()
+    assert alone < after_many
+    assert await turns_until_it_leaves() <= alone + 1
