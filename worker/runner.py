@@ -10,20 +10,20 @@ from contextlib import asynccontextmanager
 
 from mesh.tasks.v1 import tasks_pb2, tasks_pb2_grpc
 
-from chassis.errors import MeshError, Unavailable
+from chassis.errors import Unavailable
 from chassis.lifecycle import Host
 from chassis.logging import get_logger
 from worker.attempts import Attempts, Key, Running, key_of
 from worker.claims import Claims, Owner
 from worker.feed import Feed
 from worker.handler import Kind
+from worker.lease import Holder, hand_back
 from worker.progress import Progress
 from worker.reporter import Reporter
 from worker.session import Callbacks, Sessions
 
 log = get_logger(__name__)
 
-_HAND_BACK_TIMEOUT_SECONDS = 5.0
 # A delivery that nobody acknowledges for 30 minutes closes the channel (consumer_timeout), so pointers that cannot be
 # claimed go back to their queue long before, where another process may take them.
 _STUCK_SECONDS = 30.0
@@ -62,7 +62,9 @@ class Runner:
         self._group = asyncio.TaskGroup()
         self._attempts = Attempts(self._group, kinds, slots, self._ended)
         self._reporter = Reporter(tasks)
-        self._sessions = Sessions(tasks, _announcement(name, feed.group, kinds, slots), self._callbacks())
+        holder = Holder(holds=lambda: self._attempts.keys, cancelled=self._attempts.cancel, beaten=self._beaten)
+        on = Callbacks(opened=lambda _: self._claims.wake(), lost=self._session_lost)
+        self._sessions = Sessions(tasks, _announcement(name, feed.group, kinds, slots), holder, on)
         self._claims = Claims(tasks, host.clock, self._owner())
         # Held by the service's account and unknown here at the last heartbeat: a claim whose answer never arrived.
         self._orphans: set[Key] = set()
@@ -136,15 +138,6 @@ class Runner:
             lost=self._sessions.suspect,
         )
 
-    def _callbacks(self) -> Callbacks:
-        return Callbacks(
-            opened=lambda _: self._claims.wake(),
-            running=lambda: self._attempts.keys,
-            beaten=self._beaten,
-            stop=self._attempts.cancel,
-            lost=self._session_lost,
-        )
-
     def _asking(self) -> None:
         self._ended_since = self._reporter.keys
 
@@ -170,12 +163,8 @@ class Runner:
         log.warning("All work of a lost session is stopped", session=session_id, attempts=self.running)
         self._attempts.drop(self._attempts.keys)
 
-    async def _beaten(self, before: set[Key], response: tasks_pb2.HeartbeatResponse) -> None:
-        """Stops what was cancelled and what is fenced; gives back what was claimed without our knowledge."""
-        cancelled = {key_of(pointer) for pointer in response.cancelled}
-        held = {key_of(pointer) for pointer in response.held} | cancelled
-        for key in cancelled:
-            self._attempts.cancel(key)
+    async def _beaten(self, before: set[Key], held: set[Key]) -> None:
+        """Stops what is fenced; gives back what was claimed without our knowledge."""
         # Only what ran when the heartbeat left: a later claim is not in the answer yet.
         for key in (before & self._attempts.keys) - held:
             self._fenced(key)
@@ -186,16 +175,8 @@ class Runner:
         self._orphans = unknown - lasting
 
     async def _hand_back(self, keys: set[Key]) -> None:
-        session_id = self._sessions.current
-        if not keys or session_id is None:
-            return
-        pointers = [tasks_pb2.Pointer(task_id=task_id, attempt=attempt) for task_id, attempt in sorted(keys)]
-        request = tasks_pb2.HandBackRequest(session_id=session_id, attempts=pointers)
-        try:
-            await self._tasks.HandBack(request, timeout=_HAND_BACK_TIMEOUT_SECONDS)
-        except MeshError as error:
-            # The end of the session or of its lease does the same, later.
-            log.warning("Attempts could not be handed back", attempts=len(keys), error=str(error))
+        if keys and self._sessions.current is not None:
+            await hand_back(self._tasks, self._sessions.current, keys)
 
 
 async def _within(seconds: float, waiting: Awaitable[object]) -> None:

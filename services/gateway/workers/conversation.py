@@ -20,8 +20,9 @@ from services.gateway.workers.holdings import Holdings, Key
 from services.gateway.workers.outbox import Outbox
 from services.gateway.workers.outcomes import Outcomes
 from services.gateway.workers.pointers import Pointers
-from services.gateway.workers.session import Callbacks, Session
+from services.gateway.workers.session import Session
 from worker.claims import Claims, Owner
+from worker.lease import Holder
 
 ACCEPT_SECONDS = 10.0
 _MOST_UNACCEPTED = 3
@@ -59,8 +60,8 @@ class Conversation:
         self._rejected: dict[Key, float] = {}
         # Held by the service's account and unknown here, and since when: a claim whose answer never arrived.
         self._orphans: dict[Key, float] = {}
-        callbacks = Callbacks(holds=lambda: self._holdings.keys, cancelled=self._cancelled, beaten=self._beaten)
-        self.session = Session(workers, callbacks)
+        holder = Holder(holds=lambda: self._holdings.keys, cancelled=self._cancelled, beaten=self._beaten)
+        self.session = Session(workers, holder)
         owner = Owner(
             session=self._claiming,
             free=self._free,

@@ -33,8 +33,6 @@ from services.tasks.ports import WorkQueues, WorkStore
 # Three beats. What a vanished host held shall start anew within twelve seconds, with time to find it and to claim it.
 LEASE_SECONDS = 9
 HEARTBEAT_SECONDS = 3
-# For a worker whose connection is gone, to come back.
-LOST_LEASE_SECONDS = 2.0
 # A worker ends an attempt at its timeout by itself; the service does it this much later if it did not.
 TIMEOUT_GRACE_SECONDS = 15.0
 MOST_PER_CALL = 1000
@@ -143,15 +141,10 @@ class Desk:
             batch = OutcomeBatch(session_id=session_id, outcomes=outcomes)
             await self._store.settle([batch], lambda _batch, _index, live: rules.give_back(live))
 
-    async def close_session(self, session_id: str, *, drain: bool, lost: bool = False) -> None:
-        """Stops claims (drain), leaves two seconds to resume (lost), or ends the session and queues its work again.
-
-        Safe to repeat.
-        """
+    async def close_session(self, session_id: str, *, drain: bool) -> None:
+        """Stops claims (drain), or ends the session and queues its work again. Safe to repeat."""
         _checked(session_id)
-        if lost:
-            await self._store.shorten(session_id, LOST_LEASE_SECONDS)
-        elif not drain:
+        if not drain:
             self._figures.count_changes(await self._store.close_session(session_id, rules.give_back))
         elif not await self._store.drain_session(session_id):
             raise _lost()

@@ -75,5 +75,5 @@ class WorkerService(tasks_pb2_grpc.WorkerServiceServicer):
         self, request: tasks_pb2.CloseSessionRequest, context: Any
     ) -> tasks_pb2.CloseSessionResponse:
         del context
-        await self._desk.close_session(request.session_id, drain=request.drain, lost=request.lost)
+        await self._desk.close_session(request.session_id, drain=request.drain)
         return tasks_pb2.CloseSessionResponse()

@@ -8,7 +8,6 @@ import pytest
 from chassis.errors import NotFound, Unavailable
 from services.tasks.model.states import Due, State
 from services.tasks.model.work import Opening, Pointer
-from services.tasks.operations.desk import LOST_LEASE_SECONDS
 from services.tasks.operations.watches import BROKEN_LEASE_SECONDS
 from tests.integration.tasks.core import KIND, Core, open_core
 
@@ -109,9 +108,6 @@ async def test_a_session_is_resumed_within_its_lease(core: Core) -> None:
     opening = Opening(session_id="", worker_name="w", host="", kinds=(KIND,), slots=1, external=True)
     session = await core.desk.open_session(opening)
     task_id = await core.run(session)
-    await core.desk.close_session(session, drain=False, lost=True)
-    assert await lease_seconds(core, session) <= LOST_LEASE_SECONDS
-    await core.keep(session)
     resuming = Opening(
         session_id="", worker_name="w", host="", kinds=(KIND,), slots=2, external=True, resume_session_id=session
     )

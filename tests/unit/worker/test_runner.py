@@ -49,6 +49,13 @@ class Rig:
     async def until(self, condition: Any) -> None:
         await self.tasks.until(condition)
 
+    async def beat(self) -> None:
+        """Has one more heartbeat sent; its news is applied some turns after the call."""
+        before = len(self.tasks.called("Heartbeat"))
+        self.runner._sessions.suspect()
+        await self.until(lambda: len(self.tasks.called("Heartbeat")) > before)
+        await _some_turns()
+
 
 async def _refuse(assignment: Assignment) -> Any:
     raise Reject("INVALID_INPUT", f"{assignment.kind} takes nothing")
@@ -186,7 +193,7 @@ async def test_a_cancelled_attempt_is_stopped_and_says_so():
         await it.push("t1", "t2")
         await it.until(lambda: len(it.work.started) == 2)
         it.tasks.cancelled.append(("t1", 1))
-        await it.runner._sessions.beat("s1")
+        await it.beat()
         await it.until(lambda: ("t1", 1) in it.tasks.outcomes)
         assert it.work.cancelled == ["t1"]
     assert it.tasks.outcomes["t1", 1].cancelled
@@ -198,7 +205,7 @@ async def test_a_fenced_attempt_is_stopped_without_a_word():
         await it.push("t1", "t2")
         await it.until(lambda: len(it.work.started) == 2)
         del it.tasks.held["t1", 1]
-        await it.runner._sessions.beat("s1")
+        await it.beat()
         await it.until(lambda: it.runner.running == 1)
         assert it.work.cancelled == ["t1"]
     assert ("t1", 1) not in {(one.task_id, one.attempt) for call in it.tasks.called("Finish") for one in call.outcomes}
@@ -222,9 +229,10 @@ async def test_a_claim_whose_answer_was_lost_is_handed_back():
     async with rig() as it:
         await it.until(lambda: it.tasks.called("Heartbeat"))
         it.tasks.held["ghost", 3] = "s1"
-        await it.runner._sessions.beat("s1")
+        await it.beat()
         assert not it.tasks.called("HandBack")
-        await it.runner._sessions.beat("s1")
+        await it.beat()
+        await it.until(lambda: it.tasks.called("HandBack"))
     (request,) = it.tasks.called("HandBack")
     assert list(request.attempts) == [pb.Pointer(task_id="ghost", attempt=3)]
 

@@ -6,6 +6,7 @@ from mesh.tasks.v1 import tasks_pb2 as pb
 
 from chassis.errors import Unavailable
 from tests.unit.worker.fakes import FakeTasks
+from worker.lease import Holder
 from worker.session import Callbacks, Sessions
 
 
@@ -14,14 +15,16 @@ class Owner:
 
     def __init__(self, tasks: FakeTasks) -> None:
         self.told: list[str] = []
-        on = Callbacks(opened=self._opened, running=set, beaten=self._beaten, stop=self._stop, lost=self._lost)
-        self.sessions = Sessions(tasks, pb.OpenSessionRequest(worker_name="w"), on)  # type: ignore[arg-type]  # a stub by its methods
+        holder = Holder(holds=set, cancelled=self._stop, beaten=self._beaten)
+        on = Callbacks(opened=self._opened, lost=self._lost)
+        request = pb.OpenSessionRequest(worker_name="w")
+        self.sessions = Sessions(tasks, request, holder, on)  # type: ignore[arg-type]  # a stub by its methods
 
     def _opened(self, session_id: str) -> None:
         self.told.append(f"opened {session_id}")
 
-    async def _beaten(self, before: set[tuple[str, int]], response: pb.HeartbeatResponse) -> None:
-        del before, response
+    async def _beaten(self, before: set[tuple[str, int]], held: set[tuple[str, int]]) -> None:
+        del before, held
         self.told.append("beaten")
 
     def _stop(self, key: tuple[str, int]) -> None:
@@ -46,13 +49,16 @@ async def test_an_outage_does_not_end_a_session():
     """Only the service's word does: an unanswered heartbeat is no loss."""
     tasks = FakeTasks()
     owner = Owner(tasks)
-    tasks.alive.add("s0")
     tasks.failures["Heartbeat"] = [Unavailable()]
-    assert await owner.sessions.beat("s0")
-    assert await owner.sessions.beat("s0")
+    running = asyncio.ensure_future(owner.sessions.run())
+    await tasks.until(lambda: not tasks.failures["Heartbeat"])
+    owner.sessions.suspect()
+    await tasks.until(lambda: "beaten" in owner.told)
+    assert (owner.sessions.current, owner.told) == ("s1", ["opened s1", "beaten"])
     tasks.alive.clear()
-    assert not await owner.sessions.beat("s0")
-    assert owner.told == ["beaten"]
+    owner.sessions.suspect()
+    await tasks.until(lambda: "lost s1" in owner.told)
+    running.cancel()
 
 
 async def test_no_session_follows_after_a_drain():

@@ -1866,22 +1866,18 @@ class CloseSessionRequest(_message.Message):
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
-    LOST_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     drain: _builtins.bool
     """Only stop claims; the session lives on until its work is done."""
-    lost: _builtins.bool
-    """Its connection is gone: only shorten the lease to two seconds, within which OpenSession may resume it."""
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
         drain: _builtins.bool = ...,
-        lost: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drain", b"drain", "lost", b"lost", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drain", b"drain", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

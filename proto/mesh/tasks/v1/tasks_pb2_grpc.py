@@ -801,7 +801,7 @@ class WorkerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CloseSession(self, request, context):
-        """Stops claims for the session (drain), shortens its lease (lost), or ends it: whatever it still holds is queued again.
+        """Stops claims for the session (drain), or ends it: whatever it still holds is queued again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

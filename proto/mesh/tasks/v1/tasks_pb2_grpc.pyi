@@ -297,7 +297,7 @@ class WorkerServiceStub:
     HandBack: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.HandBackRequest, _tasks_pb2.HandBackResponse]
     """Gives attempts back unfinished; they are queued again at once and count as no attempt."""
     CloseSession: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.CloseSessionRequest, _tasks_pb2.CloseSessionResponse]
-    """Stops claims for the session (drain), shortens its lease (lost), or ends it: whatever it still holds is queued again."""
+    """Stops claims for the session (drain), or ends it: whatever it still holds is queued again."""
 
 @_typing.type_check_only
 class WorkerServiceAsyncStub(WorkerServiceStub):
@@ -336,7 +336,7 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     HandBack: _aio.UnaryUnaryMultiCallable[_tasks_pb2.HandBackRequest, _tasks_pb2.HandBackResponse]  # type: ignore[assignment]
     """Gives attempts back unfinished; they are queued again at once and count as no attempt."""
     CloseSession: _aio.UnaryUnaryMultiCallable[_tasks_pb2.CloseSessionRequest, _tasks_pb2.CloseSessionResponse]  # type: ignore[assignment]
-    """Stops claims for the session (drain), shortens its lease (lost), or ends it: whatever it still holds is queued again."""
+    """Stops claims for the session (drain), or ends it: whatever it still holds is queued again."""
 
 class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     """For those who do the work. A worker process opens a session, consumes pointers from RabbitMQ, claims what they
@@ -420,6 +420,6 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tasks_pb2.CloseSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tasks_pb2.CloseSessionResponse, _abc.Awaitable[_tasks_pb2.CloseSessionResponse]]:
-        """Stops claims for the session (drain), shortens its lease (lost), or ends it: whatever it still holds is queued again."""
+        """Stops claims for the session (drain), or ends it: whatever it still holds is queued again."""
 
 def add_WorkerServiceServicer_to_server(servicer: WorkerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
