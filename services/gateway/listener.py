@@ -183,6 +183,12 @@ class _SocketProtocol(WebSocketsSansIOProtocol):
         self.ping_interval, self.ping_timeout = keepalive.every_seconds, keepalive.within_seconds
         super().start_keepalive()
 
+    def keepalive_timeout(self) -> None:
+        super().keepalive_timeout()
+        if self.transport.get_write_buffer_size():
+            # What a host that vanished has not taken would be waited for, and its end be told only then.
+            self.transport.abort()
+
     def pause_writing(self) -> None:
         super().pause_writing()
         self.transport.pause_reading()

@@ -17,8 +17,9 @@ class Keepalive:
 
 # Programs that read now and then only (between long computations, say) have to get along with it.
 PATIENT = Keepalive(every_seconds=20.0, within_seconds=20.0)
-# For those whose host may vanish with other people's work.
-BRISK = Keepalive(every_seconds=4.0, within_seconds=5.0)
+# For those whose host may vanish with the work of others: noticed within seven seconds, so that the two in which it may
+# come back and the way to another worker still end within twelve.
+BRISK = Keepalive(every_seconds=2.0, within_seconds=5.0)
 
 
 def ask_often(scope: Scope) -> None:

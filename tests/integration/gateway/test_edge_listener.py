@@ -306,8 +306,9 @@ async def _ping(writer: asyncio.StreamWriter) -> None:
         await writer.drain()
 
 
-async def test_a_socket_that_answers_no_pings_is_let_go(serve: Serve, monkeypatch: pytest.MonkeyPatch):
-    """As soon as its route wants to know."""
+@pytest.mark.parametrize("unread", [0, 20_000_000])
+async def test_a_socket_that_answers_no_pings_is_let_go(serve: Serve, monkeypatch: pytest.MonkeyPatch, unread: int):
+    """As soon as its route wants to know, whether or not it has taken what it was sent."""
     monkeypatch.setattr(keepalive, "BRISK", keepalive.Keepalive(every_seconds=0.1, within_seconds=0.1))
     gone = asyncio.Event()
 
@@ -315,11 +316,16 @@ async def test_a_socket_that_answers_no_pings_is_let_go(serve: Serve, monkeypatc
         await receive()
         keepalive.ask_often(scope)
         await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "text": "x" * unread})
         while (await receive())["type"] != "websocket.disconnect":
             continue
         gone.set()
 
     served = await serve(watching)
     # Whoever does not read answers no pings.
-    async with served.client.ws_connect(f"http://127.0.0.1:{served.port}/"), asyncio.timeout(20):
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port, limit=1024)
+    writer.write(HANDSHAKE + b"\r\n")
+    assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
+    async with asyncio.timeout(20):
         await gone.wait()
+    writer.transport.abort()

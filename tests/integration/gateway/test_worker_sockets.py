@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -115,9 +116,12 @@ async def test_a_stopped_worker_is_fenced(gateways: list[Gateway]):
         task = await two.admin.submit(KIND, {})
         first = await stopped.work()
         # Nobody reads its socket from here on, so nobody answers its pings.
+        began = time.monotonic()
         async with outside_worker(two.admin, "2") as other:
             await other.register(KIND)
             again = await other.hear("assign", 40)
+            waited = time.monotonic() - began
+            assert waited <= 12.0, f"the second attempt began {waited:.2f} s after the first worker stopped to read"
             assert (again["task_id"], again["attempt"]) == (task, first["attempt"] + 1)
             await other.answer(again, "second")
     assert (await two.admin.get(f"/api/v1/tasks/{task}/result")).body["result"] == "second"
