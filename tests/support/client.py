@@ -39,6 +39,18 @@ class Client:
             names = {name.lower(): value for name, value in response.headers.items()}
             return Answer(status=response.status, headers=names, body=_parse(text))
 
+    async def connect(self, path: str, **options: Any) -> aiohttp.ClientWebSocketResponse:
+        """Opens a socket. Options are aiohttp's."""
+        headers = {"Authorization": f"Bearer {self.token}"}
+        return await self._session.ws_connect(self.url + path, headers=headers, **options)
+
+    @asynccontextmanager
+    async def stream(self, path: str, **headers: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The lines of a stream of server-sent events. Raises aiohttp.ClientError for an answer that is none."""
+        headers = {"Authorization": f"Bearer {self.token}", "Accept": "text/event-stream", **headers}
+        async with self._session.get(self.url + path, headers=headers, raise_for_status=True) as response:
+            yield response.content
+
     async def get(self, path: str, **options: Any) -> Answer:
         return await self.call("GET", path, **options)
 

@@ -14,7 +14,8 @@ from mesh.tasks.v1 import tasks_pb2 as pb
 from mesh.tasks.v1 import tasks_pb2_grpc
 
 from tests.support.faults.ledger import Ledger
-from tests.support.faults.worker import Marks
+from tests.support.faults.marks import Marks
+from tests.support.faults.watchers import Account
 
 _ENDS = {
     pb.STATE_SUCCEEDED: "succeeded",
@@ -24,6 +25,8 @@ _ENDS = {
     pb.STATE_EXPIRED: "expired",
 }
 _AT_ONCE = 32
+# Kinds whose handlers leave marks.
+_MARKED = ("effect.", "outside.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +70,12 @@ class Audit:
             events = (await self._stub.ListEvents(request, timeout=20, wait_for_ready=True)).events
         return Record(task, list(events))
 
-    async def find_faults(self, owner_id: str) -> tuple[list[str], Counter[str]]:
-        """Everything that should not be, a sentence each; and how many tasks ended in which way."""
+    async def find_faults(self, owner_id: str, told: Iterable[Account]) -> tuple[list[str], Counter[str]]:
+        """Everything that should not be, a sentence each; and how many tasks ended in which way.
+
+        Args:
+            told: what the owner's watchers have heard.
+        """
         records = await asyncio.gather(*(self._record(task_id) for task_id in self._ledger.accepted.values()))
         found = list(self._ledger.complaints)
         for record in records:
@@ -78,7 +85,11 @@ class Audit:
             found.append(f"{len(self._ledger.accepted)} were accepted and {total} are known")
         if len(set(self._ledger.accepted.values())) != len(self._ledger.accepted):
             found.append("two keys were answered with one task")
+        found += self._marks.complaints()
         found += self._faults_of_marks({record.task.id: record for record in records})
+        for account in told:
+            found += account.complaints
+            found += [fault for record in records for fault in _faults_of_account(record, account)]
         return found, Counter(_ENDS.get(record.task.state, "live") for record in records)
 
     def _faults_of_marks(self, records: dict[str, Record]) -> Iterable[str]:
@@ -96,7 +107,7 @@ class Audit:
         effects = self._marks.effects()
         for task_id, record in records.items():
             task = record.task
-            if task.state == pb.STATE_SUCCEEDED and task.kind.startswith("effect.") and task_id not in effects:
+            if task.state == pb.STATE_SUCCEEDED and task.kind.startswith(_MARKED) and task_id not in effects:
                 yield f"{task_id} succeeded and had no effect"
 
 
@@ -122,6 +133,14 @@ def faults_of(record: Record) -> Iterable[str]:
         told = json.loads(task.result).get("attempt", task.attempt)
         if told != task.attempt:
             yield f"its result is of attempt {told}, its last was {task.attempt}"
+
+
+def _faults_of_account(record: Record, account: Account) -> Iterable[str]:
+    """Where a watcher was told something else than what happened."""
+    told = account.told.get(record.task.id)
+    happened = [event.type for event in record.events]
+    if told is not None and told != happened:
+        yield f"{record.task.id}: a {account.name} was told {told}, and it was {happened}"
 
 
 def _started(events: Sequence[pb.Event]) -> set[int]:

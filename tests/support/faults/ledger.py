@@ -14,6 +14,8 @@ from tests.support.client import Answer, Client
 
 _PAUSE_SECONDS = 0.3
 _TRY_SECONDS = 15.0
+# The share of the tasks that is for workers from outside.
+_OUTSIDE = 0.3
 _BUSY = frozenset({429, 502, 503, 504})
 
 
@@ -37,17 +39,18 @@ class Ledger:
 
 def draw_task(random: Random) -> tuple[str, dict[str, Any]]:
     """A kind and its payload."""
+    where = "outside" if random.random() < _OUTSIDE else "effect"
     draw = random.random()
     if draw < 0.70:
-        return "effect.quick", {}
+        return f"{where}.quick", {}
     if draw < 0.80:
-        return "effect.slow", {"seconds": random.uniform(0.5, 2.0)}
+        return f"{where}.slow", {"seconds": random.uniform(0.5, 2.0)}
     if draw < 0.81:
-        return "effect.slow", {"seconds": 11.0}
+        return f"{where}.slow", {"seconds": 11.0}
     if draw < 0.90:
-        return "effect.flaky", {"failures": random.randint(1, 2)}
+        return f"{where}.flaky", {"failures": random.randint(1, 2)}
     if draw < 0.93:
-        return "effect.wrong", {}
+        return f"{where}.wrong", {}
     return "automation", {"action": "test"}
 
 

@@ -7,15 +7,18 @@ from random import Random
 
 
 class Harm(StrEnum):
-    """`KILL`: ended at once. `STOP`: frozen (SIGSTOP) for a while. `WIPE`: killed, and its data gone.
-    `CUT`, `HOLE`: its connections reset, or swallowed, for a while.
+    """`KILL`: ended at once. `STOP`: stopped (SIGSTOP) for a moment; `FREEZE`: for longer than a lease. `WIPE`: killed,
+    and its data gone. `CUT`, `HOLE`: its connections reset, or swallowed, for a moment; `VANISH`: swallowed for longer
+    than a lease.
     """
 
     KILL = "kill"
     STOP = "stop"
+    FREEZE = "freeze"
     WIPE = "wipe"
     CUT = "cut"
     HOLE = "hole"
+    VANISH = "vanish"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,17 +36,24 @@ class Fault:
 
 
 STORES = ("postgres", "rabbitmq", "redis")
-SERVICES = ("gateway", "tasks", "tasks-worker-1", "effects-1", "effects-2")
+# The relay of the outbox lives in the tasks service.
+SERVICES = ("gateway", "tasks", "tasks-worker-1")
+INSIDE, OUTSIDE = ("effects-1", "effects-2"), ("outside-1", "outside-2")
+# What the workers reach the mesh through: the address of the tasks service, and that of the gateway.
+DOORS = ("inside", "outside")
+_MOMENT = {Harm.STOP: (0.5, 4.0), Harm.CUT: (0.3, 3.0), Harm.HOLE: (0.3, 3.0)}
 # A lease is 9 s: a worker that is stopped for longer must find itself fenced when it wakes.
-_STOP_SECONDS = {"effects-1": (11.0, 14.0), "effects-2": (1.0, 14.0)}
-_SHORT_STOP_SECONDS = (0.5, 4.0)
-_CUT_SECONDS = (0.3, 3.0)
+_LONG = (11.0, 14.0)
 
 
-def draw(seed: int, seconds: float, *, every_seconds: float = 2.5) -> list[Fault]:
-    """Faults over that time, in order. The same seed gives the same faults."""
+def draw(seed: int, seconds: float, *, every_seconds: float, everything: bool) -> list[Fault]:
+    """Faults over that time, in order. The same seed gives the same faults.
+
+    Args:
+        everything: also what takes long, to every target.
+    """
     random = Random(seed)
-    choices = list(_choices())
+    choices = list(_long_choices() if everything else _choices())
     # Every kind of fault comes before any comes twice.
     random.shuffle(choices)
     faults, at = [], 1.0
@@ -51,26 +61,33 @@ def draw(seed: int, seconds: float, *, every_seconds: float = 2.5) -> list[Fault
     while at < seconds:
         target, harm = choices[index % len(choices)]
         index += 1
-        faults.append(Fault(at_seconds=at, target=target, harm=harm, seconds=_lasting(random, target, harm)))
+        faults.append(Fault(at_seconds=at, target=target, harm=harm, seconds=_lasting(random, harm)))
         at += random.uniform(0.3, 2 * every_seconds - 0.3)
     return faults
 
 
 def _choices() -> Iterable[tuple[str, Harm]]:
-    for service in SERVICES:
+    for service in (*SERVICES, *INSIDE, *OUTSIDE, *STORES):
         yield service, Harm.KILL
+    for service in (*SERVICES, *STORES):
         yield service, Harm.STOP
-    for store in STORES:
-        yield store, Harm.KILL
-        yield store, Harm.STOP
-        yield store, Harm.CUT
-        yield store, Harm.HOLE
+    for door in (*DOORS, *STORES):
+        yield door, Harm.CUT
+        yield door, Harm.HOLE
+    yield "effects-1", Harm.FREEZE
+    yield "outside-1", Harm.FREEZE
     yield "rabbitmq", Harm.WIPE
 
 
-def _lasting(random: Random, target: str, harm: Harm) -> float:
-    if harm is Harm.STOP:
-        return random.uniform(*_STOP_SECONDS.get(target, _SHORT_STOP_SECONDS))
-    if harm in {Harm.CUT, Harm.HOLE}:
-        return random.uniform(*_CUT_SECONDS)
-    return 0.0
+def _long_choices() -> Iterable[tuple[str, Harm]]:
+    yield from _choices()
+    for service in (*SERVICES, *INSIDE, *OUTSIDE, *STORES):
+        yield service, Harm.FREEZE
+    for door in (*DOORS, *STORES):
+        yield door, Harm.VANISH
+
+
+def _lasting(random: Random, harm: Harm) -> float:
+    if harm in {Harm.FREEZE, Harm.VANISH}:
+        return random.uniform(*_LONG)
+    return random.uniform(*_MOMENT[harm]) if harm in _MOMENT else 0.0

@@ -14,19 +14,19 @@ from deploy.local.child import Child, Command
 from deploy.local.environment import ROOT
 from deploy.local.state import StateDir
 from deploy.local.stores.store import Store
-from tests.support.faults.plan import Fault, Harm
+from tests.support.faults.marks import Marks
+from tests.support.faults.plan import INSIDE, OUTSIDE, Fault, Harm
 from tests.support.faults.proxy import Mode, Proxy
-from tests.support.faults.worker import Marks
 from tests.support.generous import write_rules
 from tests.support.mesh import Mesh, running_mesh
 from tests.support.stores import Stores
 
-_WORKERS = ("effects-1", "effects-2")
 _LOOK_SECONDS = 0.1
+_MODES = {Harm.CUT: Mode.CUT, Harm.HOLE: Mode.HOLE, Harm.VANISH: Mode.HOLE}
 
 
 class Stage:
-    """The mesh, two workers of its own kinds, and what can be done to them."""
+    """The mesh, workers of its own kinds inside and outside, and what can be done to them."""
 
     def __init__(self, directory: Path, stores: Stores) -> None:
         self.directory = directory
@@ -47,6 +47,17 @@ class Stage:
         for proxy in self._proxies.values():
             await proxy.start()
         self.marks.lay_out()
+        await self._start_mesh(stack)
+        doors = {"inside": f"tcp://{self.mesh.env['TASKS_ADDRESS']}", "outside": self.mesh.url}
+        for name, target in doors.items():
+            self._proxies[name] = Proxy(target)
+            await self._proxies[name].start()
+        state = StateDir(self.directory / "workers")
+        for name in (*INSIDE, *OUTSIDE):
+            self._workers[name] = Child(name, state)
+            stack.callback(self._workers[name].kill)
+
+    async def _start_mesh(self, stack: ExitStack) -> None:
         self.mesh = await asyncio.to_thread(
             stack.enter_context,
             running_mesh(
@@ -57,10 +68,11 @@ class Stage:
                 MESH_RATE_LIMITS_FILE=str(write_rules(self.directory / "rules.yaml")),
             ),
         )
-        state = StateDir(self.directory / "workers")
-        for name in _WORKERS:
-            self._workers[name] = Child(name, state)
-            stack.callback(self._workers[name].kill)
+
+    @property
+    def door(self) -> str:
+        """The address of the gateway for those who may be cut off."""
+        return self._proxies["outside"].url
 
     async def close(self) -> None:
         """Ends the proxies."""
@@ -80,12 +92,17 @@ class Stage:
             "PATH": os.environ["PATH"],
             "PYTHONPATH": f"{ROOT}:{ROOT / 'proto'}",
             "MARKS": str(self.directory / "marks.sqlite"),
-            "AMQP_URL": self._proxies["rabbitmq"].url,
-            "MESH_DISCOVERY": "static",
-            "TASKS_ADDRESS": self.mesh.env["TASKS_ADDRESS"],
             "MESH_INSTANCE": name,
         }
-        return Command(argv=[sys.executable, "-m", "tests.support.faults.worker"], env=environment, cwd=ROOT)
+        if name in OUTSIDE:
+            login = {key: self.mesh.env[key] for key in ("ADMIN_USERNAME", "ADMIN_PASSWORD")}
+            environment |= {"GATEWAY_URL": self.door, **login}
+        else:
+            tasks_address = self._proxies["inside"].url.removeprefix("tcp://")
+            environment |= {"MESH_DISCOVERY": "static", "TASKS_ADDRESS": tasks_address}
+            environment |= {"AMQP_URL": self._proxies["rabbitmq"].url}
+        module = "tests.support.faults." + ("outside" if name in OUTSIDE else "worker")
+        return Command(argv=[sys.executable, "-m", module], env=environment, cwd=ROOT)
 
     async def suffer(self, faults: list[Fault]) -> None:
         """Every fault at its time; returns when the last one is over and every store serves."""
@@ -97,19 +114,18 @@ class Stage:
 
     async def _harm(self, fault: Fault) -> None:
         async with self._turns[fault.target]:
-            store = self._stores.get(fault.target)
-            if store is None:
-                await self._harm_process(fault)
-            elif fault.harm in {Harm.CUT, Harm.HOLE}:
+            if fault.harm in _MODES:
                 proxy = self._proxies[fault.target]
-                proxy.switch(Mode(fault.harm))
+                proxy.switch(_MODES[fault.harm])
                 await asyncio.sleep(fault.seconds)
                 proxy.switch(Mode.OPEN)
+            elif fault.target in self._stores:
+                await self._harm_store(self._stores[fault.target], fault)
             else:
-                await self._harm_store(store, fault)
+                await self._harm_process(fault)
 
     async def _harm_store(self, store: Store, fault: Fault) -> None:
-        if fault.harm is Harm.STOP:
+        if fault.harm in {Harm.STOP, Harm.FREEZE}:
             store.pause()
             await asyncio.sleep(fault.seconds)
         else:

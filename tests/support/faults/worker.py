@@ -4,8 +4,6 @@
 """
 
 import asyncio
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +14,13 @@ from chassis.config import Discovery, Group, Process, Rabbit, Telemetry
 from chassis.lifecycle import Host, run
 from chassis.messaging.connection import open_broker
 from chassis.rpc.peer import open_peer
+from tests.support.faults.marks import Marks
 from worker import Kind, RabbitFeed, Retry, Runner
 from worker.handler import Assignment, Reject
 
 GROUP = "effects"
 KINDS = ("effect.quick", "effect.slow", "effect.flaky", "effect.wrong")
 _SLOTS = 32
-
-# `effect` is what an outside system keyed by the task's id would have done; `execution` is every start of a handler.
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS execution (task_id TEXT, attempt INTEGER, worker TEXT);
-CREATE TABLE IF NOT EXISTS effect (task_id TEXT PRIMARY KEY, attempt INTEGER);
-"""
 
 
 class Settings(Group):
@@ -38,43 +31,6 @@ class Settings(Group):
     discovery: Discovery = Field(default_factory=Discovery)
     rabbit: Rabbit = Field(default_factory=Rabbit)
     marks: Path = Field(validation_alias="MARKS")
-
-
-class Marks:
-    """The file of marks. A mark that was made stays when the process is killed: the operating system has it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def lay_out(self) -> None:
-        """Makes the tables."""
-        with closing(self._open()) as marks:
-            marks.executescript("PRAGMA journal_mode=WAL;" + _SCHEMA)
-
-    def begun(self, task_id: str, attempt: int, worker: str) -> None:
-        """A handler has started."""
-        with closing(self._open()) as marks:
-            marks.execute("INSERT INTO execution VALUES (?, ?, ?)", (task_id, attempt, worker))
-
-    def done(self, task_id: str, attempt: int) -> None:
-        """It has had its effect; a second time it is none."""
-        with closing(self._open()) as marks:
-            marks.execute("INSERT OR IGNORE INTO effect VALUES (?, ?)", (task_id, attempt))
-
-    def executions(self) -> list[tuple[str, int]]:
-        """Every start, as task and attempt."""
-        with closing(self._open()) as marks:
-            return marks.execute("SELECT task_id, attempt FROM execution").fetchall()
-
-    def effects(self) -> dict[str, int]:
-        """Who had an effect, and in which attempt."""
-        with closing(self._open()) as marks:
-            return dict(marks.execute("SELECT task_id, attempt FROM effect").fetchall())
-
-    def _open(self) -> sqlite3.Connection:
-        marks = sqlite3.connect(self._path, timeout=30, isolation_level=None)
-        marks.execute("PRAGMA synchronous=OFF")
-        return marks
 
 
 class Effects:
