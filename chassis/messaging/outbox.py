@@ -8,6 +8,7 @@ import asyncio
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Protocol
 
 import asyncpg
 import orjson
@@ -20,7 +21,6 @@ from chassis.database import Database, DriverConnection
 from chassis.errors import Unavailable
 from chassis.logging import get_logger
 from chassis.messaging.message import Message
-from chassis.messaging.publisher import Publisher
 from chassis.retry import backoff_seconds
 
 log = get_logger(__name__)
@@ -106,6 +106,13 @@ def _qualified(table: Table) -> str:
     return ".".join(f'"{part}"' for part in table.fullname.split("."))
 
 
+class Takes(Protocol):
+    """Where a relay's messages go: the broker's `Publisher`, or whatever else says what it took over."""
+
+    async def publish_many(self, messages: Sequence[Message]) -> list[bool]:
+        """Of each message whether it was taken over, in order. Raises Unavailable with nothing taken that counts."""
+
+
 class Relay:
     """Publishes what is in the outbox, in the order of ``seq``, one replica at a time.
 
@@ -114,7 +121,7 @@ class Relay:
     aside for a while and lets the ones behind it pass.
     """
 
-    def __init__(self, database: Database, table: Table, publisher: Publisher, clock: Clock) -> None:
+    def __init__(self, database: Database, table: Table, publisher: Takes, clock: Clock) -> None:
         self._database = database
         self._publisher = publisher
         self._clock = clock
