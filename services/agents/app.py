@@ -1,14 +1,14 @@
 """The only place that builds things: stores, peers, use-cases, the runner, the listener and the gRPC face."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import uuid_utils
 from mesh.agents.v1 import agents_pb2_grpc
 from mesh.llm.v1 import llm_pb2_grpc
-from mesh.tasks.v1 import tasks_pb2_grpc
+from mesh.tasks.v1 import tasks_pb2_grpc, webhooks_pb2_grpc
 
-from chassis.database import open_database
+from chassis.database import Database, open_database
 from chassis.lifecycle import Host
 from chassis.messaging.connection import Broker, open_broker
 from chassis.messaging.consumer import Consumer
@@ -17,15 +17,17 @@ from chassis.messaging.publisher import Publisher
 from chassis.messaging.topology import events_queue
 from chassis.rpc.peer import open_peer
 from chassis.rpc.server import open_server
-from services.agents import tables, wire
+from services.agents import tables
 from services.agents.config import Settings
 from services.agents.operations.executions import Engine
 from services.agents.operations.registry import Registry
-from services.agents.peers import LlmPeer, TasksPeer
+from services.agents.peers import LlmPeer, TasksPeer, Webhooks
 from services.agents.rpc import AgentServicer
 from services.agents.store.agents import AgentStore
 from services.agents.store.executions import ExecutionStore
 from services.agents.store.runners import RunnerStore
+from services.agents.store.telling import Telling
+from services.agents.wire import events, webhooks
 from services.agents.worker.answering import GROUP, Answering
 from services.agents.worker.developing import Developing
 from services.agents.worker.news import Listener
@@ -43,13 +45,16 @@ async def build(settings: Settings, host: Host) -> None:
     broker = await host.enter(open_broker(settings.rabbit, name=host.instance))
     host.health.add("database", database.ping)
     host.health.add("rabbitmq", broker.ping)
-    relay = Relay(database, tables.outbox, Publisher(broker), host.clock)
-    host.spawn("outbox", relay.run())
-
     llm = await host.enter(open_peer(host, "llm", settings.discovery))
     tasks = await host.enter(open_peer(host, "tasks", settings.discovery))
-    agents = AgentStore(database, announce=wire.announce_agent, committed=relay.wake)
-    executions = ExecutionStore(database, announce=wire.announce, committed=relay.wake)
+    committed = _relay(host, database, broker, Webhooks(webhooks_pb2_grpc.WebhookServiceStub(tasks)))
+    agents = AgentStore(
+        database,
+        Telling(announce=events.announce_agent, tell_owner=webhooks.tell_owner_of_agent, committed=committed),
+    )
+    executions = ExecutionStore(
+        database, Telling(announce=events.announce, tell_owner=webhooks.tell_owner, committed=committed)
+    )
     runners = RunnerStore(database)
     registry = Registry(agents, runners, LlmPeer(llm_pb2_grpc.LlmServiceStub(llm)), clock=host.clock, new_ids=_new_ids)
     engine = Engine(
@@ -67,8 +72,24 @@ async def build(settings: Settings, host: Host) -> None:
     )
 
 
+def _relay(host: Host, database: Database, broker: Broker, hooks: Webhooks) -> Callable[[], None]:
+    """Relays both outboxes. Returns what wakes them after a commit."""
+    relays = {
+        "outbox": Relay(database, tables.outbox, Publisher(broker), host.clock),
+        "owner-outbox": Relay(database, tables.owner_outbox, hooks, host.clock),
+    }
+    for name, relay in relays.items():
+        host.spawn(name, relay.run())
+
+    def wake() -> None:
+        for relay in relays.values():
+            relay.wake()
+
+    return wake
+
+
 async def _listen(settings: Settings, host: Host, broker: Broker, engine: Engine) -> None:
-    queue = events_queue(_NEWS_QUEUE, wire.NEWS_PATTERNS, queue_type=settings.rabbit.queue_type)
+    queue = events_queue(_NEWS_QUEUE, events.NEWS_PATTERNS, queue_type=settings.rabbit.queue_type)
     listener = Listener(engine)
     await host.enter(Consumer(broker, queue=queue, prefetch=_NEWS_AT_ONCE, handle=listener.handle).open())
 

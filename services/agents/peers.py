@@ -1,17 +1,24 @@
 """The ports over other services: tasks, which keeps and hands out the work, and llm, which thinks."""
 
 import json
+from collections.abc import Sequence
 from datetime import UTC
 
 from mesh.llm.v1 import llm_pb2, llm_pb2_grpc
-from mesh.tasks.v1 import tasks_pb2, tasks_pb2_grpc
+from mesh.tasks.v1 import tasks_pb2, tasks_pb2_grpc, webhooks_pb2, webhooks_pb2_grpc
 
 from chassis import telemetry
-from chassis.errors import Conflict, Invalid, Unavailable
+from chassis.errors import Conflict, Invalid, MeshError, Unavailable
+from chassis.logging import get_logger
+from chassis.messaging.message import Message
 from services.agents.model.agent import Question
 from services.agents.model.execution import Answer, Execution, News, Run, RunStatus, answer_of, failed_as
 
+log = get_logger(__name__)
+
 AGENT_RUN = "agent.run"
+# In one call: the contract takes a thousand, and a message of four megabytes; one event has at most 16 KiB.
+_EMITTED_AT_ONCE = 100
 # Short, because a caller waits for it and what is not submitted now is submitted by the repair.
 _SUBMIT_TIMEOUT_SECONDS = 3.0
 
@@ -84,6 +91,34 @@ class TasksPeer:
         except Conflict:
             # It has ended already; how, the news of it tells.
             return
+
+
+class Webhooks:
+    """Where the outbox for owners goes: the tasks service, which delivers to their webhooks. An event is taken once."""
+
+    def __init__(self, stub: "webhooks_pb2_grpc.WebhookServiceAsyncStub") -> None:
+        self._stub = stub
+
+    async def publish_many(self, messages: Sequence[Message]) -> list[bool]:
+        """Of each message whether it is committed there. Raises Unavailable."""
+        outcomes: list[bool] = []
+        for start in range(0, len(messages), _EMITTED_AT_ONCE):
+            outcomes += await self._emit(messages[start : start + _EMITTED_AT_ONCE])
+        return outcomes
+
+    async def _emit(self, messages: Sequence[Message]) -> list[bool]:
+        events = [webhooks_pb2.WebhookEvent.FromString(message.body) for message in messages]
+        try:
+            await self._stub.Emit(webhooks_pb2.EmitRequest(events=events))
+        except Invalid as error:
+            if len(messages) > 1:
+                # One that is refused must not hold up the others.
+                return [(await self._emit([message]))[0] for message in messages]
+            log.warning("A webhook event is refused and waits", event_id=messages[0].id, error=str(error))
+            return [False]
+        except MeshError as error:
+            raise Unavailable(private=str(error)) from error
+        return [True] * len(messages)
 
 
 class LlmPeer:

@@ -114,3 +114,5 @@ runners = Table(
 )
 
 outbox = outbox_table(metadata)
+# What owners are to be told by webhook. Of its own, because the tasks service takes it and not the broker.
+owner_outbox = outbox_table(metadata, "owner_outbox")

@@ -13,7 +13,6 @@ from chassis import migrations
 from chassis.config import Postgres
 from chassis.database import open_database
 from chassis.errors import Conflict, NotFound
-from services.agents import wire
 from services.agents.model import steps
 from services.agents.model.agent import AgentStatus, Figures, Measured
 from services.agents.model.execution import Answer, Execution, RunStatus, Step
@@ -21,6 +20,8 @@ from services.agents.model.order import Order
 from services.agents.ports import Agents, Executions, RunFilter
 from services.agents.store.agents import AgentStore
 from services.agents.store.executions import ExecutionStore
+from services.agents.store.telling import Telling
+from services.agents.wire import events, webhooks
 from tests.unit.agents.fakes import NOW, FakeAgents, FakeExecutions, agent, news
 
 
@@ -51,10 +52,14 @@ async def stores(migrated: Postgres | None) -> AsyncIterator[Stores]:
         return
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(migrated, "agents"))
-        real = AgentStore(database, announce=wire.announce_agent, committed=lambda: None)
+        real = AgentStore(
+            database,
+            Telling(announce=events.announce_agent, tell_owner=webhooks.tell_owner_of_agent, committed=lambda: None),
+        )
         for built_in in ("task-coordinator", "ai-orchestrator"):
             await real.remove(built_in)
-        yield Stores(agents=real, executions=ExecutionStore(database, announce=wire.announce, committed=lambda: None))
+        telling = Telling(announce=events.announce, tell_owner=webhooks.tell_owner, committed=lambda: None)
+        yield Stores(agents=real, executions=ExecutionStore(database, telling))
 
 
 def _begin(key: str = "", execution_id: str = "e", **given: Any) -> Step:

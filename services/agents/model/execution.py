@@ -128,6 +128,11 @@ class Execution:
         """Runs to submit."""
         return tuple(run for run in self.runs if run.is_due)
 
+    @property
+    def successful(self) -> int:
+        """How many of its runs have succeeded."""
+        return sum(run.status is RunStatus.SUCCESS for run in self.runs)
+
 
 class EventType(StrEnum):
     """What is told of an execution."""

@@ -9,8 +9,6 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import IntegrityError
 
 from chassis.database import Database
-from chassis.messaging.message import Message
-from chassis.messaging.outbox import enqueue
 from services.agents.model.agent import (
     Agent,
     AgentStatus,
@@ -20,23 +18,20 @@ from services.agents.model.agent import (
     agent_not_found,
     name_taken,
 )
-from services.agents.tables import agents, figures, outbox
+from services.agents.store.telling import Telling
+from services.agents.tables import agents, figures
 
 
 class AgentStore:
     """`services.agents.ports.Agents`.
 
     Args:
-        announce: the message that tells of a new agent.
-        committed: called after a commit that left messages in the outbox.
+        telling: how a new agent is told of.
     """
 
-    def __init__(
-        self, database: Database, *, announce: Callable[[Agent], Message], committed: Callable[[], None]
-    ) -> None:
+    def __init__(self, database: Database, telling: Telling[Agent]) -> None:
         self._database = database
-        self._announce = announce
-        self._committed = committed
+        self._telling = telling
 
     async def add(self, agent: Agent) -> None:
         statement = postgresql.insert(agents).values(_row(agent)).on_conflict_do_nothing(index_elements=["name"])
@@ -46,8 +41,8 @@ class AgentStore:
             await connection.execute(
                 insert(figures).values(agent_id=agent.id, runs=0, successful_runs=0, successful_ms=0)
             )
-            await enqueue(connection, outbox, [self._announce(agent)])
-        self._committed()
+            await self._telling.write(connection, [agent])
+        self._telling.committed()
 
     async def get(self, agent_id: str) -> Measured:
         async with self._database.transaction() as connection:

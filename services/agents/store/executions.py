@@ -10,13 +10,12 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chassis.database import Database
-from chassis.messaging.message import Message
-from chassis.messaging.outbox import enqueue
 from services.agents.model.execution import Event, Execution, ExecutionStatus, Run, RunStatus, Step
 from services.agents.model.order import Order
 from services.agents.model.steps import execution_not_found
 from services.agents.ports import RunFilter
-from services.agents.tables import executions, figures, outbox, runs
+from services.agents.store.telling import Telling
+from services.agents.tables import executions, figures, runs
 
 _RUN_COLUMNS = tuple(column for column in runs.c if column.name not in {"owner_id", "checked_at"})
 
@@ -25,16 +24,12 @@ class ExecutionStore:
     """`services.agents.ports.Executions`.
 
     Args:
-        announce: the message that tells of an event.
-        committed: called after a commit that left messages in the outbox.
+        telling: how its events are told.
     """
 
-    def __init__(
-        self, database: Database, *, announce: Callable[[Event], Message], committed: Callable[[], None]
-    ) -> None:
+    def __init__(self, database: Database, telling: Telling[Event]) -> None:
         self._database = database
-        self._announce = announce
-        self._committed = committed
+        self._telling = telling
 
     async def add(self, step: Step) -> Execution:
         execution = step.execution
@@ -45,8 +40,8 @@ class ExecutionStore:
                 key = execution.order.idempotency_key
                 return await _load(connection, _by_key(execution.order.owner_id, key), execution.id)
             await connection.execute(insert(runs), [_run_row(run, execution) for run in execution.runs])
-            await enqueue(connection, outbox, [self._announce(event) for event in step.events])
-        self._committed()
+            await self._telling.write(connection, step.events)
+        self._telling.committed()
         return execution
 
     async def get(self, execution_id: str, owner_id: str) -> Execution:
@@ -67,9 +62,9 @@ class ExecutionStore:
             before = await _load(connection, locked, execution_id)
             step = change(before)
             await _write(connection, before, step)
-            await enqueue(connection, outbox, [self._announce(event) for event in step.events])
+            await self._telling.write(connection, step.events)
         if step.events:
-            self._committed()
+            self._telling.committed()
         return step
 
     async def page(self, which: RunFilter) -> tuple[Sequence[Run], int]:

@@ -8,8 +8,8 @@ from mesh.tasks.v1 import events_pb2
 from chassis.errors import Invalid, MeshError
 from chassis.logging import get_logger
 from chassis.messaging.consumer import Delivery
-from services.agents import wire
 from services.agents.operations.executions import Engine
+from services.agents.wire import events
 
 log = get_logger(__name__)
 
@@ -23,7 +23,7 @@ class Listener:
     async def handle(self, delivery: Delivery) -> None:
         """One event. What cannot be read is parked, what cannot be applied now is left to the repair."""
         try:
-            news = wire.to_news(events_pb2.TaskChanged.FromString(delivery.message.body))
+            news = events.to_news(events_pb2.TaskChanged.FromString(delivery.message.body))
         except (DecodeError, json.JSONDecodeError) as error:
             # Parks it.
             raise Invalid(private=f"not a task event: {error}") from error

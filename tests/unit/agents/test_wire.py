@@ -5,11 +5,11 @@ import json
 from mesh.agents.v1 import agents_pb2, events_pb2
 from mesh.tasks.v1 import events_pb2 as task_events_pb2
 
-from services.agents import wire
 from services.agents.model import steps
 from services.agents.model.agent import AgentChange, Figures, Measured
 from services.agents.model.execution import Answer, News, RunStatus, answer_of
 from services.agents.model.order import Order
+from services.agents.wire import calls, events
 from tests.unit.agents.fakes import NOW, agent
 
 
@@ -20,7 +20,7 @@ def _changed(type_: str, **fields: object) -> task_events_pb2.TaskChanged:
 
 
 def _news(type_: str, **fields: object) -> News:
-    told = wire.to_news(_changed(type_, **fields))
+    told = events.to_news(_changed(type_, **fields))
     assert told is not None
     return told
 
@@ -39,10 +39,10 @@ def test_news_is_read_from_task_events():
 
 def test_other_events_are_no_news():
     """Other kinds, tasks without our labels, and events that change no run."""
-    assert wire.to_news(_changed("succeeded", kind="automation")) is None
-    assert wire.to_news(_changed("succeeded", labels=b"")) is None
-    assert wire.to_news(_changed("succeeded", labels=b'["run_id"]')) is None
-    assert wire.to_news(_changed("progress")) is None
+    assert events.to_news(_changed("succeeded", kind="automation")) is None
+    assert events.to_news(_changed("succeeded", labels=b"")) is None
+    assert events.to_news(_changed("succeeded", labels=b'["run_id"]')) is None
+    assert events.to_news(_changed("progress")) is None
 
 
 def test_results_of_any_shape_are_shown():
@@ -55,23 +55,23 @@ def test_results_of_any_shape_are_shown():
 def test_absent_fields_change_nothing():
     """Presence is what counts, not emptiness."""
     request = agents_pb2.UpdateAgentRequest(id="a", role="", capabilities=agents_pb2.CapabilityList())
-    assert wire.from_update(request) == AgentChange(role="", capabilities=())
+    assert calls.from_update(request) == AgentChange(role="", capabilities=())
 
 
 def test_an_agent_is_served_when_a_runner_is_there():
     """Its port is the runner's, and figures come along."""
     figures = Figures(runs=3, successful_runs=2, last_run_at=NOW)
-    seen = wire.to_agent(Measured(agent=agent("a"), figures=figures), 4711)
+    seen = calls.to_agent(Measured(agent=agent("a"), figures=figures), 4711)
     assert (seen.served, seen.port, seen.runs, seen.successful_runs) == (True, 4711, 3, 2)
-    assert not wire.to_agent(Measured(agent=agent("a"), figures=Figures()), 0).served
-    assert not wire.to_agent(Measured(agent=agent("a"), figures=Figures()), 0).HasField("last_run_at")
+    assert not calls.to_agent(Measured(agent=agent("a"), figures=Figures()), 0).served
+    assert not calls.to_agent(Measured(agent=agent("a"), figures=Figures()), 0).HasField("last_run_at")
 
 
 def test_events_travel_with_their_names():
     """Routing key, type, subject, sequence and a stable id."""
     order = Order(owner_id="u", agent_ids=(), parallel=True, timeout_seconds=1, input="", idempotency_key="")
     step = steps.begin(order, [Measured(agent=agent("a"), figures=Figures())], ["e", "r"], NOW, "00-tp")
-    message = wire.announce(step.events[0])
+    message = events.announce(step.events[0])
     assert (message.routing_key, message.id, message.sequence) == ("agents.execution.started", "e:1", 1)
     assert (message.type, message.traceparent) == ("mesh.agents.v1.ExecutionStarted", "00-tp")
     assert events_pb2.ExecutionStarted.FromString(message.body).agent_count == 1
