@@ -11,6 +11,14 @@ from chassis.errors import Invalid
 from services.gateway.edge.errors import PayloadTooLarge
 
 MOST_DEPTH = 64
+# What is no 64-bit integer has at least so many digits. Where all digits are zeros that is a plain search.
+_LONG = 19
+_ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
+# Strings, so that what is in them is passed over, and numbers that begin with a long row of digits.
+_LONG_NUMBER = re.compile(
+    rb'"[^"\\]*(?:\\.[^"\\]*)*"|(?<![0-9.eE+-])-?[0-9]{%d,}(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?' % _LONG
+)
+_LEAST_INTEGER, _MOST_INTEGER = -(2**63), 2**64 - 1
 _DISCARD_BYTES = 64 * 1024 * 1024
 _DISCARD_SECONDS = 5.0
 # As all fields of documented bodies are named.
@@ -26,8 +34,9 @@ def parse_json(body: bytes) -> Any:
     """The value in `body`.
 
     Raises:
-        Invalid: not JSON (NaN, lone surrogates and bad UTF-8 included), nested deeper than 64, or a NUL character in a
-            string, which Postgres cannot store. Code ``INVALID_JSON``.
+        Invalid: not JSON (NaN, lone surrogates and bad UTF-8 included), nested deeper than 64, a NUL character in a
+            string, which Postgres cannot store, or an integer of more than 64 bits, which the parser would round. Code
+            ``INVALID_JSON``.
     """
     try:
         value = orjson.loads(body)
@@ -37,6 +46,8 @@ def parse_json(body: bytes) -> Any:
     # level: these searches clear most bodies, and they need no walk.
     if b"\\u0000" in body or body.count(b"[") + body.count(b"{") > MOST_DEPTH:
         _inspect(value)
+    if b"0" * _LONG in body.translate(_ZEROS):
+        _refuse_rounded(body)
     return value
 
 
@@ -71,6 +82,13 @@ def _contents(container: dict[str, Any] | list[Any]) -> list[Any]:
 def _refuse_nul(items: list[Any]) -> None:
     if any(isinstance(item, str) and "\0" in item for item in items):
         raise Invalid("The body holds a NUL character", code="INVALID_JSON")
+
+
+def _refuse_rounded(body: bytes) -> None:
+    for found in _LONG_NUMBER.finditer(body):
+        number = found[0]
+        if number.removeprefix(b"-").isdigit() and not _LEAST_INTEGER <= int(number) <= _MOST_INTEGER:
+            raise Invalid("The body holds an integer of more than 64 bits", code="INVALID_JSON")
 
 
 def declared_length(headers: dict[bytes, bytes]) -> int | None:

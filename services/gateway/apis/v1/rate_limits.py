@@ -11,7 +11,7 @@ from chassis.errors import Conflict, Forbidden, Invalid
 from services.gateway.apis.body_route import StrictRoute
 from services.gateway.apis.ids import is_uuid
 from services.gateway.apis.shapes import Plain
-from services.gateway.apis.v1.rules_text import rules_of
+from services.gateway.apis.v1.rules_text import rules_of, yaml_of
 from services.gateway.edge.body import parse_json
 from services.gateway.edge.context import current, require_admin, require_scope, require_user
 from services.gateway.edge.errors import UnsupportedMediaType
@@ -184,8 +184,7 @@ def _text(body: bytes, content_type: str) -> str:
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type == "application/json":
         parse_json(body)
-        # JSON is YAML but for tabs, which stand between its values only: in strings they are escapes.
-        return body.decode().replace("\t", " ")
+        return yaml_of(body.decode())
     if media_type not in _YAML:
         raise UnsupportedMediaType(f"Send application/yaml or application/json, not {media_type or 'an unnamed type'}")
     try:

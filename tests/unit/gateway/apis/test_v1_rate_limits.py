@@ -64,9 +64,28 @@ async def test_rules_are_put_as_yaml_and_as_json(world: World):
     )
     assert world.ratelimit.source == OTHERS
     assert (await put(world, b'{\t"version": 1,\n\t"classes": {"a\\tb": []}}')).status == 200
-    assert world.ratelimit.source == '{ "version": 1,\n "classes": {"a\\tb": []}}'
+    assert world.ratelimit.source == '{ "version": 1,\n "classes": {"a\\U00000009b": []}}'
     shown = (await world.ask("GET", PATH, who="admin")).json
     assert (shown["origin"], shown["rules"]) == ("api", {"version": 1, "classes": {"a\tb": []}})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"a\u2028b"',
+        '"a\u0085\u00a0\ufeff\ufffe\x7fb"',
+        r'"\ud83d\ude00"',
+        r'"a\/b\"c\\"',
+        r'"\\U0001f600 \\x41"',
+        '"😀 ü \u3000"',
+        '"a: b # c {d, [e]}"',
+    ],
+)
+async def test_json_means_what_json_means(world: World, text: str):
+    """Characters and escapes that YAML reads otherwise, or refuses, arrive as they were meant."""
+    body = '{"version":1,"classes":{' + text + ":[" + text + "]}}"
+    assert (await put(world, body.encode())).status == 200
+    assert yaml.safe_load(world.ratelimit.source) == orjson.loads(body)
 
 
 async def test_what_is_shown_may_be_put(world: World):
