@@ -5,12 +5,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from chassis.errors import MeshError, Unavailable
+from chassis.errors import Invalid, MeshError, Unavailable
+from chassis.logging import get_logger
 from services.ratelimit.model.book import RuleBook
 from services.ratelimit.model.decisions import ALLOWED, Decision, Verdict
 from services.ratelimit.model.errands import Action, Errand, hold_of
 from services.ratelimit.model.limits import Ask, Refund, Subject
 from services.ratelimit.ports import Answer, InDoubt, Moved, Rules, Shadow, Store
+
+log = get_logger(__name__)
 
 _ERRANDS_A_CALL = 100
 # After so many the shadow decides: whatever moves about like this, nobody shall wait for it.
@@ -105,6 +108,18 @@ class Limiter:
     async def release(self, subjects: Sequence[Subject]) -> None:
         """Ends holds; what is not held is passed over."""
         await self._tell(self._errands(subjects, Action.RELEASE))
+
+    async def give_back(self, ended: Sequence[Subject], refunds: Sequence[Refund]) -> None:
+        """Releases and refunds, each for itself: of what is invalid nothing is given back, and nobody is told."""
+        errand, asks = self._rules.book.errand, []
+        wanted = [(subject, Errand(Action.RELEASE, hold_of(subject.hold)), 0) for subject in ended]
+        wanted += [(one.subject, Errand(Action.REFUND, age_us=one.age_us), one.amount) for one in refunds]
+        for subject, what, amount in wanted:
+            try:
+                asks.append(errand(subject, what, amount))
+            except Invalid as error:
+                log.warning("What has ended cannot be given back", reason=error.message)
+        await self._tell(asks)
 
     def _errands(self, subjects: Sequence[Subject], action: Action) -> list[Ask]:
         book = self._rules.book

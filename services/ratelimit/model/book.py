@@ -139,13 +139,16 @@ class RuleBook:
     def errand(self, subject: Subject, errand: Errand, amount: int = 0) -> Ask:
         """What to ask of a decision that was taken: renewing and releasing its hold, or giving back of its cost.
 
-        Raises Invalid for an unknown class, for a subject without a hold, for an amount above its cost.
+        Of a class that is not known there is nothing to ask: other rules may have come while its request ran.
+        Raises Invalid for a subject without a hold, and for an amount above its cost.
         """
         refund = errand.action is Action.REFUND
         if refund and not 0 <= amount <= subject.cost <= MAX_COST:
             raise Invalid(f"amount must be between 0 and the cost, not {amount}", details={"field": "amount"})
         if not refund and not 1 <= len(subject.hold) <= _LONGEST_HOLD:
             raise Invalid(f"hold must have 1 to {_LONGEST_HOLD} characters", details={"field": "hold"})
+        if self._nearest(subject.route_class) is None:
+            return Ask((), (), amount, errand)
         plan = self._plan(subject)
         return (plan.unheld if refund else plan.holding).ask(subject._replace(cost=amount), errand)
 
@@ -186,7 +189,16 @@ class RuleBook:
         return plan
 
     def find(self, route_class: str) -> str:
-        """The class whose rules hold for a route class: itself, else the nearest ``….default`` above it."""
+        """The class whose rules hold for a route class: itself, else the nearest ``….default`` above it.
+
+        Raises Invalid when there is none.
+        """
+        if (found := self._nearest(route_class)) is not None:
+            return found
+        shown = route_class if len(route_class) <= _LONGEST_VERBATIM else route_class[:_LONGEST_VERBATIM] + "…"
+        raise Invalid(f"Unknown route class {shown!r}", details={"field": "route_class"})
+
+    def _nearest(self, route_class: str) -> str | None:
         if route_class in self.classes:
             return route_class
         above = route_class
@@ -194,5 +206,4 @@ class RuleBook:
             above = above.rpartition(".")[0]
             if f"{above}.default" in self.classes:
                 return f"{above}.default"
-        shown = route_class if len(route_class) <= _LONGEST_VERBATIM else route_class[:_LONGEST_VERBATIM] + "…"
-        raise Invalid(f"Unknown route class {shown!r}", details={"field": "route_class"})
+        return None

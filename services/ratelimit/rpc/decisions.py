@@ -1,13 +1,12 @@
 """The gRPC face of `Limiter`."""
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from mesh.ratelimit.v1 import ratelimit_pb2 as pb
 
 from chassis.errors import Invalid, MeshError
-from chassis.logging import get_logger
 from services.ratelimit.operations import Limiter
 from services.ratelimit.rpc.rules import RulesFace
 from services.ratelimit.rules.force import RulesInForce
@@ -20,8 +19,6 @@ from services.ratelimit.wire import (
     subjects_of,
     usage_of,
 )
-
-log = get_logger(__name__)
 
 DECIDE = "/mesh.ratelimit.v1.RatelimitService/Decide"
 
@@ -58,8 +55,7 @@ class RatelimitServicer(RulesFace):
         if ended or refunds:
             # What begins first reaches the store first, and in the same frame.
             async with asyncio.TaskGroup() as group:
-                group.create_task(_settled(self._limiter.release(ended)))
-                group.create_task(_settled(self._limiter.refund(refunds)))
+                group.create_task(self._limiter.give_back(ended, refunds))
                 decided = group.create_task(deciding)
             results = decided.result()
         else:
@@ -108,11 +104,3 @@ def _excess(request: pb.DecideRequest) -> Invalid | None:
     except Invalid as error:
         return error
     return None
-
-
-async def _settled(giving_back: Awaitable[None]) -> None:
-    try:
-        await giving_back
-    except Invalid as error:
-        # Of a class that the rules no longer have: without it there is nothing to give back.
-        log.debug("What has ended could not be given back", error=str(error))

@@ -9,6 +9,7 @@ from mesh.ratelimit.v1 import ratelimit_pb2 as pb
 from chassis.errors import Invalid, MeshError, Unavailable
 from services.ratelimit.memory import MemoryShadow
 from services.ratelimit.model.decisions import ALLOWED, Verdict
+from services.ratelimit.model.errands import Action
 from services.ratelimit.model.limits import Ask, Subject
 from services.ratelimit.operations import Limiter
 from services.ratelimit.ports import Answer, InDoubt
@@ -115,6 +116,18 @@ async def test_a_call_that_is_too_large_counts_nothing_and_holds_up_no_other(ben
     assert refused.details == {"field": "subjects"}
     assert [len(one.decisions) for one in (first, last) if isinstance(one, pb.DecideResponse)] == [1, 1]
     assert [len(frame) for frame in bench.store.frames] == [2]
+
+
+async def test_one_invalid_refund_takes_no_other_along(bench: Bench) -> None:
+    """Of all that is given back in a frame only what is invalid is left out, whoever sent it."""
+    servicer = RatelimitServicer(bench.limiter, RulesInForce(RuleFile(None), MemoryBoard(), FakeClock()))
+    anna, held = (pb.Subject(route_class="v1.chat", user="anna", hold=hold) for hold in ("", "h"))
+    good = pb.DecideRequest(subjects=[anna], releases=[held, anna], refunds=[pb.Refund(subject=anna, amount=1)])
+    bad = pb.DecideRequest(subjects=[anna], refunds=[pb.Refund(subject=anna, amount=2)])
+    found = await servicer.decide_frame([good, bad, good])
+    assert [type(one).__name__ for one in found] == ["DecideResponse"] * 3
+    told = [ask.errand.action for frame in bench.store.frames for ask in frame if ask.errand]
+    assert told == [*[Action.RELEASE] * 2, *[Action.REFUND] * 2]
 
 
 async def test_an_invalid_subject_counts_nothing(bench: Bench) -> None:

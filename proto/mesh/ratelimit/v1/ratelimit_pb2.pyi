@@ -35,7 +35,9 @@ class DecideRequest(_message.Message):
 
     @_builtins.property
     def refunds(self) -> _containers.RepeatedCompositeFieldContainer[Global___Refund]:
-        """As in a RefundRequest, and likewise given back before anything is decided."""
+        """As in a RefundRequest, and likewise given back before anything is decided. Of what is invalid in here and in `releases`
+        nothing is given back, and the rest of the call is done.
+        """
 
     def __init__(
         self,

@@ -102,6 +102,7 @@ class RatelimitServiceServicer:
     def Refund(self, request, context):
         """Gives back a part of what an allowed request took, as tokens that were reserved and not used. Takes effect at once in
         every rule that counted it and that can give back. Not idempotent: whoever is in doubt does not repeat it.
+        Here, in Renew and in Release a class that the rules do not have any more is no error: there is nothing left of it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,6 +45,7 @@ class RatelimitServiceStub:
     Refund: _grpc.UnaryUnaryMultiCallable[_ratelimit_pb2.RefundRequest, _ratelimit_pb2.RefundResponse]
     """Gives back a part of what an allowed request took, as tokens that were reserved and not used. Takes effect at once in
     every rule that counted it and that can give back. Not idempotent: whoever is in doubt does not repeat it.
+    Here, in Renew and in Release a class that the rules do not have any more is no error: there is nothing left of it.
     """
     Renew: _grpc.UnaryUnaryMultiCallable[_ratelimit_pb2.RenewRequest, _ratelimit_pb2.RenewResponse]
     """Prolongs the holds of requests that still run, each by one lease from now. A hold that is not renewed for one lease ends."""
@@ -81,6 +82,7 @@ class RatelimitServiceAsyncStub(RatelimitServiceStub):
     Refund: _aio.UnaryUnaryMultiCallable[_ratelimit_pb2.RefundRequest, _ratelimit_pb2.RefundResponse]  # type: ignore[assignment]
     """Gives back a part of what an allowed request took, as tokens that were reserved and not used. Takes effect at once in
     every rule that counted it and that can give back. Not idempotent: whoever is in doubt does not repeat it.
+    Here, in Renew and in Release a class that the rules do not have any more is no error: there is nothing left of it.
     """
     Renew: _aio.UnaryUnaryMultiCallable[_ratelimit_pb2.RenewRequest, _ratelimit_pb2.RenewResponse]  # type: ignore[assignment]
     """Prolongs the holds of requests that still run, each by one lease from now. A hold that is not renewed for one lease ends."""
@@ -126,6 +128,7 @@ class RatelimitServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ratelimit_pb2.RefundResponse, _abc.Awaitable[_ratelimit_pb2.RefundResponse]]:
         """Gives back a part of what an allowed request took, as tokens that were reserved and not used. Takes effect at once in
         every rule that counted it and that can give back. Not idempotent: whoever is in doubt does not repeat it.
+        Here, in Renew and in Release a class that the rules do not have any more is no error: there is nothing left of it.
         """
 
     @_abc_1.abstractmethod
