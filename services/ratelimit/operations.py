@@ -160,8 +160,7 @@ class Limiter:
             return self._do_without(asks)
         except Unavailable:
             return self._do_without(asks)
-        self._shadow.follow(answer.now_us)
-        self._shadow.record(asks, answer.verdicts)
+        self._shadow.record(asks, answer)
         return answer.verdicts, [False] * len(asks)
 
     def _do_without(self, asks: Sequence[Ask]) -> tuple[Sequence[Verdict], Sequence[bool]]:

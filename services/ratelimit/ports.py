@@ -86,11 +86,8 @@ class Ledger(Protocol):
 class Shadow(Ledger, Protocol):
     """One instance's own count, kept warm while the store decides."""
 
-    def follow(self, store_now_us: int) -> None:
-        """Takes over the store's time."""
-
-    def record(self, asks: Sequence[Ask], verdicts: Sequence[Verdict]) -> None:
-        """Counts what the store has admitted."""
+    def record(self, asks: Sequence[Ask], answer: Answer) -> None:
+        """Counts what the store has admitted, at the instant at which it did, and takes over its time."""
 
     def decide(self, asks: Sequence[Ask]) -> list[Verdict]:
         """Decides by this instance's share of each limit, or as the limit says for this case, and counts."""

@@ -16,8 +16,10 @@ from services.ratelimit.model.counters import UNKNOWN
 from services.ratelimit.model.decisions import ALLOWED, Verdict, takes
 from services.ratelimit.model.errands import NO_HOLD, Action, Errand
 from services.ratelimit.model.limits import MAX_LEASE_US, Ask, Limit, OnStoreFailure
-from services.ratelimit.ports import Ledger
+from services.ratelimit.ports import Answer, Ledger
 
+# No answer that is late by more is taken into account.
+_LONGEST_WAY_US = 20_000
 # Above whatever can be taken.
 _NO_END = 2**100
 
@@ -73,13 +75,17 @@ class MemoryShadow(Debts):
         """The store's time as far as it is known here; this machine's until the store has been heard."""
         return self._monotonic_us() + self._ahead_us
 
-    def follow(self, store_now_us: int) -> None:
-        self._ahead_us = store_now_us - self._monotonic_us()
+    def _follow(self, store_now_us: int) -> None:
+        """Answers are on their way for a while, so time seems to lag. By much it does only when it was set back."""
+        ahead_us = store_now_us - self._monotonic_us()
+        if not 0 < self._ahead_us - ahead_us < _LONGEST_WAY_US:
+            self._ahead_us = ahead_us
 
-    def record(self, asks: Sequence[Ask], verdicts: Sequence[Verdict]) -> None:
+    def record(self, asks: Sequence[Ask], answer: Answer) -> None:
         among = self._sharing = max(1, self._instances())
-        now_us = self.now_us
-        for ask, verdict in zip(asks, verdicts, strict=True):
+        now_us = answer.now_us
+        self._follow(now_us)
+        for ask, verdict in zip(asks, answer.verdicts, strict=True):
             if ask.errand is not None or verdict[3]:
                 self._follow_up(ask, verdict, now_us)
             elif verdict[0] == ALLOWED and ask.cost > 0:

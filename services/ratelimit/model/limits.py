@@ -141,8 +141,13 @@ class Limit:
         if self.algorithm is Algorithm.TOKEN_BUCKET:
             # The same bucket with dearer tokens: burst and rate shrink together.
             return replace(base, unit=min(self.unit * instances, self.capacity))
-        coarse_us = max(self.granularity_us, self.window_us // _SHADOW_BUCKETS)
-        return replace(base, capacity=min(self.capacity, max(1, self.capacity // instances)), granularity_us=coarse_us)
+        capacity = min(self.capacity, max(1, self.capacity // instances))
+        if self.capacity <= _SHADOW_BUCKETS and not base.shadow:
+            # So few hits need no buckets, and whoever comes back at a time that the store has told is not too early.
+            return replace(base, capacity=capacity)
+        return replace(
+            base, capacity=capacity, granularity_us=max(self.granularity_us, self.window_us // _SHADOW_BUCKETS)
+        )
 
     @property
     def suffix(self) -> str:

@@ -3,6 +3,7 @@
 from services.ratelimit.memory import Counters, MemoryShadow
 from services.ratelimit.model.decisions import ALLOWED, Verdict
 from services.ratelimit.model.limits import Algorithm, Ask, Limit, limit_of
+from services.ratelimit.ports import Answer
 from tests.support.clock import FakeClock
 
 MINUTE = 60_000_000
@@ -46,8 +47,8 @@ def test_each_instance_has_its_share() -> None:
 def test_a_warm_shadow_remembers_what_the_store_admitted() -> None:
     """Eight admitted by the store leave two without it; denied ones count nothing."""
     found = shadow()
-    found.record([ask()] * 8, [Verdict(ALLOWED, 0, (0, 0))] * 8)
-    found.record([ask()] * 5, [Verdict(1, 0, (0, 0))] * 5)
+    found.record([ask()] * 8, Answer([Verdict(ALLOWED, 0, (0, 0))] * 8, found.now_us))
+    found.record([ask()] * 5, Answer([Verdict(1, 0, (0, 0))] * 5, found.now_us))
     assert admitted(found) == 2
 
 
@@ -55,10 +56,26 @@ def test_setting_the_machines_clock_changes_nothing() -> None:
     """Wall-clock time is read once; the store's time runs on by the monotonic clock."""
     clock = FakeClock()
     found = shadow(clock)
-    found.follow(1_800_000_000_000_000)
+    found.record([], Answer([], 1_800_000_000_000_000))
     clock.advance(1.5)
     clock._now = clock._now.replace(year=2031)
     assert found.now_us == 1_800_000_001_500_000
+
+
+def test_who_comes_back_when_the_store_said_passes_without_it_too() -> None:
+    """However long answers are on their way: what was counted is over here when it is over there."""
+    clock = FakeClock()
+    found = shadow(clock)
+    began_us, began = found.now_us, clock.monotonic()
+    for cost, way_seconds in ((5, 0.009), (5, 0.001), (0, 0.009)):
+        decided_us = began_us + round((clock.monotonic() - began) * 1_000_000)
+        clock.advance(way_seconds)
+        found.record([ask(cost=cost)], Answer([Verdict(ALLOWED, 0, (0, 0))], decided_us))
+    clock.advance(60 - 0.019 - 0.001)
+    assert admitted(found) == 0
+    # By the fastest answer the store's time is known to a millisecond.
+    clock.advance(0.001 + 0.001)
+    assert admitted(found) == 5
 
 
 def test_debts_are_what_was_admitted_and_not_told() -> None:
@@ -94,7 +111,7 @@ def test_debts_that_are_over_are_not_told() -> None:
 def test_a_store_that_forgot_is_told_everything_once() -> None:
     """The whole count of a key holds its debt; nothing is told twice."""
     found = shadow()
-    found.record([ask(cost=3)], [Verdict(ALLOWED, 0, (0, 0))])
+    found.record([ask(cost=3)], Answer([Verdict(ALLOWED, 0, (0, 0))], found.now_us))
     found.decide([ask(cost=2)])
     found.owe([ask(cost=2)])
     found.owe_everything()
@@ -117,7 +134,7 @@ def test_a_bucket_owes_tokens_and_not_shares() -> None:
     """Among three instances a token weighs three in the shadow, and one in what the store is told."""
     bucket = limit(Algorithm.TOKEN_BUCKET, 9)
     found = shadow(instances=3)
-    found.record([ask(of=bucket)], [Verdict(ALLOWED, 0, (0, 0))])
+    found.record([ask(of=bucket)], Answer([Verdict(ALLOWED, 0, (0, 0))], found.now_us))
     found.owe_everything()
     assert found.take_debts(10)[0].state[1] == bucket.unit
 

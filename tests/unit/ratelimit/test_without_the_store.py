@@ -7,6 +7,7 @@ from services.ratelimit.model.counters import UNKNOWN
 from services.ratelimit.model.decisions import ALLOWED, NEVER, Verdict
 from services.ratelimit.model.errands import Action, Errand, hold_of
 from services.ratelimit.model.limits import Algorithm, Ask, Limit, OnStoreFailure, limit_of
+from services.ratelimit.ports import Answer
 from tests.support.clock import FakeClock
 
 SECOND = 1_000_000
@@ -60,9 +61,10 @@ def test_places_are_shared_among_instances(instances: int, share: int) -> None:
 def test_what_the_store_held_is_known() -> None:
     """Four held there, one released there, one renewed there: two more without it."""
     shadow = shadow_of()
-    shadow.record([hold(name) for name in "abcd"], [YES] * 4)
-    shadow.record([hold("a", action=Action.RELEASE), hold("b", action=Action.RENEW)], [YES] * 2)
-    shadow.record([hold("e"), hold("f", action=Action.RENEW)], [Verdict(UNKNOWN, 0, (0, 0), 1), Verdict(NEVER, 0, ())])
+    shadow.record([hold(name) for name in "abcd"], Answer([YES] * 4, shadow.now_us))
+    shadow.record([hold("a", action=Action.RELEASE), hold("b", action=Action.RENEW)], Answer([YES] * 2, shadow.now_us))
+    denied = [Verdict(UNKNOWN, 0, (0, 0), 1), Verdict(NEVER, 0, ())]
+    shadow.record([hold("e"), hold("f", action=Action.RENEW)], Answer(denied, shadow.now_us))
     assert admitted(shadow, *(hold(str(number)) for number in range(9))) == 2
 
 
