@@ -17,6 +17,7 @@ from services.ratelimit.store.connection import Argument, Connection
 from services.ratelimit.store.frame import Place, decide_arguments, number_before, read_answer, settle_arguments
 
 # An answer that arrived while this process was busy is no silence of Redis's: one look at the socket before giving up.
+# It is the last part of the deadline.
 _GRACE_SECONDS = 0.001
 # How a node of a cluster says that it has run nothing, because it is not, or not alone, the one to ask.
 _ELSEWHERE = ("MOVED", "ASK", "TRYAGAIN", "Script attempted to access a non local key")
@@ -96,7 +97,8 @@ class Flight(ABC):
         self._connection, self._place = connection, place
         self._number()
         connection.send(self._replied, *self._script.by_digest(self._arguments))
-        self._timer = asyncio.get_running_loop().call_later(deadline_seconds, self._look_again)
+        first_seconds = max(0.0, deadline_seconds - _GRACE_SECONDS)
+        self._timer = asyncio.get_running_loop().call_later(first_seconds, self._look_again)
 
     def _number(self) -> None:
         place = self._place()
