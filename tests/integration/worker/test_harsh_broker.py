@@ -12,6 +12,7 @@ from mesh.tasks.v1 import tasks_pb2
 
 from deploy.local.state import StateDir
 from deploy.local.stores.rabbitmq import RabbitMQ
+from tests.integration.worker.load import Load, prove_recovery
 from tests.integration.worker.processes import Mesh, Tasks
 
 pytestmark = [pytest.mark.postgres, pytest.mark.rabbit, pytest.mark.long, pytest.mark.timeout(600)]
@@ -50,6 +51,12 @@ async def mesh(database_url: str, rabbit: Impatient) -> AsyncIterator[Mesh]:
         yield Mesh(stack, environment)
 
 
+def _wipe(broker: RabbitMQ) -> None:
+    broker.kill()
+    shutil.rmtree(broker.directory / "data")
+    broker.start()
+
+
 def _delay(seconds: float) -> bytes:
     return json.dumps({"action": "delay", "seconds": seconds}).encode()
 
@@ -60,12 +67,15 @@ async def test_a_broker_whose_data_was_wiped_loses_no_task(mesh: Mesh, tasks: Ta
         await tasks.submit("automation", b'{"action": "test"}', priority=number % 4 + 1) for number in range(40)
     ]
     await asyncio.sleep(1)  # until the pointers are with the broker; if not, the test asks for less
-    await asyncio.to_thread(rabbit.kill)
-    shutil.rmtree(rabbit.directory / "data")
-    await asyncio.to_thread(rabbit.start)
+    await asyncio.to_thread(_wipe, rabbit)
     await mesh.add_worker("worker-1")
     ended = await asyncio.gather(*(tasks.until_ended(task_id, 90) for task_id in task_ids))
     assert {(task.state, task.attempt) for task in ended} == {(tasks_pb2.STATE_SUCCEEDED, 1)}
+
+
+async def test_a_wiped_broker_is_made_up_for(load: Load, rabbit: Impatient) -> None:
+    """Nine tenths of the rate come again within ten seconds."""
+    await prove_recovery(load, lambda: _wipe(rabbit))
 
 
 async def test_a_task_that_outlasts_the_brokers_patience_runs_once(mesh: Mesh, tasks: Tasks) -> None:
