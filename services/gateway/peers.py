@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from mesh.agents.v1 import agents_pb2_grpc
 from mesh.llm.v1 import llm_pb2_grpc
 from mesh.ratelimit.v1 import ratelimit_pb2_grpc
-from mesh.tasks.v1 import tasks_pb2_grpc
+from mesh.tasks.v1 import tasks_pb2_grpc, webhooks_pb2_grpc
 
 from chassis.config import Discovery
 from chassis.lifecycle import Host
@@ -22,6 +22,7 @@ class Peers:
 
     agents: "agents_pb2_grpc.AgentServiceAsyncStub"
     tasks: "tasks_pb2_grpc.TaskServiceAsyncStub"
+    webhooks: "webhooks_pb2_grpc.WebhookServiceAsyncStub"
     workers: "tasks_pb2_grpc.WorkerServiceAsyncStub"
     llm: "llm_pb2_grpc.LlmServiceAsyncStub"
     ratelimit: "ratelimit_pb2_grpc.RatelimitServiceAsyncStub"
@@ -36,6 +37,7 @@ async def open_peers(host: Host, discovery: Discovery) -> Peers:
     return Peers(
         agents=agents_pb2_grpc.AgentServiceStub(agents),
         tasks=tasks_pb2_grpc.TaskServiceStub(tasks),
+        webhooks=webhooks_pb2_grpc.WebhookServiceStub(tasks),
         workers=tasks_pb2_grpc.WorkerServiceStub(tasks),
         llm=llm_pb2_grpc.LlmServiceStub(lane),
         ratelimit=ratelimit_pb2_grpc.RatelimitServiceStub(ratelimit),

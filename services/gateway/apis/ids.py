@@ -4,6 +4,8 @@ import re
 
 _TASK = re.compile(r"task_[0-7][0-9A-HJKMNP-TV-Z]{25}")
 _SCHEDULE = re.compile(r"sched_[0-7][0-9A-HJKMNP-TV-Z]{25}")
+_WEBHOOK = re.compile(r"hook_[0-7][0-9A-HJKMNP-TV-Z]{25}")
+_DELIVERY = re.compile(r"dlv_[0-7][0-9A-HJKMNP-TV-Z]{25}")
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # A UUID, or the name of an agent that is there from the start.
 _AGENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -18,6 +20,16 @@ def is_task_id(text: str) -> bool:
 def is_schedule_id(text: str) -> bool:
     """``sched_`` and a ULID."""
     return _SCHEDULE.fullmatch(text) is not None
+
+
+def is_webhook_id(text: str) -> bool:
+    """``hook_`` and a ULID."""
+    return _WEBHOOK.fullmatch(text) is not None
+
+
+def is_delivery_id(text: str) -> bool:
+    """``dlv_`` and a ULID."""
+    return _DELIVERY.fullmatch(text) is not None
 
 
 def is_uuid(text: str) -> bool:

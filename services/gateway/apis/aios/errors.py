@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from chassis.errors import Exhausted, Invalid, MeshError
+from chassis.errors import Invalid, MeshError
 from services.gateway.apis.problems import Misshapen, problems_of
 from services.gateway.apis.retries import retry_after
 
@@ -21,6 +21,5 @@ def aios_body(error: MeshError, status: int, request_id: str) -> dict[str, Any]:
     if status == _SERVER_ERROR:
         # The request's id is on every line of the log that belongs to it, so it is the one to track by.
         body["error_id"] = request_id
-    if not isinstance(error, Invalid | Exhausted):
-        body["code"] = error.code
+    body["code"] = error.code
     return body

@@ -15,8 +15,8 @@ class AiosFieldError(TypedDict):
 class AiosError(TypedDict):
     """The body of every answer that is no success.
 
-    `type` and `errors` come with bad input, `retry_after` (seconds) where waiting helps, `error_id` with a fault of
-    ours, `code` (stable) with everything else.
+    `code` (stable) says what went wrong, to programs. `type` and `errors` come with bad input, `retry_after` (seconds)
+    where waiting helps, `error_id` with a fault of ours.
     """
 
     detail: str

@@ -86,6 +86,7 @@ def test_all_fields_that_are_wrong_are_named():
     error = Misshapen(problems, of_type=True)
     assert rendered(AIOS, error)[2] == {
         "detail": "Invalid request data",
+        "code": "VALIDATION_ERROR",
         "type": "validation_error",
         "errors": [{"field": "name", "message": "Too long"}, {"field": "role", "message": "Missing"}],
     }

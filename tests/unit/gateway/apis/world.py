@@ -26,6 +26,7 @@ from tests.support.clock import FakeClock
 from tests.unit.gateway.apis.fake_ratelimit import FakeRatelimit
 from tests.unit.gateway.apis.fakes import FakeAgents, FakeIdentity, FakeLlm
 from tests.unit.gateway.apis.task_fakes import FakeTasks
+from tests.unit.gateway.apis.webhook_fakes import FakeWebhooks
 
 USER = Principal(user_id="11111111-1111-7111-8111-111111111111", username="john_doe", role="user", session_id="s1")
 OTHER = Principal(user_id="22222222-2222-7222-8222-222222222222", username="jane_doe", role="user", session_id="s2")
@@ -64,13 +65,14 @@ class World:
         tasks: Any = Tasks(self.tasks)  # type: ignore[arg-type]  # as below
         self.feeds = Feeds(executions=Hub(self.clock, executions), tasks=Hub(self.clock, tasks))
         self.hub = self.feeds.executions
-        self.ratelimit = FakeRatelimit()
+        self.ratelimit, self.webhooks = FakeRatelimit(), FakeWebhooks(self.clock)
         nobody: Any = None
         behind = BehindWorkers(workers=nobody, tasks=nobody, broker=nobody, queue_type="classic", clock=self.clock)
         stubs: dict[str, Any] = {
             "workers": None,
             "agents": self.agents,
             "tasks": self.tasks,
+            "webhooks": self.webhooks,
             "llm": self.llm,
             "ratelimit": self.ratelimit,
         }
