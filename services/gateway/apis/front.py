@@ -28,7 +28,7 @@ from services.gateway.apis.problems import misshapen
 from services.gateway.apis.support import mount as support
 from services.gateway.apis.task_sockets import TaskSockets
 from services.gateway.apis.v1 import mount as v1
-from services.gateway.edge.asgi import App, Receive, Scope, Send
+from services.gateway.edge.asgi import App, Message, Receive, Scope, Send
 from services.gateway.edge.context import current
 from services.gateway.edge.errors import MethodNotAllowed
 
@@ -50,6 +50,8 @@ class Front:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI. Raises MeshError, ClientGone, and what nobody foresaw."""
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope, send = {**scope, "method": "GET"}, _without_body(send)
         if dialect_of(scope["path"]) is Dialect.V1 and scope["type"] == "http" and wants_envelope(scope):
             await enveloped(self._serve, self._clock, scope, receive, send)
         else:
@@ -91,6 +93,17 @@ class Front:
             if any(route.matches(asked)[0] is Match.FULL for route in self._router.router.routes):
                 found.add(method)
         return found
+
+
+def _without_body(send: Send) -> Send:
+    """HEAD is GET without the body; a stream is over with its head, and hears that its client needs no more."""
+
+    async def send_head(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await send(message)
+            await send({"type": "http.response.body", "body": b""})
+
+    return send_head
 
 
 def create_app(behind: Behind, more: Iterable[Operation] = (), routers: Iterable[APIRouter] = ()) -> App:

@@ -99,3 +99,16 @@ async def test_the_route_is_left_for_the_metrics(world: World, method, path, rou
     with pytest.raises(Exception):  # noqa: B017 - each fails in its own way, after it was routed
         await world.front(scope, receive, send)
     assert context.route == route
+
+
+@pytest.mark.parametrize("path", ["/docs", "/openapi.json", "/api/agents", "/v1/models", "/api/v1/tasks"])
+async def test_head_is_get_without_its_body(world: World, path: str):
+    """With the same status and headers, on every kind of route."""
+    head, got = await world.ask("HEAD", path), await world.ask("GET", path)
+    assert (head.status, head.headers, head.body) == (200, got.headers, b"")
+
+
+async def test_head_of_a_path_without_get_is_refused(world: World):
+    """As every other wrong method."""
+    answer = await world.ask("HEAD", "/api/v1/chat")
+    assert (answer.status, answer.headers["allow"]) == (405, "POST")
