@@ -29,6 +29,17 @@ async def serve(
     socket: WebSocket, mailbox: Mailbox, still_allowed: Callable[[], Awaitable[bool]], hear: Hear | None = None
 ) -> None:
     """Runs an accepted socket until its client leaves, its mailbox ends, or `still_allowed` says no."""
+    # A group that fails may leave its task counted as cancelled, and then a timeout in the same task ends as a
+    # cancellation that nobody asked for. So the group has a task of its own.
+    ending = await asyncio.ensure_future(_converse(socket, mailbox, still_allowed, hear))
+    if ending is not None:
+        await close(socket, ending)
+
+
+async def _converse(
+    socket: WebSocket, mailbox: Mailbox, still_allowed: Callable[[], Awaitable[bool]], hear: Hear | None
+) -> Ending | None:
+    """Returns how to close; None when the client has left."""
     ending: Ending | None = None
     try:
         async with asyncio.TaskGroup() as tasks:
@@ -41,8 +52,7 @@ async def serve(
         ending = None if None in endings else endings[0]
     except* WebSocketDisconnect:
         ending = None
-    if ending is not None:
-        await close(socket, ending)
+    return ending
 
 
 async def close(socket: WebSocket, ending: Ending) -> None:

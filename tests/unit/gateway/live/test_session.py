@@ -3,8 +3,10 @@
 import asyncio
 from typing import Any
 
+import pytest
 from starlette.websockets import WebSocket
 
+from services.gateway.live import session
 from services.gateway.live.frames import Frame
 from services.gateway.live.mailbox import GOING_AWAY, NOT_ALLOWED, Mailbox
 from services.gateway.live.session import serve
@@ -62,11 +64,11 @@ async def test_it_writes_what_its_mailbox_holds():
     """In order, until the client leaves."""
     client, mailbox = Client(), Mailbox()
     mailbox.put(Frame(text="one"))
-    session = await started(client, mailbox)
+    serving = await started(client, mailbox)
     mailbox.put(Frame(text="two"))
     await settled()
     client.leaves()
-    await session
+    await serving
     assert client.texts == ["one", "two"]
     assert client.closed_with is None
 
@@ -74,21 +76,21 @@ async def test_it_writes_what_its_mailbox_holds():
 async def test_pings_are_answered_and_all_else_is_passed_over():
     """As text and as JSON."""
     client = Client()
-    session = await started(client, Mailbox())
+    serving = await started(client, Mailbox())
     for said in ("ping", "hello", '{"type": "ping"}', "\0"):
         client.says(said)
     await settled()
     client.leaves()
-    await session
+    await serving
     assert client.texts == ["pong", '{"type":"pong"}']
 
 
 async def test_it_closes_with_the_reason_of_its_mailbox():
     """A drain, for one."""
     client, mailbox = Client(), Mailbox()
-    session = await started(client, mailbox)
+    serving = await started(client, mailbox)
     mailbox.end(GOING_AWAY)
-    await session
+    await serving
     assert client.closed_with == 1001
 
 
@@ -102,11 +104,34 @@ async def test_it_ends_with_its_credential():
 async def test_a_client_that_does_not_read_is_let_go():
     """The write that hangs does not keep the session."""
     client, mailbox = Client(), Mailbox(most_frames=2)
-    session = await started(client, mailbox)
+    serving = await started(client, mailbox)
     client.reads.clear()
     for number in range(5):
         mailbox.put(Frame(text=str(number)))
         await settled()
     client.reads.set()
-    await session
+    await serving
     assert client.closed_with == 1013
+
+
+async def test_a_close_that_is_not_read_ends_quietly(monkeypatch: pytest.MonkeyPatch):
+    """The session waits for a while and then ends without its close, and nothing fails."""
+    monkeypatch.setattr(session, "_CLOSE_SECONDS", 0.05)
+    client, mailbox = Client(), Mailbox()
+    serving = await started(client, mailbox)
+    client.reads.clear()
+    mailbox.put(Frame(text="one"))
+    await settled()
+    mailbox.end(GOING_AWAY)
+    async with asyncio.timeout(10):
+        await serving
+    assert client.closed_with is None
+
+
+async def test_a_cancelled_session_is_cancelled():
+    """The server's own end does not wait for a client."""
+    serving = await started(Client(), Mailbox())
+    await settled()
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
