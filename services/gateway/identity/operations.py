@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from chassis.clock import Clock
-from chassis.errors import Unauthenticated
+from chassis.errors import Conflict, Unauthenticated
 from services.gateway.identity import keys, model
 from services.gateway.identity.cache import VerifiedCredentials
 from services.gateway.identity.model import (
@@ -135,6 +135,24 @@ class Identity:
         user = await self._ports.users.get(user_id)
         if user is None:
             raise UserNotFound
+        return user
+
+    async def list_users(self, offset: int, limit: int) -> tuple[list[User], int]:
+        """Accounts, oldest first, and how many there are in all."""
+        found, total = await self._ports.users.page(offset, limit)
+        return list(found), total
+
+    async def give_role(self, principal: Principal, user_id: str, role: Role) -> User:
+        """Another role for another account; all its credentials have it within a second.
+
+        Raises Conflict (``OWN_ROLE``) for one's own, so that there is always an administrator left, and UserNotFound.
+        """
+        if user_id == principal.user_id:
+            raise Conflict("Another administrator has to change your role", code="OWN_ROLE")
+        user = await self._ports.users.set_role(user_id, role)
+        if user is None:
+            raise UserNotFound
+        self._cache.forget({user_id})
         return user
 
     async def create_key(

@@ -32,6 +32,12 @@ class Users(Protocol):
 
     async def get(self, user_id: str) -> User | None: ...
 
+    async def page(self, offset: int, limit: int) -> tuple[Sequence[User], int]:
+        """Oldest first, and how many there are in all."""
+
+    async def set_role(self, user_id: str, role: str) -> User | None:
+        """The account with its new role, for all its credentials everywhere; None when there is none."""
+
     async def for_login(self, username: str) -> tuple[User, str] | None:
         """The account with that name, in whatever case, and its password hash."""
 

@@ -51,6 +51,21 @@ class UserStore:
             row = result.mappings().one_or_none()
         return None if row is None else _user(row)
 
+    async def page(self, offset: int, limit: int) -> tuple[Sequence[User], int]:
+        query = select(*_USER_COLUMNS).order_by(users.c.created_at, users.c.id).offset(offset).limit(limit)
+        async with self._database.transaction() as connection:
+            found = [_user(row) for row in (await connection.execute(query)).mappings()]
+            total = (await connection.execute(select(func.count()).select_from(users))).scalar_one()
+        return found, total
+
+    async def set_role(self, user_id: str, role: str) -> User | None:
+        changed = update(users).where(users.c.id == user_id).values(role=role).returning(*_USER_COLUMNS)
+        async with self._database.transaction() as connection:
+            row = (await connection.execute(changed)).mappings().one_or_none()
+            if row is not None:
+                await _announce(connection, user_id)
+        return None if row is None else _user(row)
+
     async def for_login(self, username: str) -> tuple[User, str] | None:
         wanted = func.lower(users.c.username) == func.lower(username)
         async with self._database.transaction() as connection:

@@ -110,6 +110,19 @@ async def test_a_login_and_a_renewed_hash_are_kept(stores: Stores):
     assert await stores.users.for_login("Ann") == (replace(user, last_login=LATER), "new hash")
 
 
+async def test_a_role_is_kept_and_announced(stores: Stores):
+    """For that account alone; accounts are listed oldest first."""
+    ann, bob = a_user(), a_user("Bob", created_at=LATER)
+    for user in (bob, ann):
+        await stores.users.add(user, "hash")
+    horizon = (await stores.changes.since(0)).horizon
+    assert await stores.users.set_role(bob.id, "worker") == replace(bob, role="worker")
+    assert [change.subject for change in (await stores.changes.since(horizon)).changes] == [bob.id]
+    assert await stores.users.set_role(keys.new_uuid(), "worker") is None
+    assert await stores.users.page(0, 9) == ([ann, replace(bob, role="worker")], 2)
+    assert await stores.users.page(1, 1) == ([replace(bob, role="worker")], 2)
+
+
 async def test_a_new_password_ends_all_sessions(stores: Stores):
     """The sessions of the user end and the feed says so."""
     user, other = a_user(), a_user("Ben")

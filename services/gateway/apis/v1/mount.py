@@ -13,6 +13,7 @@ from services.gateway.apis.v1.rate_limits import RateLimits
 from services.gateway.apis.v1.task_events import TaskEventRoutes
 from services.gateway.apis.v1.task_schedules import Schedules
 from services.gateway.apis.v1.tasks import Tasks
+from services.gateway.apis.v1.users import Users
 
 
 def operations(behind: Behind) -> list[Operation]:
@@ -53,6 +54,7 @@ def routers(behind: Behind) -> list[APIRouter]:
         Schedules(peers.tasks).router(),
         Tasks(peers.tasks, behind.submissions).router(),
         TaskEventRoutes(peers.tasks, behind.feeds, behind.identity, clock).router(),
+        Users(behind.identity).router(),
         Keys(behind.identity).router(),
         RateLimits(peers.ratelimit, behind.identity).router(),
     ]

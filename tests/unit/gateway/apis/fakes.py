@@ -256,6 +256,17 @@ class FakeIdentity:
                 return user
         raise UserNotFound
 
+    async def list_users(self, offset: int, limit: int) -> tuple[list[User], int]:
+        found = [user for user, _ in self.users.values()]
+        return found[offset : offset + limit], len(found)
+
+    async def give_role(self, principal: Principal, user_id: str, role: str) -> User:
+        if user_id == principal.user_id:
+            raise Conflict("Another administrator has to change your role", code="OWN_ROLE")
+        user = replace(await self.me(user_id), role=role)
+        self.users[user.username] = user, self.users[user.username][1]
+        return user
+
     async def create_key(
         self, principal: Principal, *, name: str, scopes: tuple[str, ...], expires_at: Any
     ) -> NewApiKey:

@@ -48,6 +48,20 @@ class MemoryUsers:
         found = self._memory.users.get(user_id)
         return found[0] if found else None
 
+    async def page(self, offset: int, limit: int) -> tuple[Sequence[User], int]:
+        self._memory.touch()
+        found = sorted((user for user, _ in self._memory.users.values()), key=lambda user: (user.created_at, user.id))
+        return found[offset : offset + limit], len(found)
+
+    async def set_role(self, user_id: str, role: str) -> User | None:
+        user = await self.get(user_id)
+        if user is None:
+            return None
+        changed = replace(user, role=role)
+        self._memory.users[user_id] = changed, self._memory.users[user_id][1]
+        self._memory.announce(user_id)
+        return changed
+
     async def for_login(self, username: str) -> tuple[User, str] | None:
         self._memory.touch()
         found = [pair for pair in self._memory.users.values() if pair[0].username.lower() == username.lower()]

@@ -1,9 +1,11 @@
 import pytest
 
 from chassis.errors import Conflict, Forbidden, Invalid, Unauthenticated, Unavailable
-from services.gateway.identity.model import BadCredential, KeyNotFound, UserNotFound
+from services.gateway.identity.model import BadCredential, KeyNotFound, Role, User, UserNotFound
 from services.gateway.identity.operations import first_admin
 from tests.unit.gateway.identity.world import PASSWORD, World
+
+USERS_OF_NOBODY = "99999999-9999-7999-8999-999999999999"
 
 
 @pytest.fixture
@@ -243,3 +245,40 @@ async def test_warm_credentials_read_nothing(world: World):
     reads = world.memory.reads
     assert world.identity.recall(token) == await world.identity.authenticate(token)
     assert world.memory.reads == reads
+
+
+async def test_a_role_is_given_to_every_credential(world: World):
+    """Also to those that were verified before, on every replica."""
+    boss = await world.identity.authenticate(await world.key((await _boss(world)).username))
+    key, elsewhere = await world.key(), World(world.clock, world.memory)
+    assert (await elsewhere.identity.authenticate(key)).role == "user"
+    before = await world.identity.authenticate(key)
+    await elsewhere.invalidation.poll()
+    changed = await world.identity.give_role(boss, before.user_id, Role.WORKER)
+    assert (changed.username, changed.role) == ("john_doe", "worker")
+    await elsewhere.invalidation.poll()
+    for replica in (world, elsewhere):
+        assert (await replica.identity.authenticate(key)).role == "worker"
+
+
+async def test_nobody_changes_the_own_role(world: World):
+    """So an administrator is left; and a role needs an account."""
+    boss = await world.identity.authenticate(await world.key((await _boss(world)).username))
+    with pytest.raises(Conflict, match="OWN_ROLE"):
+        await world.identity.give_role(boss, boss.user_id, Role.USER)
+    with pytest.raises(UserNotFound):
+        await world.identity.give_role(boss, USERS_OF_NOBODY, Role.USER)
+
+
+async def test_accounts_are_listed_oldest_first(world: World):
+    """By pages, with the number of all."""
+    await _boss(world)
+    found, total = await world.identity.list_users(1, 1)
+    assert ([user.role for user in found], total) == (["admin"], 2)
+
+
+async def _boss(world: World) -> User:
+    world.clock.advance(1)
+    await world.identity.ensure_admin(first_admin("boss", "boss@example.com", PASSWORD))
+    (user,) = [user for user, _ in world.memory.users.values() if user.is_admin]
+    return user
