@@ -17,6 +17,10 @@ _RUN_COMPLETED, _RUN_FAILED = "agent.execution.completed", "agent.execution.fail
 _CREATED = "agent.created"
 # The webhooks' contract takes 16 KiB of data; the rest of it is names and figures.
 _MOST_RESULT_BYTES = 15 * 1024
+# In the worst case a character takes six bytes.
+_MOST_CHARACTERS = _MOST_RESULT_BYTES // 6
+# Of an answer; the contract takes 64 levels in all.
+_MOST_DEPTH = 60
 
 
 def tell_owner_of_agent(agent: Agent) -> Message | None:
@@ -66,24 +70,40 @@ def _told(event: Event) -> tuple[str, dict[str, Any]]:
     }
 
 
-def _result(run: Run) -> dict[str, Any]:
-    """What came of a run as an object: an answer that is one stands as it is."""
+def _result(run: Run) -> dict[str, Any] | orjson.Fragment:
+    """What came of a run as an object: an answer that is one stands as it is, to the last digit."""
     if run.status is not RunStatus.SUCCESS:
-        return {"error": run.error}
-    result = _object(run.output) or {"output": run.output}
+        return {"error": run.error[:_MOST_CHARACTERS]}
+    if len(run.output.encode()) <= _MOST_RESULT_BYTES and _is_object(run.output):
+        return orjson.Fragment(run.output)
+    result = {"output": run.output}
     if len(orjson.dumps(result)) <= _MOST_RESULT_BYTES:
         return result
-    # In the worst case a character takes six bytes.
-    return {"output": run.output[: _MOST_RESULT_BYTES // 6], "truncated": True}
+    return {"output": run.output[:_MOST_CHARACTERS], "truncated": True}
 
 
-def _object(text: str) -> dict[str, Any]:
-    """The JSON object that a text is; empty for any other text."""
+def _is_object(text: str) -> bool:
+    """Whether a text is a JSON object that every receiver can read: without NUL, and of moderate depth."""
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
-        return {}
-    return value if isinstance(value, dict) else {}
+        return False
+    return isinstance(value, dict) and "\\u0000" not in text and _is_shallow(value)
+
+
+def _is_shallow(value: object) -> bool:
+    level = [value]
+    for _ in range(_MOST_DEPTH):
+        level = [part for item in level for part in _parts(item)]
+        if not level:
+            return True
+    return False
+
+
+def _parts(item: object) -> list[object]:
+    if isinstance(item, dict):
+        return list(item.values())
+    return item if isinstance(item, list) else []
 
 
 def _hook(

@@ -72,6 +72,8 @@ async def mesh(database_url: str, amqp_url: str, thinker: tuple[Thinker, int], t
         "AGENTS_ADDRESS": f"127.0.0.1:{free_port()}",
         "MESH_AGENT_REPAIR_SECONDS": "0.5",
         "MESH_AGENT_QUIET_SECONDS": "2",
+        "MESH_WEBHOOKS_ALLOW_HTTP": "true",
+        "MESH_WEBHOOKS_ALLOWED_NETWORKS": "127.0.0.0/8",
     }
     async with AsyncExitStack() as stack:
         mesh = Mesh(stack, environment)

@@ -41,7 +41,9 @@ def _event(message: Message | None) -> tuple[webhooks_pb2.WebhookEvent, dict[str
 
 def test_a_finished_run_is_told_in_the_documented_keys():
     """Exactly those, with an answer that is an object as it is."""
-    event, data = _event(webhooks.tell_owner(_ended(answer=Answer(output='{"savings_identified": 2340}'))[0]))
+    event, data = _event(
+        webhooks.tell_owner(_ended(answer=Answer(output='{"savings_identified": 12345678901234567890123}'))[0])
+    )
     assert (event.type, event.owner_id) == ("agent.execution.completed", "u")
     assert re.fullmatch(r"[A-Za-z0-9_-]{1,100}", event.id)
     assert data == {
@@ -50,21 +52,25 @@ def test_a_finished_run_is_told_in_the_documented_keys():
         "agent_name": "a",
         "status": "success",
         "duration_ms": 0,
-        "result": {"savings_identified": 2340},
+        "result": {"savings_identified": 12345678901234567890123},
     }
 
 
 @pytest.mark.parametrize("status", [RunStatus.FAILED, RunStatus.TIMEOUT, RunStatus.CANCELLED])
 def test_every_other_end_is_a_failure_with_its_reason(status: RunStatus):
     """The status says which."""
-    event, data = _event(webhooks.tell_owner(_ended(status, error="why")[0]))
+    event, data = _event(webhooks.tell_owner(_ended(status, error="why" * 9_999)[0]))
     assert event.type == "agent.execution.failed"
-    assert (data["status"], data["result"]) == (status.value, {"error": "why"})
+    assert len(event.data) <= _MOST_DATA_BYTES
+    assert (data["status"], data["result"]["error"][:6]) == (status.value, "whywhy")
 
 
-@pytest.mark.parametrize("output", ["plain", "[1]", "{", "{}", '{"a": NaN}', '{"a": "\\ud800"}'])
+@pytest.mark.parametrize(
+    "output",
+    ["plain", "[1]", "{", '{"a": NaN}', '{"a": "\\ud800"}', '{"a": "\\u0000"}', '{"a": %s}' % ("[" * 62 + "]" * 62)],
+)
 def test_an_answer_that_is_no_object_is_put_into_one(output: str):
-    """Also one that only looks like JSON."""
+    """Also one that only looks like it, or that no receiver could read."""
     _, data = _event(webhooks.tell_owner(_ended(answer=Answer(output=output))[0]))
     assert data["result"] == {"output": output}
 
