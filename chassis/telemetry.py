@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.util.types import AttributeValue
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from chassis.config import Telemetry
 
@@ -41,6 +41,9 @@ DISCOVERY_STALE = Counter("mesh_discovery_failures_total", "Lookups that failed;
 MESSAGES_PUBLISHED = Counter("mesh_messages_published_total", "Messages the broker confirmed", ["exchange"])
 MESSAGES_REFUSED = Counter("mesh_messages_refused_total", "Messages the broker returned or refused", ["exchange"])
 MESSAGES_CONSUMED = Counter("mesh_messages_consumed_total", "Messages taken", ["queue", "outcome"])
+WEBHOOK_TRIES = Counter("mesh_webhook_tries_total", "Tries of deliveries to webhooks", ["outcome"])
+WEBHOOK_DELIVERIES = Counter("mesh_webhook_deliveries_total", "Deliveries to webhooks that ended", ["outcome"])
+WEBHOOK_BACKLOG = Gauge("mesh_webhook_backlog", "Deliveries to webhooks that wait, of all processes together")
 CONSUMER_RESTARTS = Counter("mesh_consumer_restarts_total", "Consumers that had gone silent", ["queue"])
 
 _TRACEPARENT = re.compile(r"^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$")

@@ -6,11 +6,12 @@ from functools import partial
 from typing import Any
 
 from mesh.tasks.v1.tasks_pb2_grpc import add_TaskServiceServicer_to_server, add_WorkerServiceServicer_to_server
+from mesh.tasks.v1.webhooks_pb2_grpc import add_WebhookServiceServicer_to_server
 from ulid import ULID
 
 from chassis.database import open_database
 from chassis.lifecycle import Host
-from chassis.messaging.connection import open_broker
+from chassis.messaging.connection import Broker, open_broker
 from chassis.messaging.outbox import Relay
 from chassis.messaging.publisher import Publisher
 from chassis.rpc.server import open_server
@@ -18,7 +19,9 @@ from services.tasks.config import Settings
 from services.tasks.model.states import Due
 from services.tasks.model.work import WaitingPointer
 from services.tasks.operations.batches import Batcher
+from services.tasks.operations.deliveries import PRUNE_EVERY_SECONDS, Couriers
 from services.tasks.operations.desk import Desk
+from services.tasks.operations.direct import BURSTS, Direct
 from services.tasks.operations.feeder import Feeder
 from services.tasks.operations.figures import Figures, Limits
 from services.tasks.operations.intake import Intake
@@ -26,10 +29,14 @@ from services.tasks.operations.queries import Queries
 from services.tasks.operations.schedules import FIRE_EVERY_SECONDS, Schedules
 from services.tasks.operations.upkeep import Upkeep, repeat
 from services.tasks.operations.watches import STOPS_EVERY_SECONDS, Watches
-from services.tasks.peers import BrokerQueues
+from services.tasks.operations.webhooks import Webhooks
+from services.tasks.peers.addresses import Guard, Resolver
+from services.tasks.peers.endpoints import open_endpoints
+from services.tasks.peers.queues import BrokerQueues
 from services.tasks.rpc.tasks import TaskService
+from services.tasks.rpc.webhooks import WebhookService
 from services.tasks.rpc.workers import WorkerService
-from services.tasks.store.store import Store
+from services.tasks.store.store import PLANNER, Store
 from services.tasks.tables import outbox_events
 from services.tasks.wire.messages import changed_message, pointer_message
 
@@ -47,34 +54,34 @@ async def build(settings: Settings, host: Host) -> None:
     host.health.add("rabbitmq", broker.ping)
     relay = Relay(database, outbox_events, Publisher(broker), host.clock)
     waker = Waker()
-    store = Store(database, changed_message, waker.wake, keys_live_seconds=settings.tasks.idempotency_key_seconds)
+    hot = await host.enter(open_database(settings.postgres, schema="tasks", planner=PLANNER))
+    keys_live_seconds = settings.tasks.idempotency_key_seconds
+    store = Store(database, changed_message, waker.wake, keys_live_seconds=keys_live_seconds, hot=hot)
     limits = Limits(most=settings.tasks.most_queued, by_group=settings.tasks.limits_by_group)
     figures = Figures(
         store, host.clock, lambda: relay.backlog, limits=limits, most_unpublished=settings.tasks.most_unpublished
     )
-    intake = Intake(store, figures, host.clock, lambda: f"task_{ULID()}")
     queues = BrokerQueues(broker, settings.rabbit.queue_type)
+    feeder = Feeder(store, queues, figures, partial(_publish, Publisher(broker)), clock=host.clock)
+    direct = _start_pointers(host, store, feeder, broker)
+    intake = Intake(store, figures, host.clock, lambda: f"task_{ULID()}", direct=direct)
     desk = Desk(store, figures, queues, lambda: f"ses_{ULID()}")
     watches = Watches(store, lambda: f"watch_{ULID()}")
     schedules = Schedules(store, intake, figures, clock=host.clock, new_schedule_id=lambda: f"sched_{ULID()}")
-    upkeep = Upkeep(
-        store,
-        figures,
-        queues=queues,
-        instance=host.instance,
-        clock=host.clock,
-        retained_days=settings.tasks.retained_days,
-    )
-    feeder = Feeder(store, queues, figures, partial(_publish, Publisher(broker)), clock=host.clock)
-    waker.tell(work=feeder.wake, news=relay.wake, timers=upkeep.wake_timers, stops=watches.awake.set)
+    couriers, webhooks = await _open_webhooks(settings, host, store)
+    upkeep = _start_upkeep(settings, host, store, figures, queues)
+    waker.targets = {
+        Due.WORK: feeder.wake,
+        Due.NEWS: relay.wake,
+        Due.TIMERS: upkeep.wake_timers,
+        Due.STOPS: watches.awake.set,
+        Due.DELIVERIES: couriers.awake.set,
+    }
     host.spawn("news", relay.run())
-    host.spawn("pointers", feeder.run())
     host.spawn("schedules", repeat("schedules", FIRE_EVERY_SECONDS, schedules.fire))
     host.spawn("watches", repeat("watches", STOPS_EVERY_SECONDS, watches.push, watches.awake))
     _spawn_writers(host, accepting=intake.batcher, claiming=desk.claims, finishing=desk.outcomes)
     queries = Queries(store, figures, host.clock)
-    for name, loop in upkeep.loops().items():
-        host.spawn(name, loop())
     await host.enter(
         open_server(
             host,
@@ -83,11 +90,52 @@ async def build(settings: Settings, host: Host) -> None:
             register=[
                 partial(add_TaskServiceServicer_to_server, TaskService(intake, queries, schedules)),
                 partial(add_WorkerServiceServicer_to_server, WorkerService(desk, watches)),
+                partial(add_WebhookServiceServicer_to_server, WebhookService(webhooks, host.clock)),
             ],
         )
     )
     # Last, so that it comes first: the server waits for its streams to end.
     host.on_drain("watches", watches.close)
+
+
+def _start_pointers(host: Host, store: Store, feeder: Feeder, broker: Broker) -> Direct:
+    direct = Direct(store, feeder, partial(_publish, Publisher(broker)))
+    host.spawn("pointers", feeder.run())
+    host.spawn("direct-tidy", direct.tidy())
+    for number in range(BURSTS):
+        host.spawn(f"direct-{number}", direct.run())
+    return direct
+
+
+def _start_upkeep(settings: Settings, host: Host, store: Store, figures: Figures, queues: BrokerQueues) -> Upkeep:
+    retained_days = settings.tasks.retained_days
+    upkeep = Upkeep(
+        store, figures, queues=queues, instance=host.instance, clock=host.clock, retained_days=retained_days
+    )
+    for name, loop in upkeep.loops().items():
+        host.spawn(name, loop())
+    return upkeep
+
+
+async def _open_webhooks(settings: Settings, host: Host, store: Store) -> tuple[Couriers, Webhooks]:
+    bounds = settings.webhooks.bounds
+    guard = Guard(settings.webhooks.networks, allow_http=settings.webhooks.allow_http)
+    opened = open_endpoints(guard, Resolver(guard), host.clock, timeout_seconds=bounds.timeout_seconds)
+    post = await host.enter(opened)
+    couriers = Couriers(store, post, clock=host.clock, bounds=bounds)
+    host.spawn("webhooks", couriers.run())
+    host.spawn("webhook-log", repeat("webhook-log", PRUNE_EVERY_SECONDS, couriers.prune))
+    host.on_drain("webhooks", couriers.drain)
+    webhooks = Webhooks(
+        store,
+        store,
+        post,
+        clock=host.clock,
+        most_per_owner=settings.webhooks.most_per_owner,
+        new_id=lambda: f"hook_{ULID()}",
+        new_event_id=lambda: f"evt_ping_{ULID()}",
+    )
+    return couriers, webhooks
 
 
 def _spawn_writers(host: Host, **batchers: Batcher[Any, Any]) -> None:
@@ -100,32 +148,22 @@ class Waker:
     """Wakes at once who has something to do after a commit; the relay of the news a little later, for many together."""
 
     def __init__(self) -> None:
-        self._targets: dict[Due, Callable[[], None]] = {}
+        # Set when all is built: those who are woken need the store themselves.
+        self.targets: dict[Due, Callable[[], None]] = {}
         self._news_waits = False
-
-    def tell(
-        self,
-        *,
-        work: Callable[[], None],
-        news: Callable[[], None],
-        timers: Callable[[], None],
-        stops: Callable[[], None],
-    ) -> None:
-        """Whom to wake; they need the store themselves."""
-        self._targets = {Due.WORK: work, Due.NEWS: news, Due.TIMERS: timers, Due.STOPS: stops}
 
     def wake(self, due: Collection[Due]) -> None:
         """Something of these was committed."""
         for one in due:
             if one is not Due.NEWS:
-                self._targets[one]()
+                self.targets[one]()
             elif not self._news_waits:
                 self._news_waits = True
                 asyncio.get_running_loop().call_later(_NEWS_WAIT_SECONDS, self._wake_news)
 
     def _wake_news(self) -> None:
         self._news_waits = False
-        self._targets[Due.NEWS]()
+        self.targets[Due.NEWS]()
 
 
 async def _publish(publisher: Publisher, pointers: Sequence[WaitingPointer]) -> list[bool]:

@@ -3,7 +3,7 @@
 Every method is one transaction, committed when it returns. Connection trouble raises Unavailable (``DATABASE_ERROR``).
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from services.tasks.model.figures import Channel, Depth, Rate, Tallies
 from services.tasks.model.graph import Standing
 from services.tasks.model.states import Priority, State
 from services.tasks.model.task import Accepted, Change, Event, Kind, Live, Revival, Submission, Task
+from services.tasks.model.webhooks import Answer, Delivery, Facts, Happening, Page, Parcel, Settlement, Webhook
 from services.tasks.model.work import (
     ClaimBatch,
     Claimed,
@@ -37,6 +38,11 @@ Release = Callable[[Live, Standing | None], Change | None]
 Plan = Callable[[Schedule, datetime], Firing | None]
 ChangeSchedule = Callable[[Schedule], Schedule]
 
+ChangeWebhook = Callable[[Webhook], Webhook]
+
+# The payload about a task that has ended.
+Render = Callable[[Facts], bytes]
+
 # Gives pointers to the broker and says of each whether it was taken.
 Publish = Callable[[Sequence[WaitingPointer]], Awaitable[Sequence[bool]]]
 
@@ -44,14 +50,20 @@ Publish = Callable[[Sequence[WaitingPointer]], Awaitable[Sequence[bool]]]
 class TaskStore(Protocol):
     """The callers' side."""
 
-    async def accept(self, submissions: Sequence[Submission]) -> Sequence[Accepted | MeshError]:
+    async def accept(
+        self, submissions: Sequence[Submission], direct: Collection[str] = ()
+    ) -> Sequence[Accepted | MeshError]:
         """Task, live row, first event and messages in one commit. Answers in order.
+
+        The pointers of the tasks in `direct` are the caller's to publish where the answer has a `pointer_seq`.
 
         Conflict for a reused key (``IDEMPOTENCY_MISMATCH``), Invalid for a prerequisite that does not exist or is
         another owner's (``UNKNOWN_PREREQUISITE``); of those nothing is stored.
         """
 
-    async def accept_all(self, submissions: Sequence[Submission]) -> Sequence[Accepted]:
+    async def accept_all(
+        self, submissions: Sequence[Submission], direct: Collection[str] = ()
+    ) -> Sequence[Accepted]:
         """As `accept`, all or none: raises the first error, with its number as `index` in the details."""
 
     async def requeue(self, revival: Revival, decide: Decide) -> Change | None:
@@ -198,8 +210,83 @@ class PointerStore(Protocol):
         None: another process is at it. Raises what `publish` raises; then nothing is forgotten.
         """
 
+    async def settle_direct(self, taken: Sequence[WaitingPointer], refused: Sequence[WaitingPointer]) -> None:
+        """Of pointers on the short way: forgets those that were taken, and leaves to `feed` those that were not."""
+
+    async def recall_direct(self, older_seconds: float) -> int:
+        """Leaves to `feed` pointers that have been on the short way for so long. Answers how many."""
+
     async def grant_places(self) -> bool:
         """Lets pointers of kinds with a bound go on, as many as have a place. True while some wait for one."""
+
+
+class WebhookStore(Protocol):
+    """The owners' webhooks. An empty owner is any owner."""
+
+    async def add_webhook(self, webhook: Webhook, most: int) -> None:
+        """Raises Exhausted (``TOO_MANY_WEBHOOKS``) when its owner has so many."""
+
+    async def find_webhook(self, webhook_id: str, owner_id: str) -> Webhook | None: ...
+    async def list_webhooks(self, owner_id: str, limit: int) -> Sequence[Webhook]:
+        """Newest first."""
+
+    async def change_webhook(self, webhook_id: str, owner_id: str, change: ChangeWebhook) -> Webhook | None:
+        """Locks a webhook and saves what `change` makes of it. None when there is none."""
+
+    async def delete_webhook(self, webhook_id: str, owner_id: str) -> bool: ...
+
+
+class DeliveryStore(Protocol):
+    """What webhooks are told, beside what the ends of tasks write down in their own statement."""
+
+    async def tell(self, happenings: Sequence[Happening]) -> None:
+        """A delivery for each webhook of the owner that wants it; none where its event id has been before."""
+
+    async def tell_one(self, webhook_id: str, happening: Happening) -> Delivery:
+        """A delivery to this webhook, whatever it wants."""
+
+    async def take(
+        self, limit: int, per_webhook: int, under_way: Mapping[str, int], *, lease_seconds: float, render: Render
+    ) -> tuple[int, Sequence[Parcel]]:
+        """Takes deliveries that are due, the oldest first, and no more to a webhook than `per_webhook` less those
+        `under_way`. Nobody else takes them before the lease is over. Also how many were looked at.
+        """
+
+    async def settle_delivery(self, parcel: Parcel, settlement: Settlement, failing_seconds: float) -> bool:
+        """Writes what became of a try, unless somebody else has taken the delivery since. True when it was the end of
+        the webhook: it is gone, or every try failed for so long.
+        """
+
+    async def give_up(self, webhook_id: str, words: str, limit: int) -> int:
+        """Ends what waits for a webhook, oldest first, with these words in the log. Answers how many."""
+
+    async def give_back(self, parcels: Sequence[Parcel]) -> None:
+        """Leaves to others what was taken and will not be tried."""
+
+    async def list_deliveries(self, page: Page, render: Render) -> Sequence[Delivery]: ...
+
+    async def replay(
+        self, webhook_id: str, delivery_id: str | None, failed_since: datetime | None, limit: int
+    ) -> int | None:
+        """Makes one due, or all that failed of what was written since. Answers how many; None: there is no such one."""
+
+    async def count_waiting(self) -> int:
+        """Deliveries that wait, all webhooks together."""
+
+    async def prune_deliveries(self, before: datetime, most_waiting: int, limit: int) -> int:
+        """Forgets what was written before and has ended, and what is of deleted webhooks; gives up the oldest of what
+        is too much for one webhook. About `limit` rows of each; answers how many it touched.
+        """
+
+
+class Post(Protocol):
+    """The way to the addresses of webhooks."""
+
+    async def check(self, url: str) -> None:
+        """Raises Invalid for what is no address of a webhook (``WEBHOOK_URL``), or one inside (``WEBHOOK_ADDRESS``)."""
+
+    async def send(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        """One try. Whatever goes wrong is in the answer."""
 
 
 class Backlog(Protocol):

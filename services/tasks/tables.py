@@ -21,7 +21,7 @@ from sqlalchemy import (
     Text,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from chassis.messaging.outbox import outbox_table
 
@@ -300,3 +300,58 @@ cron_fire = Table(
 
 # The news. Pointers have a table and a way of their own: they must not wait behind three times as much.
 outbox_events = outbox_table(metadata, "outbox_events")
+
+# Whoever ends a task looks for its owner's: hence the index, which is as small as there are webhooks. A deleted one
+# stays, out of sight, until its log is gone.
+webhook = Table(
+    "webhook",
+    metadata,
+    Column("webhook_id", _ID, primary_key=True),
+    Column("owner_id", Text, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("events", ARRAY(Text), nullable=False),
+    Column("description", Text, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("disabled_reason", Text, nullable=False, server_default=""),
+    Column("secret", Text, nullable=False),
+    Column("old_secret", Text),
+    Column("old_until", _TIME),
+    Column("created_at", _TIME, nullable=False),
+    Column("last_delivered_at", _TIME),
+    # The first try that failed since the last one that did not.
+    Column("failing_since", _TIME),
+    Column("deleted_at", _TIME),
+    Index("ix_webhook_told", "owner_id", postgresql_where=text("enabled")),
+    Index("ix_webhook_owner", "owner_id", "webhook_id", postgresql_where=text("deleted_at IS NULL")),
+    postgresql_with={"fillfactor": "70"},
+)
+
+# One event for one webhook. Taking it for a try moves `due_at` past the time that the try may need: who dies over it
+# is succeeded then, and `takes` tells the one from the other.
+webhook_delivery = Table(
+    "webhook_delivery",
+    metadata,
+    Column("delivery_id", _ID, primary_key=True),
+    Column("webhook_id", _ID, nullable=False),
+    Column("event_id", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("at", _TIME, nullable=False),
+    # What the payload is made of when it is first needed; all of it, because history is dropped by the day.
+    Column("facts", JSONB),
+    Column("result", LargeBinary),
+    Column("payload", LargeBinary),
+    Column("traceparent", Text, nullable=False),
+    Column("state", SmallInteger, nullable=False, server_default="1"),
+    Column("created_at", _TIME, nullable=False, server_default=text("clock_timestamp()")),
+    # Set while it waits.
+    Column("due_at", _TIME, server_default=text("clock_timestamp()")),
+    Column("failures", SmallInteger, nullable=False, server_default="0"),
+    Column("takes", Integer, nullable=False, server_default="0"),
+    Column("taken", Boolean, nullable=False, server_default=text("false")),
+    Column("ended_at", _TIME),
+    Column("tries", JSONB, nullable=False, server_default=text("'[]'")),
+    Index("uq_webhook_delivery_event", "webhook_id", "event_id", unique=True),
+    Index("ix_webhook_delivery_log", "webhook_id", "delivery_id"),
+    Index("ix_webhook_delivery_due", "webhook_id", "due_at", postgresql_where=text("state = 1")),
+    postgresql_with=_CLEANED_OFTEN,
+)

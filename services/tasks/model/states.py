@@ -116,9 +116,10 @@ class Purpose(IntEnum):
 
 
 class Due(Enum):
-    """What a commit leaves to do at once: publish pointers, publish news, look at timers, push stops."""
+    """What a commit leaves to do at once: publish pointers and news, look at timers, push stops, call webhooks."""
 
     WORK = "work"
     NEWS = "news"
     TIMERS = "timers"
     STOPS = "stops"
+    DELIVERIES = "deliveries"

@@ -13,6 +13,7 @@ from services.tasks.model.states import Due, EventType, Priority, Purpose, State
 from services.tasks.model.task import Change, Live, notice_of
 from services.tasks.ports import Decide
 from services.tasks.store.outgoing import Transaction
+from services.tasks.store.telling import TELL_WEBHOOKS
 
 # Of a locked live row and its task; every statement that locks selects these.
 LIVE_COLUMNS = """l.task_id, t.owner_id, t.kind, l.work_group, l.priority, l.state, l.attempt, l.max_attempts, l.lost,
@@ -23,8 +24,8 @@ LIVE_COLUMNS = """l.task_id, t.owner_id, t.kind, l.work_group, l.priority, l.sta
 _END = f"""
 WITH i AS (
   SELECT * FROM unnest($1::text[], $2::int[], $3::smallint[], $4::text[], $5::bytea[], $6::bytea[], $7::text[],
-                       $8::text[], $9::timestamptz[])
-  AS i(task_id, sequence, state, type, data, result, error_code, error_message, at)
+                       $8::text[], $9::timestamptz[], $10::text[], $11::text[], $12::text[])
+  AS i(task_id, sequence, state, type, data, result, error_code, error_message, at, owner_id, kind, traceparent)
 ), d AS (
   DELETE FROM tasks.task_live l USING i WHERE l.task_id = i.task_id
   RETURNING l.task_id, l.attempt, l.max_attempts, l.progress, l.started_at, l.partial
@@ -43,11 +44,13 @@ WITH i AS (
 ), e AS (
   INSERT INTO tasks.task_event (task_id, sequence, type, attempt, at, data)
   SELECT i.task_id, i.sequence, i.type, d.attempt, i.at, i.data FROM i JOIN d USING (task_id)
-)
-INSERT INTO tasks.schedule (due_at, task_id, purpose, attempt)
-SELECT DISTINCT now(), p.task_id, {Purpose.PREREQUISITE:d}, 0
-FROM i JOIN tasks.prerequisite p ON p.after_id = i.task_id
-ON CONFLICT DO NOTHING RETURNING task_id
+), s AS (
+  INSERT INTO tasks.schedule (due_at, task_id, purpose, attempt)
+  SELECT DISTINCT now(), p.task_id, {Purpose.PREREQUISITE:d}, 0
+  FROM i JOIN tasks.prerequisite p ON p.after_id = i.task_id
+  ON CONFLICT DO NOTHING RETURNING task_id
+), w AS ({TELL_WEBHOOKS})
+SELECT EXISTS (SELECT FROM s) AS timers, EXISTS (SELECT FROM w) AS deliveries
 """
 
 _MOVE = """
@@ -102,8 +105,9 @@ async def write(transaction: Transaction, changes: Sequence[Change]) -> None:
     ends = [change for change in changes if change.to.is_end]
     moves = [change for change in changes if change.to in {State.QUEUED, State.SCHEDULED}]
     asks = [change for change in changes if change.to is State.RUNNING]
-    if ends and await transaction.pg.fetch(_END, *_columns([_end_row(change) for change in ends])):
-        transaction.due.add(Due.TIMERS)
+    if ends:
+        (left,) = await transaction.pg.fetch(_END, *_columns([_end_row(change) for change in ends]))
+        transaction.due |= {due for due in (Due.TIMERS, Due.DELIVERIES) if left[due.value]}
     if moves:
         await transaction.pg.execute(_MOVE, *_columns([_move_row(change) for change in moves]), State.QUEUED)
     if asks:
@@ -128,6 +132,9 @@ def _end_row(change: Change) -> tuple[Any, ...]:
         error.code if error else None,
         error.message if error else None,
         change.live.now,
+        change.live.owner_id,
+        change.live.kind,
+        change.live.traceparent,
     )
 
 

@@ -1,6 +1,8 @@
 """The whole store: every port in one object, because all of it stands on one pool and one outbox."""
 
 from chassis.database import Database
+from services.tasks.store.deliveries import Deliveries
+from services.tasks.store.delivery_log import DeliveryLog
 from services.tasks.store.figures import Figures
 from services.tasks.store.history import History
 from services.tasks.store.outgoing import Outgoing, Wake, Wording
@@ -10,26 +12,57 @@ from services.tasks.store.requeueing import Requeueing
 from services.tasks.store.schedules import Schedules
 from services.tasks.store.sessions import Sessions
 from services.tasks.store.sweeping import Sweeping
+from services.tasks.store.webhooks import Webhooks
 from services.tasks.store.working import Working
 
+# For statements that every task passes. They are many and find everything by key, so their plans are made once, and by
+# the indexes: made while a table is empty, a plan that reads all of it would still be used when there are 100,000 rows.
+PLANNER = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "enable_mergejoin": "off"}
 
-class Store(Schedules, Reading, Requeueing, Sessions, Working, Sweeping, Pointers, History, Figures):
+
+class Store(
+    Schedules,
+    Reading,
+    Requeueing,
+    Sessions,
+    Working,
+    Sweeping,
+    Pointers,
+    History,
+    Figures,
+    Webhooks,
+    Deliveries,
+    DeliveryLog,
+):
     """All the ports over Postgres.
 
     Args:
         wording: turns notices into messages.
         wake: told what a commit has left to do.
         keys_live_seconds: how long an idempotency key is remembered.
+        hot: the pool for what every task passes, opened with the settings in `PLANNER`; None: the same.
     """
 
-    def __init__(self, database: Database, wording: Wording, wake: Wake, *, keys_live_seconds: float = 86_400) -> None:
+    def __init__(
+        self,
+        database: Database,
+        wording: Wording,
+        wake: Wake,
+        *,
+        keys_live_seconds: float = 86_400,
+        hot: Database | None = None,
+    ) -> None:
         outgoing = Outgoing(database, wording, wake)
-        Schedules.__init__(self, outgoing, keys_live_seconds)
+        passing = Outgoing(hot or database, wording, wake)
+        Schedules.__init__(self, passing, keys_live_seconds)
         Requeueing.__init__(self, database, outgoing)
         Reading.__init__(self, database)
         Sessions.__init__(self, database, outgoing)
-        Working.__init__(self, database, outgoing)
+        Working.__init__(self, passing)
         Sweeping.__init__(self, database, outgoing)
-        Pointers.__init__(self, database)
+        Pointers.__init__(self, hot or database)
         History.__init__(self, database)
         Figures.__init__(self, database)
+        Webhooks.__init__(self, database)
+        Deliveries.__init__(self, database, outgoing)
+        DeliveryLog.__init__(self, database, outgoing)

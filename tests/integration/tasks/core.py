@@ -1,7 +1,7 @@
 """The operations of one tasks process over a real database, and short words for what tests do with them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +13,7 @@ from chassis.config import Postgres
 from chassis.database import Database, open_database
 from services.tasks.model.states import Due, Priority
 from services.tasks.model.task import Draft, Kind, Receipt, TaskError
+from services.tasks.model.webhooks import Answer
 from services.tasks.model.work import ClaimBatch, Claimed, Failure, Opening, Outcome, OutcomeBatch, Pointer
 from services.tasks.operations.desk import Desk
 from services.tasks.operations.figures import Figures, Limits
@@ -21,6 +22,8 @@ from services.tasks.operations.queries import Queries
 from services.tasks.operations.schedules import Schedules
 from services.tasks.operations.upkeep import Upkeep
 from services.tasks.operations.watches import Watches
+from services.tasks.operations.webhooks import Webhooks
+from services.tasks.ports import Post
 from services.tasks.store.store import Store
 from services.tasks.wire.messages import changed_message
 
@@ -57,6 +60,7 @@ class Core:
     queries: Queries
     schedules: Schedules
     watches: Watches
+    webhooks: Webhooks
     upkeep: Upkeep
     queues: Queues
     due: list[Due]
@@ -138,6 +142,29 @@ def failure(task_id: str, attempt: int = 1, *, retryable: bool = True) -> Outcom
     return Outcome(task_id=task_id, attempt=attempt, failure=Failure(error=error, retryable=retryable))
 
 
+class Anywhere:
+    """Takes every address, and every try goes well."""
+
+    async def check(self, url: str) -> None:
+        pass
+
+    async def send(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        return Answer(status=204)
+
+
+def open_webhooks(store: Store, post: Post, most_per_owner: int = 20) -> Webhooks:
+    """The owners' operations."""
+    return Webhooks(
+        store,
+        store,
+        post,
+        clock=SystemClock(),
+        most_per_owner=most_per_owner,
+        new_id=lambda: f"hook_{ULID()}",
+        new_event_id=lambda: f"evt_ping_{ULID()}",
+    )
+
+
 @asynccontextmanager
 async def open_core(url: str, *, most_queued: int = 100_000) -> AsyncIterator[Core]:
     """Opens the operations with their batchers running."""
@@ -164,6 +191,7 @@ async def open_core(url: str, *, most_queued: int = 100_000) -> AsyncIterator[Co
             queries=Queries(store, figures, SystemClock()),
             schedules=schedules,
             watches=Watches(store, lambda: f"watch_{ULID()}"),
+            webhooks=open_webhooks(store, Anywhere()),
             upkeep=upkeep,
             queues=queues,
             due=due,

@@ -3,7 +3,7 @@
 from chassis.errors import Unavailable
 from chassis.messaging.topology import QueueSpec
 from services.tasks.model.states import Priority
-from services.tasks.peers import BrokerQueues
+from services.tasks.peers.queues import BrokerQueues
 
 
 class FakeBroker:

@@ -1,0 +1,42 @@
+"""Couriers over a real database and a real way out to the machine itself, for tests."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from ipaddress import ip_network
+from typing import Any
+
+from chassis.clock import SystemClock
+from services.tasks.model.tries import Bounds, Policy
+from services.tasks.operations.deliveries import Couriers
+from services.tasks.peers.addresses import Guard, Resolver
+from services.tasks.peers.endpoints import open_endpoints
+from services.tasks.ports import DeliveryStore
+from tests.integration.tasks.core import Core
+
+BOUNDS = Bounds(
+    policy=Policy(schedule_seconds=(0.0, 0.05, 0.05)),
+    timeout_seconds=5.0,
+    failing_seconds=3600.0,
+    most_under_way=16,
+    most_per_webhook=4,
+    most_waiting=100,
+    retained_days=14,
+)
+HERE = Guard([ip_network("127.0.0.0/8"), ip_network("::1/128")], allow_http=True)
+
+
+@asynccontextmanager
+async def couriers(core: Core, store: DeliveryStore | None = None, **changes: Any) -> AsyncIterator[Couriers]:
+    """The couriers of one process, running."""
+    bounds = replace(BOUNDS, **changes)
+    clock = SystemClock()
+    async with open_endpoints(HERE, Resolver(HERE), clock, timeout_seconds=bounds.timeout_seconds) as post:
+        opened = Couriers(store or core.store, post, clock=clock, bounds=bounds)
+        running = asyncio.ensure_future(opened.run())
+        try:
+            yield opened
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
