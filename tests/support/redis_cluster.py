@@ -1,7 +1,8 @@
-"""A real Redis Cluster of three masters, whose slots can be moved and whose nodes can be killed."""
+"""A real Redis Cluster of three masters, each with a replica or without; slots can be moved and nodes killed."""
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import redis
 from redis.crc import key_slot
@@ -62,26 +63,36 @@ class Node(Redis):
 
 
 class RedisCluster:
-    """The cluster; made once, healed for each test."""
+    """The cluster; made once, healed for each test.
 
-    def __init__(self, state: StateDir) -> None:
+    Args:
+        replicated: each of the `nodes` has one of the `replicas`, in the same order.
+    """
+
+    def __init__(self, state: StateDir, *, replicated: bool = False) -> None:
         self.nodes = [Node(state, number) for number in range(1, _NODES + 1)]
+        self.replicas = [Node(state, _NODES + number) for number in range(1, _NODES + 1)] if replicated else []
 
     def start(self) -> None:
         """Starts all nodes, makes them one cluster and returns when it serves."""
-        for node in self.nodes:
+        everybody = [*self.nodes, *self.replicas]
+        for node in everybody:
             node.start()
-        first, *others = self.nodes
         for number, node in enumerate(self.nodes):
             low, high = (_SLOTS * step // _NODES for step in (number, number + 1))
             node.command_of("CLUSTER", "ADDSLOTSRANGE", low, high - 1)
-        for node in others:
-            port, bus_port = first.place
+        port, bus_port = everybody[0].place
+        for node in everybody[1:]:
             node.command_of("CLUSTER", "MEET", "127.0.0.1", port, bus_port)
         self.wait()
+        for node, replica in zip(self.nodes, self.replicas, strict=False):
+            replica.command_of("CLUSTER", "REPLICATE", node.id)
+        for replica in self.replicas:
+            _until(partial(_follows, replica), f"{replica.name} to have what its master has")
 
     def wait(self) -> None:
         """Waits until every node knows every other, and all slots are kept."""
+        everybody = [*self.nodes, *self.replicas]
 
         def whole(node: Node) -> bool:
             with node.client() as client:
@@ -89,10 +100,10 @@ class RedisCluster:
                 return (info["cluster_state"], info["cluster_slots_ok"], info["cluster_known_nodes"]) == (
                     "ok",
                     str(_SLOTS),
-                    str(_NODES),
+                    str(len(everybody)),
                 )
 
-        for node in self.nodes:
+        for node in everybody:
             _until(lambda node=node: whole(node), f"{node.name} to see a whole cluster")  # type: ignore[misc]  # a default
 
     def heal(self) -> None:
@@ -105,7 +116,7 @@ class RedisCluster:
 
     def kill(self) -> None:
         """Ends every node."""
-        for node in self.nodes:
+        for node in (*self.nodes, *self.replicas):
             node.kill()
 
     @property
@@ -115,11 +126,12 @@ class RedisCluster:
 
     def keeper(self, slot: int) -> Node:
         """Who keeps a slot, as the first node that runs knows it."""
-        running = next(node for node in self.nodes if node.child.alive)
+        everybody = [*self.nodes, *self.replicas]
+        running = next(node for node in everybody if node.child.alive)
         with running.client() as client:
             for first, last, (_, port, *_), *_ in client.execute_command("CLUSTER", "SLOTS"):
                 if first <= slot <= last:
-                    return next(node for node in self.nodes if node.port == port)
+                    return next(node for node in everybody if node.port == port)
         raise AssertionError(f"nobody keeps slot {slot}")
 
     def begin_move(self, slot: int, target: Node) -> None:
@@ -149,6 +161,12 @@ class RedisCluster:
             if self.keeper(key_slot(f"{number}".encode())) is node:
                 yield f"{number}"
             number += 1
+
+
+def _follows(replica: Node) -> bool:
+    with replica.client() as client:
+        found = client.info("replication")
+        return (found["role"], found.get("master_link_status")) == ("slave", "up")
 
 
 def _until(condition: Callable[[], bool], what: str) -> None:
