@@ -11,7 +11,7 @@ from deploy.local.state import StateDir, write_whole
 from deploy.local.stores.store import Store, store_environment
 
 _CONFIGURATION = """\
-bind 127.0.0.1
+bind {host}
 port {port}
 dir {directory}
 requirepass {password}
@@ -26,6 +26,7 @@ class Redis(Store):
     """`redis-server` from the system, snapshots in its directory."""
 
     name = "redis"
+    host = "127.0.0.1"
 
     def __init__(self, state: StateDir, on_line: OnLine | None = None) -> None:
         super().__init__(state, on_line)
@@ -34,11 +35,11 @@ class Redis(Store):
 
     @property
     def url(self) -> str:
-        return f"redis://:{self._password}@127.0.0.1:{self.port}/0"
+        return f"redis://:{self._password}@{self.host}:{self.port}/0"
 
     def prepare(self) -> None:
         super().prepare()
-        text = _CONFIGURATION.format(port=self.port, directory=self.directory, password=self._password)
+        text = _CONFIGURATION.format(host=self.host, port=self.port, directory=self.directory, password=self._password)
         write_whole(self._file, text, mode=0o600)
 
     @property
@@ -66,7 +67,7 @@ class Redis(Store):
 
     def _ask(self, command: str) -> bytes:
         with (
-            socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection,
+            socket.create_connection((self.host, self.port), timeout=1) as connection,
             connection.makefile("rb") as replies,
         ):
             connection.sendall(f"AUTH {self._password}\r\n{command}\r\n".encode())

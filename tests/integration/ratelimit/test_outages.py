@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import urlopen
@@ -11,16 +11,18 @@ import pytest
 import redis
 
 from deploy.local.ports import free_port
+from deploy.local.state import StateDir
 from deploy.local.stores.redis import Redis
 from tests.integration.ratelimit.fleet import INSTANCES, KINDS, WINDOW_SECONDS, Fleet, write_rules
 from tests.integration.ratelimit.test_service import NOWHERE, Start, ask
+from tests.support.apart import RedisApart, cable
 from tests.support.faults.proxy import Mode, Proxy
 
 pytestmark = pytest.mark.redis
 
 _OUTAGE_SECONDS = 1.0
-# The promise is 20 ms on a machine that has time for it.
-_GENEROUS_P99_SECONDS = 0.25
+# What an outage may cost one decision in a hundred, besides what the machine takes.
+_PROMISED_P99_SECONDS = 0.02
 
 
 class Replica(Redis):
@@ -60,7 +62,7 @@ class Stage:
         self._wire.aim(self._replica.url)
         await asyncio.sleep(_OUTAGE_SECONDS)
 
-    async def forget_scripts(self) -> None:
+    async def _forget_scripts(self) -> None:
         """SCRIPT FLUSH, again and again."""
         with redis.Redis.from_url(self._server.url) as client:
             for _ in range(10):
@@ -68,7 +70,8 @@ class Stage:
                 await asyncio.sleep(0.05)
 
     async def kill(self) -> None:
-        """Dead at once; comes back empty."""
+        """Its scripts are forgotten, which nobody notices; then it is dead at once, and comes back empty."""
+        await self._forget_scripts()
         await asyncio.to_thread(self._server.kill)
         await asyncio.sleep(_OUTAGE_SECONDS)
         await asyncio.to_thread(self._server.start)
@@ -77,7 +80,6 @@ class Stage:
         """Comes back with what it had some time before its death."""
         with redis.Redis.from_url(self._server.url) as client:
             client.save()
-        await asyncio.sleep(0.3)
         await self.kill()
 
     async def stop(self) -> None:
@@ -104,19 +106,17 @@ async def stage(redis_server: Redis) -> AsyncIterator[Stage]:
     found.end()
 
 
-Trouble = Callable[[Stage], Awaitable[None]]
-TROUBLES: list[Trouble] = [Stage.kill, Stage.kill_with_data, Stage.stop, Stage.cut_off]
+Trouble = Callable[[], Awaitable[None]]
 
 
-async def suffer(fleet: Fleet, stage: Stage, troubles: list[Trouble]) -> None:
+async def suffer(fleet: Fleet, troubles: Sequence[Trouble]) -> None:
     """Load before, during and after, for a window each."""
 
     async def story() -> None:
-        await stage.forget_scripts()
         for trouble in troubles:
             await asyncio.sleep(WINDOW_SECONDS / 4)
             began = time.time()
-            await trouble(stage)
+            await trouble()
             without = fleet.account.degraded_between(began, time.time())
             assert without, "nobody was decided without Redis although it was away"
             await fleet.connected()
@@ -124,15 +124,20 @@ async def suffer(fleet: Fleet, stage: Stage, troubles: list[Trouble]) -> None:
 
     await fleet.connected()
     await fleet.run(story)
+    decisions, machine = fleet.account.slowest_percent()
     # The figures of a run are for whoever reads its output.
-    print(f"p99 {fleet.account.slowest_percent() * 1000:.1f} ms;", {kind: fleet.account.most(kind) for kind in KINDS})  # noqa: T201 - see above
+    print(  # noqa: T201 - see above
+        f"p99 {decisions * 1000:.1f} ms, without a store {machine * 1000:.1f} ms;",
+        {kind: fleet.account.most(kind) for kind in KINDS},
+    )
+    assert {kind: fleet.account.most(kind) for kind in KINDS if fleet.account.most(kind) > 1.1} == {}
 
 
-@pytest.fixture
-def fleet(start_service: Start, stage: Stage, tmp_path: Path) -> Fleet:
+def start_fleet(start_service: Start, url: str, rules: Path) -> Fleet:
+    """Limiters over that Redis."""
     settings = {
-        "REDIS_URL": stage.url,
-        "MESH_RATE_LIMITS_FILE": str(write_rules(tmp_path / "rules.yaml")),
+        "REDIS_URL": url,
+        "MESH_RATE_LIMITS_FILE": str(write_rules(rules)),
         "MESH_RATE_LIMITS_INSTANCES": str(INSTANCES),
         # Nobody reads what they say, and a full pipe would stop them.
         "MESH_LOG_LEVEL": "error",
@@ -140,18 +145,42 @@ def fleet(start_service: Start, stage: Stage, tmp_path: Path) -> Fleet:
     return Fleet([start_service(**settings) for _ in range(INSTANCES)], "anna")
 
 
+def in_time(fleet: Fleet) -> bool:
+    decisions, machine = fleet.account.slowest_percent()
+    return decisions - machine <= _PROMISED_P99_SECONDS
+
+
+@pytest.fixture
+def fleet(start_service: Start, stage: Stage, tmp_path: Path) -> Fleet:
+    return start_fleet(start_service, stage.url, tmp_path / "rules.yaml")
+
+
 async def test_outages_let_nothing_pass_twice(fleet: Fleet, stage: Stage) -> None:
     """No error, and of every way to count at most a tenth more than the limit in any window, the outages among them."""
-    await suffer(fleet, stage, [Stage.kill, Stage.stop, Stage.cut_off, Stage.fail_over])
-    assert {kind: fleet.account.most(kind) for kind in KINDS if fleet.account.most(kind) > 1.1} == {}
+    await suffer(fleet, [stage.kill, stage.stop, stage.cut_off, stage.fail_over])
 
 
 @pytest.mark.long
 async def test_many_outages_in_a_row(fleet: Fleet, stage: Stage) -> None:
     """Each kind of trouble five times, among them a Redis that comes back with old data; callers hardly notice."""
-    await suffer(fleet, stage, [*TROUBLES * 5, Stage.fail_over])
-    assert {kind: fleet.account.most(kind) for kind in KINDS if fleet.account.most(kind) > 1.1} == {}
-    assert fleet.account.slowest_percent() < _GENEROUS_P99_SECONDS
+    await suffer(fleet, [*[stage.kill, stage.kill_with_data, stage.stop, stage.cut_off] * 5, stage.fail_over])
+    assert in_time(fleet), fleet.account.slowest_percent()
+
+
+@pytest.mark.long
+async def test_packets_that_are_really_lost(start_service: Start, tmp_path: Path) -> None:
+    """On a network of its own: all for a while, and every third again and again; callers hardly notice."""
+    with cable() as found:
+        if found is None:
+            pytest.skip("this process may not make network namespaces")
+        apart = RedisApart(StateDir(tmp_path / "apart"), found)
+        try:
+            apart.start()
+            fleet = start_fleet(start_service, apart.url, tmp_path / "rules.yaml")
+            await suffer(fleet, [found.lose_all, found.lose_some] * 4)
+        finally:
+            apart.kill()
+    assert in_time(fleet), fleet.account.slowest_percent()
 
 
 def test_what_is_decided_without_redis_is_measured(start_service: Start) -> None:
