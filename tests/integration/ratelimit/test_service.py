@@ -19,6 +19,7 @@ from chassis.errors import Invalid
 from chassis.lifecycle import Host
 from chassis.rpc.lane import open_lane
 from tests.integration.ratelimit.conftest import Service
+from tests.integration.ratelimit.test_rules import PATIENT, until_connected
 
 RULES = """\
 version: 1
@@ -38,7 +39,7 @@ def ask(route_class: str = "test.one", cost: int = 1) -> pb.DecideRequest:
 @pytest.mark.redis
 async def test_a_lane_frame_is_one_script_call(start_service: Start, redis_url: str) -> None:
     """A hundred calls that wait together on a lane: a handful of script calls, each call with its own answer."""
-    service = start_service(REDIS_URL=redis_url)
+    service = start_service(REDIS_URL=redis_url, **PATIENT)
     settings = Discovery(backend="static", ratelimit_address=service.address)
     with service.stub():
         # A lane does not wait for a service that is not there.
@@ -62,14 +63,30 @@ def test_a_retry_at_the_hint_passes(start_service: Start, redis_url: str, tmp_pa
     """Denied with a hint; a retry at exactly that time succeeds, over real gRPC and a real Redis."""
     path = tmp_path / "limits.yaml"
     path.write_text(RULES)
-    with start_service(MESH_RATE_LIMITS_FILE=str(path), REDIS_URL=redis_url).stub() as stub:
-        while not stub.GetStatus(pb.GetStatusRequest()).store_connected:
-            time.sleep(0.02)
+    with start_service(MESH_RATE_LIMITS_FILE=str(path), REDIS_URL=redis_url, **PATIENT).stub() as stub:
+        until_connected(stub)
         while (last := stub.Decide(ask()).decisions[0]).allowed:
             assert last.rules[0].limit == 3
         assert 0 < last.retry_after_ms <= 1000
         time.sleep(last.retry_after_ms / 1000)
         assert stub.Decide(ask()).decisions[0].allowed
+
+
+@pytest.mark.redis
+def test_one_pull_of_a_model_at_the_same_time(start_service: Start, redis_url: str) -> None:
+    """By the built-in rules a user's second pull waits for the end of the first, and nobody else's does."""
+    with start_service(REDIS_URL=redis_url, **PATIENT).stub() as stub:
+        until_connected(stub)
+        anna, second, bert = (
+            pb.Subject(route_class="v1.models.pull", user=user, role="user", hold=hold)
+            for user, hold in (("anna", "1"), ("anna", "2"), ("bert", "3"))
+        )
+        first, refused, other = stub.Decide(pb.DecideRequest(subjects=[anna, second, bert])).decisions
+        assert [first.allowed, refused.allowed, other.allowed] == [True, False, True]
+        tightest = refused.rules[refused.tightest]
+        assert (tightest.name, tightest.limit, tightest.concurrent) == ("v1_model_pull_in_flight", 1, True)
+        assert not refused.HasField("retry_after_ms")
+        assert stub.Decide(pb.DecideRequest(subjects=[second], releases=[anna])).decisions[0].allowed
 
 
 def test_it_starts_and_decides_without_redis(start_service: Start) -> None:
