@@ -39,8 +39,8 @@ def ask(url: str, body: Any = None, token: str = "", form: str = "") -> Any:
 
 
 @contextmanager
-def mesh(state: Path, upstream_port: int) -> Iterator[dict[str, str]]:
-    """The whole mesh with its own stores, no trace sampled; yields what `.run/env` says."""
+def mesh(state: Path, upstream_port: int, **more: str) -> Iterator[dict[str, str]]:
+    """The whole mesh with its own stores, no trace sampled, and `more` settings; yields what `.run/env` says."""
     rules = state / "rules.yaml"
     rules.write_text(RULES)
     provider = {"name": "bench", "url": f"http://127.0.0.1:{upstream_port}/v1", "models": ["bench"]}
@@ -51,6 +51,7 @@ def mesh(state: Path, upstream_port: int) -> Iterator[dict[str, str]]:
         "MESH_RATE_LIMITS_FILE": str(rules),
         "MESH_LLM_PROVIDERS": json.dumps([provider]),
         "OTEL_TRACES_SAMPLER_ARG": "0",
+        **more,
     }
     environment.pop("OTEL_EXPORTER_OTLP_ENDPOINT", None)
     local = [sys.executable, "-m", "deploy.local"]

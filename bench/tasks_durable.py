@@ -10,31 +10,18 @@ Usage: python bench/tasks_durable.py [--tasks 20000] [--callers 256] [--transpor
 import argparse
 import asyncio
 import json
-import os
-import shutil
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import asyncpg
-import psutil
 import uvloop
-from mesh.tasks.v1 import tasks_pb2, tasks_pb2_grpc
+from mesh.tasks.v1 import tasks_pb2
 
-from bench.support.processes import ROOT, free_port, wait_for_port
-from chassis.clock import SystemClock
-from chassis.config import Discovery, Process
-from chassis.lifecycle import Host
-from chassis.rpc.lane import open_lane
-from chassis.rpc.peer import open_peer
-from deploy.local.state import StateDir
-from deploy.local.stores.postgres import Postgres
-from deploy.local.stores.rabbitmq import RabbitMQ
+from bench.support.submitting import submitting
+from bench.support.tasks_stage import Stage, by_group
 
 _LATENCY = """
 SELECT percentile_cont(ARRAY[0.5, 0.95, 0.99])
@@ -50,87 +37,10 @@ SELECT count(*), extract(epoch FROM max(finished_at) - min(started_at))::float8 
 """
 
 
-class Mesh:
-    """The processes under measurement, by name."""
-
-    def __init__(self, arguments: argparse.Namespace, stack: ExitStack) -> None:
-        folder = Path(tempfile.mkdtemp(prefix="agentmesh-bench-"))
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        self._stack = stack
-        self._arguments = arguments
-        state = StateDir(folder)
-        self.postgres, rabbit = Postgres(state), RabbitMQ(state)
-        for store in (self.postgres, rabbit):
-            stack.callback(store.kill)
-            store.start()
-        self.port = free_port()
-        self.environment = {
-            **os.environ,
-            "PYTHONPATH": f"{ROOT}:{ROOT / 'proto'}",
-            "DATABASE_URL": self.postgres.url,
-            "AMQP_URL": rabbit.url,
-            "TASKS_ADDRESS": f"127.0.0.1:{self.port}",
-            "MESH_GRPC_PORT": str(self.port),
-            "MESH_LOG_LEVEL": "warning",
-            "MESH_WORKER_SLOTS": str(arguments.slots),
-        }
-        self.processes = {"postgres": _tree("postgres", state), "rabbitmq": _tree("beam", state)}
-        self.run("migrations", "-m", "chassis.migrations", "tasks").wait()
-        self.processes["tasks"] = [psutil.Process(self.run("tasks", "-m", "services.tasks").pid)]
-        wait_for_port(self.port)
-        self.processes["load"] = [psutil.Process()]
-
-    def start_workers(self) -> None:
-        """Starts the workers and waits until they have sessions."""
-        workers = [self.run(f"worker-{n}", "-m", "services.tasks.worker") for n in range(self._arguments.workers)]
-        self.processes["worker"] = [psutil.Process(worker.pid) for worker in workers]
-
-    def run(self, name: str, *command: str) -> "subprocess.Popen[bytes]":
-        """Starts a Python process of the project; it ends with the benchmark."""
-        environment = {**self.environment, "MESH_INSTANCE": name}
-        child = subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment, stdout=sys.stderr)
-        self._stack.callback(_end, child)
-        return child
-
-    def cpu_seconds(self) -> dict[str, float]:
-        """CPU used so far, by name."""
-        return {name: sum(_cpu(process) for process in group) for name, group in self.processes.items()}
-
-
-def _tree(name: str, state: StateDir) -> list[psutil.Process]:
-    marker = str(state.path)
-    found = psutil.process_iter(["cmdline"])
-    return [p for p in found if name in p.name() and marker in " ".join(p.info["cmdline"] or [])]
-
-
-def _cpu(process: psutil.Process) -> float:
-    if "postgres" in process.name():
-        # Each connection is a process of its own, and those that ended are in the parent's account.
-        return sum(_used(one) for one in (process, *process.children(recursive=True)) if one.is_running())
-    return _used(process)
-
-
-def _used(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return times.user + times.system
-
-
-def _end(child: "subprocess.Popen[bytes]") -> None:
-    child.terminate()
-    try:
-        child.wait(10)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
-
-
-@asynccontextmanager
-async def _submitting(mesh: Mesh, transport: str) -> AsyncIterator[tasks_pb2_grpc.TaskServiceStub]:
-    async with AsyncExitStack() as stack:
-        host = Host("bench", Process(), SystemClock(), stack)
-        lookup = Discovery(tasks_address=f"127.0.0.1:{mesh.port}")
-        opened = open_lane(host, "tasks", lookup) if transport == "lane" else open_peer(host, "tasks", lookup)
-        yield tasks_pb2_grpc.TaskServiceStub(await host.enter(opened))
+def _start_workers(arguments: argparse.Namespace, stage: Stage) -> None:
+    for number in range(arguments.workers):
+        command = [sys.executable, "-m", "services.tasks.worker"]
+        stage.run(f"worker-{number}", command, {"MESH_WORKER_SLOTS": str(arguments.slots)})
 
 
 async def _submit_all(stub: Any, count: int, callers: int) -> float:
@@ -172,21 +82,21 @@ async def _clear(database: "asyncpg.Connection[asyncpg.Record]") -> None:
 
 
 @contextmanager
-def _measured(mesh: Mesh, into: dict[str, Any], count: int) -> Iterator[None]:
-    before, began = mesh.cpu_seconds(), time.perf_counter()
+def _measured(stage: Stage, into: dict[str, Any], count: int) -> Iterator[None]:
+    usage, began, own = stage.usage(), time.perf_counter(), time.process_time()
     yield
     seconds = time.perf_counter() - began
-    after = mesh.cpu_seconds()
-    into["cpu_us_per_task"] = {name: round(1e6 * (after[name] - before[name]) / count) for name in after}
-    into["cores_used"] = round(sum(after[name] - before[name] for name in after) / seconds, 2)
+    used = {**by_group(usage.seconds()), "load": time.process_time() - own}
+    into["cpu_us_per_task"] = {name: round(1e6 * part / count) for name, part in used.items()}
+    into["cores_used"] = round(sum(used.values()) / seconds, 2)
 
 
-async def _accepting(arguments: argparse.Namespace, mesh: Mesh, stub: Any, database: Any) -> dict[str, Any]:
+async def _accepting(arguments: argparse.Namespace, stage: Stage, stub: Any, database: Any) -> dict[str, Any]:
     """Accepts without a worker, and what a worker then makes of the backlog."""
     figures: dict[str, Any] = {}
-    with _measured(mesh, figures, arguments.tasks):
+    with _measured(stage, figures, arguments.tasks):
         seconds = await _submit_all(stub, arguments.tasks, arguments.callers)
-    mesh.start_workers()
+    _start_workers(arguments, stage)
     await _until_done(database)
     (row,) = await database.fetch(_DRAIN)
     ended, span = row
@@ -197,11 +107,11 @@ async def _accepting(arguments: argparse.Namespace, mesh: Mesh, stub: Any, datab
     }
 
 
-async def _whole(arguments: argparse.Namespace, mesh: Mesh, stub: Any, database: Any) -> dict[str, Any]:
+async def _whole(arguments: argparse.Namespace, stage: Stage, stub: Any, database: Any) -> dict[str, Any]:
     """From the first acceptance to the last result."""
     figures: dict[str, Any] = {}
     await _clear(database)
-    with _measured(mesh, figures, arguments.tasks):
+    with _measured(stage, figures, arguments.tasks):
         await _submit_all(stub, arguments.tasks, arguments.callers)
         await _until_done(database)
     (row,) = await database.fetch(_SPAN)
@@ -209,11 +119,11 @@ async def _whole(arguments: argparse.Namespace, mesh: Mesh, stub: Any, database:
     return {"tasks": ended, "per_second": round(ended / span), **figures}
 
 
-async def _steady(arguments: argparse.Namespace, mesh: Mesh, stub: Any, database: Any) -> dict[str, Any]:
+async def _steady(arguments: argparse.Namespace, stage: Stage, stub: Any, database: Any) -> dict[str, Any]:
     """At a fixed rate, how long a task waits for its start."""
     figures: dict[str, Any] = {}
     await _clear(database)
-    with _measured(mesh, figures, int(arguments.rate * arguments.seconds)):
+    with _measured(stage, figures, int(arguments.rate * arguments.seconds)):
         await _submit_steadily(stub, arguments.rate, arguments.seconds)
         await _until_done(database)
     p50, p95, p99 = await database.fetchval(_LATENCY)
@@ -221,15 +131,15 @@ async def _steady(arguments: argparse.Namespace, mesh: Mesh, stub: Any, database
     return {"rate": arguments.rate, "accept_to_start_ms": wait, **figures}
 
 
-async def measure(arguments: argparse.Namespace, mesh: Mesh) -> dict[str, Any]:
+async def measure(arguments: argparse.Namespace, stage: Stage) -> dict[str, Any]:
     """All figures of one run."""
-    database = await asyncpg.connect(mesh.postgres.url)
-    async with _submitting(mesh, arguments.transport) as stub:
+    database = await asyncpg.connect(stage.postgres.url)
+    async with submitting(stage.environment["TASKS_ADDRESS"], arguments.transport) as stub:
         await _submit_all(stub, 500, arguments.callers)
         figures = {
-            "accepting": await _accepting(arguments, mesh, stub, database),
-            "whole": await _whole(arguments, mesh, stub, database),
-            "steady": await _steady(arguments, mesh, stub, database),
+            "accepting": await _accepting(arguments, stage, stub, database),
+            "whole": await _whole(arguments, stage, stub, database),
+            "steady": await _steady(arguments, stage, stub, database),
         }
     await database.close()
     return figures
@@ -247,8 +157,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     arguments = parser.parse_args()
     with ExitStack() as stack:
-        mesh = Mesh(arguments, stack)
-        print(json.dumps(uvloop.run(measure(arguments, mesh)), indent=2))
+        stage = Stage(stack)
+        stage.start_tasks()
+        print(json.dumps(uvloop.run(measure(arguments, stage)), indent=2))
 
 
 if __name__ == "__main__":

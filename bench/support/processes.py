@@ -67,7 +67,8 @@ class Usage:
             try:
                 one = psutil.Process(pid)
                 family = [one, *one.children(recursive=True)]
-                used[name] = sum(sum(each.cpu_times()[:2]) for each in family)
+                # The last two are what children used that have ended and were waited for.
+                used[name] = sum(sum(each.cpu_times()[:4]) for each in family)
             except psutil.NoSuchProcess:
                 continue
         return used
