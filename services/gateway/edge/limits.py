@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from chassis.breaker import Breaker
 from chassis.clock import Clock
-from chassis.errors import MeshError
+from chassis.errors import Invalid, MeshError
 from chassis.logging import get_logger
 from services.gateway.edge.context import RequestContext
 from services.gateway.edge.denials import Denials, Key
@@ -185,7 +185,9 @@ class Limits:
         try:
             response = await self._service.Decide(request, timeout=_PATIENCE_SECONDS)
         except MeshError as error:
-            self._breaker.fail(generation)
+            # A class that the rules do not know is no failure: it must not end the asking for those that they do know.
+            told = self._breaker.succeed if isinstance(error, Invalid) else self._breaker.fail
+            told(generation)
             self._in_doubt([subjects[0], *releases])
             self._fail_open(context, subjects[0], error)
             return None

@@ -114,6 +114,15 @@ async def test_a_limiter_that_keeps_failing_is_left_alone_for_a_while():
     assert len(world.limiter.asked) == 3
 
 
+async def test_a_class_without_rules_ends_no_asking():
+    """Whoever asks for what the rules do not know does not free everybody of his limits."""
+    world = World()
+    world.limiter.answer = Invalid("unknown route class")
+    for _ in range(5):
+        assert (await world.ask()).status == 200
+    assert len(world.limiter.asked) == 5
+
+
 async def test_the_subject_of_a_decision():
     """User, role, key and address of who asks."""
     world = World()
