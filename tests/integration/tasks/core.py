@@ -61,6 +61,7 @@ class Core:
     schedules: Schedules
     watches: Watches
     webhooks: Webhooks
+    post: Post
     upkeep: Upkeep
     queues: Queues
     due: list[Due]
@@ -172,6 +173,7 @@ async def open_core(url: str, *, most_queued: int = 100_000) -> AsyncIterator[Co
         due: list[Due] = []
         store = Store(database, changed_message, due.extend)
         queues = Queues()
+        post = Anywhere()
         figures = Figures(store, SystemClock(), lambda: 0, limits=Limits(most=most_queued), most_unpublished=1_000_000)
         intake = Intake(store, figures, SystemClock(), lambda: f"task_{ULID()}")
         desk = Desk(store, figures, queues, lambda: f"ses_{ULID()}")
@@ -191,7 +193,8 @@ async def open_core(url: str, *, most_queued: int = 100_000) -> AsyncIterator[Co
             queries=Queries(store, figures, SystemClock()),
             schedules=schedules,
             watches=Watches(store, lambda: f"watch_{ULID()}"),
-            webhooks=open_webhooks(store, Anywhere()),
+            webhooks=open_webhooks(store, post),
+            post=post,
             upkeep=upkeep,
             queues=queues,
             due=due,
