@@ -19,7 +19,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import aiohttp
 import asyncpg
@@ -55,7 +55,7 @@ FROM tasks.task_result, (SELECT min(finished_at) AS ended FROM tasks.task_result
 WHERE state = 4
 """
 
-Stub = tasks_pb2_grpc.TaskServiceAsyncStub
+Stub: TypeAlias = "tasks_pb2_grpc.TaskServiceAsyncStub"
 
 
 async def _submit_many(stub: Stub, request: tasks_pb2.SubmitRequest, count: int) -> None:
