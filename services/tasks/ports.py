@@ -12,8 +12,8 @@ from services.tasks.model.cron import Firing, Schedule
 from services.tasks.model.figures import Channel, Depth, Rate, Tallies
 from services.tasks.model.graph import Standing
 from services.tasks.model.states import Priority, State
-from services.tasks.model.task import Accepted, Change, Event, Kind, Live, Revival, Submission, Task
-from services.tasks.model.webhooks import Answer, Delivery, Facts, Happening, Page, Parcel, Settlement, Webhook
+from services.tasks.model.task import Accepted, Change, Event, Kind, Live, Receipt, Revival, Submission, Task
+from services.tasks.model.webhooks import Answer, Delivery, Facts, Happening, Once, Page, Parcel, Settlement, Webhook
 from services.tasks.model.work import (
     ClaimBatch,
     Claimed,
@@ -61,10 +61,11 @@ class TaskStore(Protocol):
         another owner's (``UNKNOWN_PREREQUISITE``); of those nothing is stored.
         """
 
-    async def accept_all(
-        self, submissions: Sequence[Submission], direct: Collection[str] = ()
-    ) -> Sequence[Accepted]:
+    async def accept_all(self, submissions: Sequence[Submission], direct: Collection[str] = ()) -> Sequence[Accepted]:
         """As `accept`, all or none: raises the first error, with its number as `index` in the details."""
+
+    async def keep_receipt(self, owner_id: str, key: str, receipt: Receipt) -> Receipt:
+        """Keeps the first answer under an idempotency key, and answers with the one that is kept."""
 
     async def requeue(self, revival: Revival, decide: Decide) -> Change | None:
         """Locks an ended task and applies the decision. None when it has not ended.
@@ -223,8 +224,11 @@ class PointerStore(Protocol):
 class WebhookStore(Protocol):
     """The owners' webhooks. An empty owner is any owner."""
 
-    async def add_webhook(self, webhook: Webhook, most: int) -> None:
-        """Raises Exhausted (``TOO_MANY_WEBHOOKS``) when its owner has so many."""
+    async def add_webhook(self, webhook: Webhook, most: int, once: Once | None) -> Webhook:
+        """The webhook, or the one that was made under its idempotency key before.
+
+        Raises Exhausted (``TOO_MANY_WEBHOOKS``) when its owner has so many, Conflict (``IDEMPOTENCY_MISMATCH``).
+        """
 
     async def find_webhook(self, webhook_id: str, owner_id: str) -> Webhook | None: ...
     async def list_webhooks(self, owner_id: str, limit: int) -> Sequence[Webhook]:

@@ -218,8 +218,14 @@ idem = Table(
     Column("owner_id", Text, primary_key=True),
     Column("key", Text, primary_key=True),
     Column("fingerprint", LargeBinary, nullable=False),
+    # Or a webhook's id.
     Column("task_id", _ID, nullable=False),
     Column("expires_at", _TIME, nullable=False),
+    # What was answered first; null before that.
+    Column("queue_position", BigInteger),
+    Column("estimated_seconds", Double),
+    Column("estimated_at", _TIME),
+    Column("duplicate", Boolean),
     Index("ix_idem_expires", "expires_at"),
 )
 

@@ -156,11 +156,15 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """The answer to a submission. `queue_position` is from 1; `estimated_seconds` is 0 before anything was measured."""
+    """The answer to a submission. `queue_position` is from 1; `estimated_seconds` is 0 before anything was measured.
+
+    `estimated_at` is when it should have ended; the seconds begin when it may run.
+    """
 
     accepted: Accepted
     queue_position: int
     estimated_seconds: float
+    estimated_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,6 +63,14 @@ class Webhook:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Once:
+    """An idempotency key and a digest of the request that came with it."""
+
+    key: str
+    fingerprint: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HookWish:
     """What a webhook is to be. None leaves it as it is."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import timedelta
 
 from chassis.clock import Clock
 from chassis.errors import Invalid
@@ -37,7 +38,11 @@ class Intake:
         """
         submission = await self.check(draft)
         with self._figures.admitted([submission.group]):
-            return self._receipt(submission, await self.batcher.put(submission))
+            receipt = self._receipt(submission, await self.batcher.put(submission))
+        if not submission.idempotency_key:
+            return receipt
+        # A commit of its own: whoever repeats the request before it has no answer yet that could differ.
+        return await self._store.keep_receipt(submission.owner_id, submission.idempotency_key, receipt)
 
     async def submit_many(self, drafts: Sequence[Draft]) -> list[Receipt]:
         """Accepts all of them in one commit, or none; they may run after each other, by "#" and their names.
@@ -78,4 +83,10 @@ class Intake:
 
     def _receipt(self, submission: Submission, accepted: Accepted) -> Receipt:
         position, seconds = self._figures.count_accepted(submission, accepted)
-        return Receipt(accepted=accepted, queue_position=position, estimated_seconds=seconds)
+        now, run_at = self._clock.now(), accepted.task.run_at
+        return Receipt(
+            accepted=accepted,
+            queue_position=position,
+            estimated_seconds=seconds,
+            estimated_at=max(now, run_at or now) + timedelta(seconds=seconds),
+        )

@@ -3,6 +3,7 @@
 Another owner's webhooks do not exist for the caller; an empty owner sees all.
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from services.tasks.model.webhooks import (
     Delivery,
     Happening,
     HookWish,
+    Once,
     Page,
     Telling,
     Webhook,
@@ -66,13 +68,14 @@ class Webhooks:
         self._new_id = new_id
         self._new_event_id = new_event_id
 
-    async def create(self, owner_id: str, wish: HookWish, secret: str) -> Webhook:
-        """The webhook with its secret, which is made when it is empty.
+    async def create(self, owner_id: str, wish: HookWish, secret: str, idempotency_key: str = "") -> Webhook:
+        """The webhook with its secret, which is made when it is empty; under a key that was used before, the same.
 
         Raises Invalid (``WEBHOOK_URL``, ``WEBHOOK_ADDRESS``, ``UNKNOWN_EVENT``, ``WEBHOOK_SECRET``), Exhausted
-        (``TOO_MANY_WEBHOOKS``).
+        (``TOO_MANY_WEBHOOKS``), Conflict (``IDEMPOTENCY_MISMATCH``).
         """
         checks.check_text("owner_id", owner_id, required=True)
+        checks.check_text("idempotency_key", idempotency_key)
         fresh = Webhook(
             webhook_id=self._new_id(),
             owner_id=owner_id,
@@ -89,8 +92,8 @@ class Webhooks:
         )
         await self._check(replace(wish, url=wish.url or ""))
         webhook = _wished(fresh, wish)
-        await self._webhooks.add_webhook(webhook, self._most_per_owner)
-        return webhook
+        once = Once(key=idempotency_key, fingerprint=_fingerprint(wish, secret)) if idempotency_key else None
+        return await self._webhooks.add_webhook(webhook, self._most_per_owner, once)
 
     async def get(self, webhook_id: str, owner_id: str) -> Webhook:
         """Raises NotFound (``WEBHOOK_NOT_FOUND``)."""
@@ -204,6 +207,10 @@ class Webhooks:
             raise _unknown_event("events", unknown[0])
         if wish.url is not None:
             await self._post.check(wish.url)
+
+
+def _fingerprint(wish: HookWish, secret: str) -> bytes:
+    return hashlib.sha256(repr((wish, secret)).encode()).digest()
 
 
 def _wished(webhook: Webhook, wish: HookWish) -> Webhook:

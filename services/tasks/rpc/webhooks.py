@@ -28,7 +28,9 @@ class WebhookService(webhooks_pb2_grpc.WebhookServiceServicer):
         self, request: webhooks_pb2.CreateWebhookRequest, context: Any
     ) -> webhooks_pb2.CreateWebhookResponse:
         del context
-        webhook = await self._webhooks.create(request.owner_id, wire.creation_from(request), request.secret)
+        webhook = await self._webhooks.create(
+            request.owner_id, wire.creation_from(request), request.secret, request.idempotency_key
+        )
         return webhooks_pb2.CreateWebhookResponse(webhook=self._shown(webhook), secret=webhook.secret)
 
     async def GetWebhook(

@@ -4,31 +4,33 @@ What only some tasks have (unique keys, prerequisites) is in `linking`, and cost
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from chassis.database import DriverConnection
 from chassis.errors import Conflict, MeshError
 from services.tasks.model.states import EventType, State
-from services.tasks.model.task import Accepted, Notice, Submission, Task
+from services.tasks.model.task import Accepted, Notice, Receipt, Submission, Task
 from services.tasks.store import bounds, linking
 from services.tasks.store.outgoing import Outgoing, Transaction
 from services.tasks.store.reading import read_tasks
 
 # Sorted, so that two batches with the same keys wait for each other and do not deadlock. An expired key is taken over.
-_TAKE_KEYS = """
+TAKE_KEYS = """
 INSERT INTO tasks.idem AS o (owner_id, key, fingerprint, task_id, expires_at)
 SELECT owner_id, key, fingerprint, task_id, now() + make_interval(secs => $5)
 FROM unnest($1::text[], $2::text[], $3::bytea[], $4::text[]) AS i(owner_id, key, fingerprint, task_id)
 ORDER BY owner_id, key
 ON CONFLICT (owner_id, key) DO UPDATE
-SET fingerprint = excluded.fingerprint, task_id = excluded.task_id, expires_at = excluded.expires_at
+SET fingerprint = excluded.fingerprint, task_id = excluded.task_id, expires_at = excluded.expires_at,
+    queue_position = NULL, estimated_seconds = NULL, estimated_at = NULL, duplicate = NULL
 WHERE o.expires_at <= now()
 RETURNING task_id
 """
 
 # Read by a second statement: only a new snapshot sees what a concurrent batch has just committed.
-_READ_KEYS = """
+READ_KEYS = """
 SELECT o.owner_id, o.key, o.fingerprint, o.task_id
 FROM tasks.idem o JOIN unnest($1::text[], $2::text[]) AS i(owner_id, key) USING (owner_id, key)
 """
@@ -40,6 +42,15 @@ WITH i AS (SELECT * FROM unnest($1::text[], $2::text[], $3::text[]) AS i(owner_i
 )
 UPDATE tasks.idem o SET task_id = i.task_id FROM i
 WHERE o.owner_id = i.owner_id AND o.key = i.key AND i.task_id IS NOT NULL
+"""
+
+# The first answer stands, also when two are given at once.
+_KEEP_RECEIPT = """
+UPDATE tasks.idem
+SET queue_position = coalesce(queue_position, $4), estimated_seconds = coalesce(estimated_seconds, $5),
+    estimated_at = coalesce(estimated_at, $6), duplicate = coalesce(duplicate, $7)
+WHERE owner_id = $1 AND key = $2 AND task_id = $3
+RETURNING queue_position, estimated_seconds, estimated_at, duplicate
 """
 
 _INSERT = """
@@ -96,6 +107,17 @@ class Accepting:
             answers = await self._accept(transaction, submissions)
             return [_accepted(answer, index) for index, answer in enumerate(answers)]
 
+    async def keep_receipt(self, owner_id: str, key: str, receipt: Receipt) -> Receipt:
+        """See `ports.TaskStore`. A key that has ended meanwhile keeps nothing."""
+        accepted = receipt.accepted
+        answer = (receipt.queue_position, receipt.estimated_seconds, receipt.estimated_at, accepted.duplicate)
+        async with self._outgoing.transaction() as transaction:
+            row = await transaction.pg.fetchrow(_KEEP_RECEIPT, owner_id, key, accepted.task.task_id, *answer)
+        if row is None:
+            return receipt
+        kept = dict(row)
+        return replace(receipt, accepted=replace(accepted, duplicate=kept.pop("duplicate")), **kept)
+
     async def _accept(self, transaction: Transaction, submissions: Sequence[Submission]) -> list[Accepted | MeshError]:
         pg = transaction.pg
         owners = await self._take_keys(pg, submissions)
@@ -134,9 +156,9 @@ class Accepting:
             [k.fingerprint for k in wanted.values()],
             [k.task_id for k in wanted.values()],
         )
-        taken = {row["task_id"] for row in await pg.fetch(_TAKE_KEYS, *columns, self._keys_live_seconds)}
+        taken = {row["task_id"] for row in await pg.fetch(TAKE_KEYS, *columns, self._keys_live_seconds)}
         if len(taken) < len(wanted):
-            for row in await pg.fetch(_READ_KEYS, columns[0], columns[1]):
+            for row in await pg.fetch(READ_KEYS, columns[0], columns[1]):
                 wanted[row["owner_id"], row["key"]] = _Key(row["task_id"], row["fingerprint"])
         return wanted
 

@@ -63,6 +63,6 @@ class Store(
         Pointers.__init__(self, hot or database)
         History.__init__(self, database)
         Figures.__init__(self, database)
-        Webhooks.__init__(self, database)
+        Webhooks.__init__(self, database, keys_live_seconds)
         Deliveries.__init__(self, database, outgoing)
         DeliveryLog.__init__(self, database, outgoing)

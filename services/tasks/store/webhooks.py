@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from chassis.database import Database
-from chassis.errors import Exhausted
-from services.tasks.model.webhooks import Webhook
+from chassis.database import Database, DriverConnection
+from chassis.errors import Conflict, Exhausted
+from services.tasks.model.webhooks import Once, Webhook
 from services.tasks.ports import ChangeWebhook
+from services.tasks.store.accepting import READ_KEYS, TAKE_KEYS
 
 _COLUMNS = """webhook_id, owner_id, url, events, description, enabled, disabled_reason, secret, old_secret, old_until,
   created_at, last_delivered_at"""
@@ -41,16 +42,32 @@ WHERE webhook_id = $1 AND ($2 = '' OR owner_id = $2) AND deleted_at IS NULL RETU
 class Webhooks:
     """The owners' part of `ports.WebhookStore`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, keys_live_seconds: float) -> None:
         self._database = database
+        self._keys_live_seconds = keys_live_seconds
 
-    async def add_webhook(self, webhook: Webhook, most: int) -> None:
+    async def add_webhook(self, webhook: Webhook, most: int, once: Once | None) -> Webhook:
         """See `ports.WebhookStore`."""
         async with self._database.driver() as pg:
             await pg.execute(_LOCK_OWNER, webhook.owner_id)
+            if once is not None and (earlier := await self._take_key(pg, webhook, once)) is not None:
+                return earlier
             if await pg.fetchval(_COUNT, webhook.owner_id) >= most:
                 raise Exhausted(f"At most {most} webhooks", code="TOO_MANY_WEBHOOKS")
             await pg.execute(_ADD, *_row(webhook))
+        return webhook
+
+    async def _take_key(self, pg: DriverConnection, webhook: Webhook, once: Once) -> Webhook | None:
+        """The webhook that was made under the key before, None for a key that is new."""
+        names = [webhook.owner_id], [once.key]
+        if await pg.fetch(TAKE_KEYS, *names, [once.fingerprint], [webhook.webhook_id], self._keys_live_seconds):
+            return None
+        (taken,) = await pg.fetch(READ_KEYS, *names)
+        row = await pg.fetchrow(_FIND, taken["task_id"], webhook.owner_id)
+        # One that was deleted since is no answer, and a second one is not what was asked for.
+        if row is None or taken["fingerprint"] != once.fingerprint:
+            raise Conflict("This idempotency key was used for another request", code="IDEMPOTENCY_MISMATCH")
+        return _webhook(row)
 
     async def find_webhook(self, webhook_id: str, owner_id: str) -> Webhook | None:
         """See `ports.WebhookStore`."""

@@ -40,6 +40,7 @@ def to_submitted(receipt: Receipt) -> tasks_pb2.SubmitResponse:
         queue_position=receipt.queue_position,
         estimated_seconds=receipt.estimated_seconds,
         duplicate=receipt.accepted.duplicate,
+        estimated_at=to_time(receipt.estimated_at),
     )
 
 

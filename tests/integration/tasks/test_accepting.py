@@ -52,6 +52,27 @@ async def test_a_replay_shows_the_task_as_it_is_now(core: Core) -> None:
     assert (again.accepted.task.task_id, again.accepted.task.state) == (task_id, State.CANCELLED)
 
 
+async def test_a_repeated_request_is_answered_as_the_first_time(core: Core, tasks_url: str) -> None:
+    """By every process, also when both answer at once and when there is more to wait for by now."""
+    async with open_core(tasks_url) as other:
+        first, beside = await asyncio.gather(*(each.submit(idempotency_key="k") for each in (core, other)))
+        await core.submit()
+        again = [await each.submit(idempotency_key="k") for each in (core, other)]
+    answers = {(one.queue_position, one.estimated_seconds, one.estimated_at) for one in (first, beside, *again)}
+    assert len(answers) == 1
+    assert (await core.submit()).queue_position > first.queue_position
+
+
+async def test_what_was_a_duplicate_is_one_when_it_is_asked_again(core: Core) -> None:
+    """The first answer stands; a key whose time is over begins anew."""
+    task_id = await core.submit_id(unique_key="u")
+    told = [(await core.submit(unique_key="u", idempotency_key="k")).accepted for _ in range(2)]
+    assert [(each.task.task_id, each.duplicate) for each in told] == [(task_id, True)] * 2
+    await core.sql("UPDATE tasks.idem SET expires_at = now()")
+    fresh = await core.submit(idempotency_key="k")
+    assert (fresh.accepted.replayed, fresh.accepted.duplicate) == (False, False)
+
+
 async def test_a_key_belongs_to_its_owner_and_its_request(core: Core) -> None:
     """Another owner has keys of their own; another payload is a conflict, also in one batch."""
     first = await core.submit_id(idempotency_key="k")

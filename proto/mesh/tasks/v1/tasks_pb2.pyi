@@ -347,6 +347,7 @@ class SubmitResponse(_message.Message):
     QUEUE_POSITION_FIELD_NUMBER: _builtins.int
     ESTIMATED_SECONDS_FIELD_NUMBER: _builtins.int
     DUPLICATE_FIELD_NUMBER: _builtins.int
+    ESTIMATED_AT_FIELD_NUMBER: _builtins.int
     replayed: _builtins.bool
     queue_position: _builtins.int
     """Tasks that are ahead of it in its queue, plus one."""
@@ -356,6 +357,12 @@ class SubmitResponse(_message.Message):
     """`task` is the live one that has the unique key; this request made none."""
     @_builtins.property
     def task(self) -> Global___Task: ...
+    @_builtins.property
+    def estimated_at(self) -> _timestamp_pb2.Timestamp:
+        """When it should have ended. Of a request that is repeated with its key this and the three before it are as they were
+        answered first.
+        """
+
     def __init__(
         self,
         *,
@@ -364,10 +371,11 @@ class SubmitResponse(_message.Message):
         queue_position: _builtins.int = ...,
         estimated_seconds: _builtins.float = ...,
         duplicate: _builtins.bool = ...,
+        estimated_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["estimated_at", b"estimated_at", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate", b"duplicate", "estimated_seconds", b"estimated_seconds", "queue_position", b"queue_position", "replayed", b"replayed", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate", b"duplicate", "estimated_at", b"estimated_at", "estimated_seconds", b"estimated_seconds", "queue_position", b"queue_position", "replayed", b"replayed", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

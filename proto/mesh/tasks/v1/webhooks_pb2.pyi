@@ -114,11 +114,16 @@ class CreateWebhookRequest(_message.Message):
     EVENTS_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     SECRET_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     owner_id: _builtins.str
     url: _builtins.str
     description: _builtins.str
     secret: _builtins.str
     """`whsec_` and base64 of 24 to 64 bytes; empty: one is made."""
+    idempotency_key: _builtins.str
+    """The same request with the same key makes no second webhook and shows the first again; another request is
+    FAILED_PRECONDITION (reason IDEMPOTENCY_MISMATCH). Empty: none.
+    """
     @_builtins.property
     def events(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Empty: all."""
@@ -131,10 +136,11 @@ class CreateWebhookRequest(_message.Message):
         events: _abc.Iterable[_builtins.str] | None = ...,
         description: _builtins.str = ...,
         secret: _builtins.str = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "events", b"events", "owner_id", b"owner_id", "secret", b"secret", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "events", b"events", "idempotency_key", b"idempotency_key", "owner_id", b"owner_id", "secret", b"secret", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,7 +11,7 @@ from services.gateway.apis.ids import is_delivery_id, is_webhook_id
 from services.gateway.apis.shapes import WHOLE, Body, Moment
 from services.gateway.views import Instant
 
-Url = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
+Url = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
 EventName = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[a-z_.]*\*?$")]
 EventNames = Annotated[list[EventName], Field(max_length=50)]
 Description = Annotated[str, StringConstraints(max_length=500)]
@@ -63,10 +63,10 @@ class FailedSince(Body):
 class WebhookView(BaseModel):
     """A webhook. `disabled_reason` is `gone` (it answered 410) or `failing` when it was disabled by itself."""
 
-    id: str
+    id: str = Field(examples=["hook_01M7ZG92M43D97A3QZK91F854Z"])
     owner_id: str
     url: str
-    events: list[str]
+    events: list[str] = Field(examples=[["task.*", "agent.execution.completed"]])
     description: str
     enabled: bool
     disabled_reason: str | None
@@ -78,7 +78,7 @@ class WebhookView(BaseModel):
 class WebhookOnce(WebhookView):
     """A webhook with its secret, for the only time."""
 
-    secret: str
+    secret: str = Field(examples=["whsec_…"])
 
 
 class DeliveryTry(BaseModel):
@@ -96,10 +96,10 @@ class DeliveryView(BaseModel):
     `tries` has the last twenty, newest last; `payload` is what is posted, without its signature.
     """
 
-    id: str
-    webhook_id: str
-    event_id: str
-    event: str
+    id: str = Field(examples=["dlv_01M7ZG92SYKW91K8FJ39T8R52H"])
+    webhook_id: str = Field(examples=["hook_01M7ZG92M43D97A3QZK91F854Z"])
+    event_id: str = Field(examples=["evt_task_01M7ZG9KXA090F0XBMTGYSYE9C_3"])
+    event: str = Field(examples=["task.completed"])
     state: Literal["waiting", "delivered", "failed"]
     created_at: Instant
     next_at: Instant | None

@@ -26,6 +26,7 @@ from services.gateway.apis.aios.webhook_shapes import (
     shown,
 )
 from services.gateway.apis.body_route import StrictRoute
+from services.gateway.apis.idempotency import IDEMPOTENCY_KEY, IDEMPOTENCY_PARAMETER, idempotency_key
 from services.gateway.edge.context import require_scope
 from services.gateway.identity.model import Principal
 from services.gateway.views import stamp_of
@@ -37,6 +38,11 @@ _STATES = {
     "delivered": webhooks_pb2.DELIVERY_STATE_DELIVERED,
     "failed": webhooks_pb2.DELIVERY_STATE_FAILED,
 }
+_CREATION = (
+    "Refused, and nothing is kept: an address that is not https (`WEBHOOK_URL`) or leads inside (`WEBHOOK_ADDRESS`), "
+    "an event nobody knows (`UNKNOWN_EVENT`), a secret that is none (`WEBHOOK_SECRET`), all 400; one webhook too many "
+    "(`TOO_MANY_WEBHOOKS`), 409."
+)
 _Before = Annotated[str | None, Query(max_length=64, description="The last id of the page before.")]
 T = TypeVar("T")
 
@@ -50,19 +56,21 @@ class Webhooks:
     def router(self) -> APIRouter:
         router = APIRouter(prefix="/api/webhooks", tags=["aios"], route_class=StrictRoute)
 
-        def add(path: str, endpoint: Any, method: str, operation: str, summary: str, *, status: int = 200) -> None:
+        def add(path: str, endpoint: Any, method: str, operation: str, summary: str, **more: Any) -> None:
             router.add_api_route(
-                path, endpoint, methods=[method], status_code=status, operation_id=f"aios_{operation}", summary=summary
+                path, endpoint, methods=[method], operation_id=f"aios_{operation}", summary=summary, **more
             )
 
         one, delivery = "/{webhook_id}", "/{webhook_id}/deliveries/{delivery_id}"
         add("", self.list_webhooks, "GET", "list_webhooks", "List webhooks, newest first")
-        add("", self.create, "POST", "create_webhook", "Be told what ended; shows the secret once", status=201)
+        summary = "Be told what ended; shows the secret once"
+        more = {"description": _CREATION, "openapi_extra": {"parameters": [IDEMPOTENCY_PARAMETER]}}
+        add("", self.create, "POST", "create_webhook", summary, status_code=201, **more)
         add(one, self.get, "GET", "get_webhook", "Look at a webhook")
         add(one, self.change, "PATCH", "change_webhook", "Change a webhook; enabling forgives its failures")
-        add(one, self.delete, "DELETE", "delete_webhook", "Delete a webhook and its log", status=204)
+        add(one, self.delete, "DELETE", "delete_webhook", "Delete a webhook and its log", status_code=204)
         add(f"{one}/secret", self.rotate, "POST", "rotate_webhook_secret", "Sign with a new secret; shows it once")
-        add(f"{one}/test", self.ping, "POST", "test_webhook", "Send `webhook.ping` to it", status=202)
+        add(f"{one}/test", self.ping, "POST", "test_webhook", "Send `webhook.ping` to it", status_code=202)
         add(f"{one}/deliveries", self.list_deliveries, "GET", "list_deliveries", "Its deliveries, newest first")
         add(f"{one}/replay", self.replay_failed, "POST", "replay_webhook", "Deliver again what failed since a time")
         add(f"{delivery}/replay", self.replay, "POST", "replay_delivery", "Deliver again, under the same event id")
@@ -71,9 +79,13 @@ class Webhooks:
     async def create(self, request: Request, body: NewWebhook) -> WebhookOnce:
         principal = require_scope(request.scope, _SCOPE)
         wanted = webhooks_pb2.CreateWebhookRequest(
-            owner_id=principal.user_id, url=body.url, events=body.events, description=body.description
+            owner_id=principal.user_id,
+            url=body.url,
+            events=body.events,
+            description=body.description,
+            secret=body.secret or "",
+            idempotency_key=idempotency_key(request.headers.get(IDEMPOTENCY_KEY.decode(), "")),
         )
-        wanted.secret = body.secret or ""
         answer = await _judged(self._webhooks.CreateWebhook(wanted))
         return once(answer.webhook, answer.secret)
 

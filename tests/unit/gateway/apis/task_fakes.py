@@ -1,6 +1,7 @@
 """The tasks service from memory."""
 # ruff: noqa: N802 - the contract names its methods so
 
+from datetime import timedelta
 from typing import Any
 
 from mesh.tasks.v1 import tasks_pb2
@@ -75,7 +76,7 @@ class FakeTasks(FakeSchedules):
     def __init__(self, clock: FakeClock) -> None:
         super().__init__(clock)
         self.tasks: dict[str, tasks_pb2.Task] = {}
-        self.keys: dict[tuple[str, str], tuple[bytes, str]] = {}
+        self.keys: dict[tuple[str, str], tuple[bytes, tasks_pb2.SubmitResponse]] = {}
         self.workers: list[tasks_pb2.WorkerSummary] = []
         self.channels: list[tasks_pb2.ChannelSummary] = []
         self.requests: list[tasks_pb2.SubmitRequest] = []
@@ -90,14 +91,20 @@ class FakeTasks(FakeSchedules):
             raise Invalid("Unknown kind", code="UNKNOWN_KIND", details={"field": "task_type", "known": known})
         key = request.owner_id, request.idempotency_key
         if request.idempotency_key and key in self.keys:
-            payload, task_id = self.keys[key]
+            payload, first = self.keys[key]
             if payload != request.payload:
                 raise Conflict("The key was used for another request", code="IDEMPOTENCY_MISMATCH")
-            return tasks_pb2.SubmitResponse(task=self.tasks[task_id], replayed=True, estimated_seconds=5)
+            again = tasks_pb2.SubmitResponse(replayed=True)
+            again.MergeFrom(first)
+            again.task.CopyFrom(self.tasks[first.task.id])
+            return again
         task = self._made(request)
         self.tasks[task.id] = task
-        self.keys[key] = request.payload, task.id
-        return tasks_pb2.SubmitResponse(task=task, queue_position=1, estimated_seconds=300)
+        begins = max(task.created_at.ToDatetime(), task.run_at.ToDatetime())
+        answer = tasks_pb2.SubmitResponse(task=task, queue_position=1, estimated_seconds=300)
+        answer.estimated_at.FromDatetime(begins + timedelta(seconds=300))
+        self.keys[key] = request.payload, answer
+        return answer
 
     def _made(self, request: tasks_pb2.SubmitRequest) -> tasks_pb2.Task:
         task = tasks_pb2.Task(

@@ -31,6 +31,14 @@ async def test_a_webhook_shows_its_secret_once(world: World):
     assert (await world.ask("GET", WEBHOOKS)).json == [seen]
 
 
+async def test_a_key_is_passed_on(world: World):
+    """The tasks service makes one webhook of it; what is no key is refused here."""
+    await world.ask("POST", WEBHOOKS, EXAMPLE, headers={"Idempotency-Key": '"a b"'})
+    assert world.webhooks.requests[-1].idempotency_key == "a b"
+    refused = await world.ask("POST", WEBHOOKS, EXAMPLE, headers={"Idempotency-Key": "a b"})
+    assert (refused.status, len(world.webhooks.requests)) == (400, 1)
+
+
 async def test_a_change_leaves_the_rest(world: World):
     """Fields that are absent or null stay; a webhook can be switched off."""
     changed = await world.ask("PATCH", await created(world), {"enabled": False, "description": "", "url": None})
@@ -151,7 +159,7 @@ async def test_refusals_say_what_is_wrong(world: World, error: MeshError, status
     [
         {"url": ""},
         {"url": None},
-        {"url": "https://example.com/" + "x" * 2048},
+        {"url": "https://example.com/" + "x" * 2000},
         {"events": ["Task.Completed"]},
         {"events": ["task.*.x"]},
         {"events": ["task.completed"] * 51},

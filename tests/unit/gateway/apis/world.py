@@ -84,7 +84,7 @@ class World:
                 identity=identity,
                 feeds=self.feeds,
                 links=Links(behind, 15.0),
-                submissions=Submissions(peers.tasks, self.clock),
+                submissions=Submissions(peers.tasks),
                 clock=self.clock,
                 chat_timeout_seconds=60.0,
                 version="1.2.3",
