@@ -1,5 +1,6 @@
 """What owners are told by webhook: events of the contract `mesh.tasks.v1.WebhookService`, as rows of an outbox."""
 
+import re
 from datetime import datetime
 from typing import Any
 
@@ -17,6 +18,7 @@ _RUN_COMPLETED, _RUN_FAILED = "agent.execution.completed", "agent.execution.fail
 _CREATED = "agent.created"
 # The webhooks' contract takes 16 KiB of data; the rest of it is names and figures.
 _MOST_RESULT_BYTES = 15 * 1024
+_EXPONENT = re.compile(r"[0-9][eE]")
 # In the worst case a character takes six bytes.
 _MOST_CHARACTERS = _MOST_RESULT_BYTES // 6
 # Of an answer; the contract takes 64 levels in all.
@@ -74,7 +76,9 @@ def _result(run: Run) -> dict[str, Any] | orjson.Fragment:
     """What came of a run as an object: an answer that is one stands as it is, to the last digit."""
     if run.status is not RunStatus.SUCCESS:
         return {"error": run.error[:_MOST_CHARACTERS]}
-    if len(run.output.encode()) <= _MOST_RESULT_BYTES and _is_object(run.output):
+    # In canonical form 1e20 takes five times its length.
+    most_bytes = _MOST_RESULT_BYTES // 5 if _EXPONENT.search(run.output) else _MOST_RESULT_BYTES
+    if len(run.output.encode()) <= most_bytes and _is_object(run.output):
         return orjson.Fragment(run.output)
     result = {"output": run.output}
     if len(orjson.dumps(result)) <= _MOST_RESULT_BYTES:

@@ -84,6 +84,13 @@ def test_a_long_answer_is_cut(output: str):
     assert output.startswith(data["result"]["output"])
 
 
+def test_an_answer_that_would_grow_stays_text():
+    """Numbers with exponents are written out in what is signed."""
+    output = json.dumps({"many": ["x"] * 900}).replace('"x"', "1e20")
+    _, data = _event(webhooks.tell_owner(_ended(answer=Answer(output=output))[0]))
+    assert data["result"] == {"output": output}
+
+
 def test_executions_are_told_from_their_start_to_their_end():
     """Under ids that are the same whenever they are made."""
     begun, ended = _begun().events[0], _ended()[-1]
