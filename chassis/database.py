@@ -4,7 +4,7 @@ Knows no table. Stores speak SQLAlchemy Core through `transaction`, and raw asyn
 is hot; both commit at the end of the block and roll back when it raises.
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeAlias
 
@@ -77,20 +77,23 @@ class Database:
 
 
 @asynccontextmanager
-async def open_database(settings: Postgres, schema: str) -> AsyncIterator[Database]:
+async def open_database(
+    settings: Postgres, schema: str, planner: Mapping[str, str] | None = None
+) -> AsyncIterator[Database]:
     """Opens the pool, without connecting: Postgres may be away at start and come back at any time.
 
     Args:
         schema: the service's own; it names the connections in ``pg_stat_activity``. Tables carry their schema.
+        planner: the server's settings for all connections of this pool, as in ``{"plan_cache_mode": …}``.
     """
-    engine = open_engine(settings, schema)
+    engine = open_engine(settings, schema, planner)
     try:
         yield Database(engine)
     finally:
         await engine.dispose()
 
 
-def open_engine(settings: Postgres, schema: str) -> AsyncEngine:
+def open_engine(settings: Postgres, schema: str, planner: Mapping[str, str] | None = None) -> AsyncEngine:
     """The engine behind a Database, for migrations too; the caller disposes of it."""
     engine = create_async_engine(
         database_url(settings.url.get_secret_value()),
@@ -108,6 +111,7 @@ def open_engine(settings: Postgres, schema: str) -> AsyncEngine:
             "server_settings": {
                 "application_name": f"agentmesh-{schema}",
                 "statement_timeout": str(int(settings.statement_timeout_seconds * 1000)),
+                **(planner or {}),
             },
         },
     )

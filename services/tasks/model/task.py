@@ -141,12 +141,13 @@ def digest_unique(owner_id: str, kind: str, unique_key: str) -> bytes:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
     """What became of a submission: a new task, or another: of its idempotency key (`replayed`), or the live one of its
-    unique key (`duplicate`).
+    unique key (`duplicate`). `pointer_seq` is of a pointer that is the caller's to publish; 0: there is none.
     """
 
     task: Task
     replayed: bool
     duplicate: bool = False
+    pointer_seq: int = 0
 
     @property
     def is_new(self) -> bool:

@@ -6,6 +6,9 @@ from datetime import datetime
 from services.tasks.model.states import Priority
 from services.tasks.model.task import Kind, TaskError
 
+# Of pointers that whoever accepted their task publishes itself; no kind can have this name.
+DIRECT_LANE = ">"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opening:

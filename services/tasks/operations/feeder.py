@@ -11,6 +11,7 @@ from chassis.errors import Unavailable
 from chassis.logging import get_logger
 from chassis.retry import backoff_seconds
 from services.tasks.model.states import Priority
+from services.tasks.model.task import Submission
 from services.tasks.model.work import Queue
 from services.tasks.operations.figures import Figures
 from services.tasks.ports import PointerStore, Publish, WorkQueues
@@ -23,6 +24,8 @@ _MOST_SIZE = 2048
 _LOOK_EVERY_SECONDS = 0.02
 _POLL_SECONDS = 0.25
 _MOST_PAUSE_SECONDS = 1.0
+_RECALL_AFTER_SECONDS = 2.0
+_STILL_AFTER_SECONDS = 2.0
 _MOST_AT_ONCE = 500
 
 
@@ -33,16 +36,31 @@ class Window:
     Attributes:
         credit: how many may be published before the queue is looked at again.
         after_owner: whose turn was the last, when there was more than could be taken.
+        waits: something may wait in the table for its turn.
     """
 
     size: int = _FIRST_SIZE
     credit: int = _FIRST_SIZE
     looked_at: float = float("-inf")
     after_owner: str = ""
+    waits: bool = True
+
+    @property
+    def is_low(self) -> bool:
+        """The queue may have moved on since it was filled."""
+        return self.credit <= self.size // 2
 
     def wants_look(self, now: float) -> bool:
-        """Whether the queue may have moved on since it was filled."""
-        return self.credit <= self.size // 2 and now - self.looked_at >= _LOOK_EVERY_SECONDS
+        """Whether to look at the queue now."""
+        return self.is_low and now - self.looked_at >= _LOOK_EVERY_SECONDS
+
+    def reserve(self) -> bool:
+        """Room for one that does not wait for its turn. False: there is none, or others wait, as this one will."""
+        if self.waits or self.credit <= 0:
+            self.waits = True
+            return False
+        self.credit -= 1
+        return True
 
     def look(self, ready: int, now: float) -> None:
         """The queue holds so many."""
@@ -55,6 +73,8 @@ class Window:
 
     def take(self, owners: list[str], asked: int) -> None:
         """So many of what was asked for were published, for these owners in this order."""
+        # Those before the owner that it began with may have something too.
+        self.waits = len(owners) >= asked or self.after_owner != ""
         self.credit -= len(owners)
         self.after_owner = owners[-1] if owners and len(owners) >= asked else ""
 
@@ -71,11 +91,29 @@ class Feeder:
         self._publish = publish
         self._clock = clock
         self._awake = asyncio.Event()
+        # Something that was committed here is in the table.
+        self._stirred = True
+        self._fed_at = float("-inf")
+        self._moved_at = float("-inf")
+        self._recalled_at = float("-inf")
         self._windows: dict[tuple[str, Priority], Window] = {}
 
     def wake(self) -> None:
         """Something was committed by this process: publish it now and not at the next look."""
+        self._stirred = True
         self._awake.set()
+
+    def reserve(self, submission: Submission) -> bool:
+        """Room in its queue for the pointer of a submission; what may be published without waiting for a turn."""
+        window = self._windows.get((submission.group, submission.priority))
+        kind = self._figures.known_kind(submission.kind)
+        if window is None or kind is None or kind.max_running or submission.run_at or submission.run_after:
+            return False
+        if window.is_low:
+            self._awake.set()
+        room = window.reserve()
+        self._moved_at = self._clock.monotonic() if room else self._moved_at
+        return room
 
     async def run(self) -> None:
         """Feeds for ever. While the broker or the database is away it waits and loses nothing."""
@@ -88,6 +126,7 @@ class Feeder:
                 if failures == 0:
                     log.warning("Pointers wait", error=str(error))
                 failures += 1
+                self._stirred = True
                 await asyncio.sleep(backoff_seconds(failures, first=0.1, most=_MOST_PAUSE_SECONDS))
                 continue
             failures = 0
@@ -100,23 +139,39 @@ class Feeder:
         """One round. Answers how long to rest, unless something is committed meanwhile. Raises Unavailable."""
         some_wait = await self._store.grant_places() if self._figures.any_bounds else False
         await self._look()
-        wanted = self._wanted()
+        await self._recall()
+        now = self._clock.monotonic()
+        wanted = self._wanted(everywhere=self._stirred or some_wait or now - self._fed_at >= _POLL_SECONDS)
         if not wanted:
-            return _LOOK_EVERY_SECONDS
+            # All of it takes the short way, or has no room.
+            return self._rest(now)
+        self._stirred = False
         taken = await self._store.feed(wanted, self._publish)
         if taken is None:
             # Another process is at it; it may have begun before what we were woken for was committed.
+            self._stirred = True
             return _LOOK_EVERY_SECONDS
-        full = False
+        self._fed_at = now
+        self._moved_at = now if taken else self._moved_at
         for queue in wanted:
             owners = [one.owner_id for one in taken if (one.group, one.priority) == (queue.group, queue.priority)]
-            window = self._windows[queue.group, queue.priority]
-            # Those before the one that it began with may have something too.
-            full |= len(owners) >= queue.most or queue.after_owner != ""
-            window.take(owners, queue.most)
-        if full:
-            return 0.0 if self._wanted() and taken else _LOOK_EVERY_SECONDS
-        return _LOOK_EVERY_SECONDS if some_wait else _POLL_SECONDS
+            self._windows[queue.group, queue.priority].take(owners, queue.most)
+        if taken and any(window.waits and window.credit > 0 for window in self._windows.values()):
+            return 0.0
+        return _LOOK_EVERY_SECONDS if some_wait else self._rest(now)
+
+    def _rest(self, now: float) -> float:
+        """Short while queues move, so that room in them is noticed."""
+        moves = now - self._moved_at < _STILL_AFTER_SECONDS
+        return _LOOK_EVERY_SECONDS if moves and any(w.is_low for w in self._windows.values()) else _POLL_SECONDS
+
+    async def _recall(self) -> None:
+        """Takes over from processes that died with pointers on the short way."""
+        now = self._clock.monotonic()
+        if now - self._recalled_at >= _RECALL_AFTER_SECONDS / 2:
+            self._recalled_at = now
+            if await self._store.recall_direct(_RECALL_AFTER_SECONDS):
+                self._stirred = True
 
     async def _look(self) -> None:
         for group in self._figures.groups:
@@ -126,7 +181,7 @@ class Feeder:
                 if window.wants_look(now):
                     window.look(await self._queues.count_ready(group, priority), now)
 
-    def _wanted(self) -> list[Queue]:
+    def _wanted(self, *, everywhere: bool) -> list[Queue]:
         return [
             Queue(
                 group=group,
@@ -135,5 +190,5 @@ class Feeder:
                 after_owner=window.after_owner,
             )
             for (group, priority), window in self._windows.items()
-            if window.credit > 0
+            if window.credit > 0 and (everywhere or window.waits)
         ]

@@ -5,11 +5,12 @@ from dataclasses import replace
 from datetime import timedelta
 
 from chassis.clock import Clock
-from chassis.errors import Invalid
+from chassis.errors import Invalid, MeshError
 from services.tasks.model import graph
 from services.tasks.model.task import Accepted, Draft, Kind, Receipt, Submission
 from services.tasks.operations.batches import Batcher
 from services.tasks.operations.checks import check_draft
+from services.tasks.operations.direct import Direct
 from services.tasks.operations.figures import Figures
 from services.tasks.ports import TaskStore
 
@@ -18,14 +19,27 @@ _MOST_BYTES_AT_ONCE = 8 * 1024 * 1024
 
 
 class Intake:
-    """Takes drafts. `batcher.run` has to run for anything to be accepted."""
+    """Takes drafts. `batcher.run` has to run for anything to be accepted.
 
-    def __init__(self, store: TaskStore, figures: Figures, clock: Clock, new_task_id: Callable[[], str]) -> None:
+    Args:
+        direct: the short way for pointers; None: all of them wait for the feeder.
+    """
+
+    def __init__(
+        self,
+        store: TaskStore,
+        figures: Figures,
+        clock: Clock,
+        new_task_id: Callable[[], str],
+        *,
+        direct: Direct | None = None,
+    ) -> None:
         self._store = store
+        self._direct = direct
         self._figures = figures
         self._clock = clock
         self._new_task_id = new_task_id
-        self.batcher: Batcher[Submission, Accepted] = Batcher(store.accept)
+        self.batcher: Batcher[Submission, Accepted] = Batcher(self._accept)
 
     async def submit(self, draft: Draft) -> Receipt:
         """Accepts one task; it is committed when this returns.
@@ -67,7 +81,8 @@ class Intake:
                 error.details = {**error.details, "index": str(index)}
                 raise
         with self._figures.admitted([submission.group for submission in submissions]):
-            accepted = await self._store.accept_all(submissions)
+            accepted = await self._store.accept_all(submissions, self._reserve(submissions))
+            self._hand(submissions, accepted)
             return [self._receipt(*pair) for pair in zip(submissions, accepted, strict=True)]
 
     async def check(self, draft: Draft, task_id: str = "") -> Submission:
@@ -80,6 +95,18 @@ class Intake:
     def check_known(self, draft: Draft, kind: Kind) -> Submission:
         """The same for a kind that is at hand."""
         return check_draft(draft, kind, self._new_task_id(), self._clock.now())
+
+    async def _accept(self, submissions: Sequence[Submission]) -> Sequence[Accepted | MeshError]:
+        answers = await self._store.accept(submissions, self._reserve(submissions))
+        self._hand(submissions, answers)
+        return answers
+
+    def _reserve(self, submissions: Sequence[Submission]) -> frozenset[str]:
+        return frozenset() if self._direct is None else self._direct.reserve(submissions)
+
+    def _hand(self, submissions: Sequence[Submission], answers: Sequence[Accepted | MeshError]) -> None:
+        if self._direct is not None:
+            self._direct.hand(submissions, answers)
 
     def _receipt(self, submission: Submission, accepted: Accepted) -> Receipt:
         position, seconds = self._figures.count_accepted(submission, accepted)

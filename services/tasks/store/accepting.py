@@ -3,7 +3,7 @@
 What only some tasks have (unique keys, prerequisites) is in `linking`, and costs the others no statement.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -96,15 +96,17 @@ class Accepting:
         self._outgoing = outgoing
         self._keys_live_seconds = keys_live_seconds
 
-    async def accept(self, submissions: Sequence[Submission]) -> list[Accepted | MeshError]:
+    async def accept(
+        self, submissions: Sequence[Submission], direct: Collection[str] = ()
+    ) -> list[Accepted | MeshError]:
         """See `ports.TaskStore`."""
         async with self._outgoing.transaction() as transaction:
-            return await self._accept(transaction, submissions)
+            return await self._accept(transaction, submissions, direct)
 
-    async def accept_all(self, submissions: Sequence[Submission]) -> list[Accepted]:
+    async def accept_all(self, submissions: Sequence[Submission], direct: Collection[str] = ()) -> list[Accepted]:
         """See `ports.TaskStore`."""
         async with self._outgoing.transaction() as transaction:
-            answers = await self._accept(transaction, submissions)
+            answers = await self._accept(transaction, submissions, direct)
             return [_accepted(answer, index) for index, answer in enumerate(answers)]
 
     async def keep_receipt(self, owner_id: str, key: str, receipt: Receipt) -> Receipt:
@@ -118,7 +120,9 @@ class Accepting:
         kept = dict(row)
         return replace(receipt, accepted=replace(accepted, duplicate=kept.pop("duplicate")), **kept)
 
-    async def _accept(self, transaction: Transaction, submissions: Sequence[Submission]) -> list[Accepted | MeshError]:
+    async def _accept(
+        self, transaction: Transaction, submissions: Sequence[Submission], direct: Collection[str] = ()
+    ) -> list[Accepted | MeshError]:
         pg = transaction.pg
         owners = await self._take_keys(pg, submissions)
         fresh = [s for s in submissions if not s.idempotency_key or _owner_of(owners, s).task_id == s.task_id]
@@ -135,10 +139,11 @@ class Accepting:
             await pg.execute(_REPOINT_KEYS, *(list(column) for column in zip(*rows, strict=True)))
         others |= {s.task_id: o.task_id for s in submissions if (o := owners.get(_key(s))) and s.task_id not in others}
         fresh = [linking.renamed(s, others) for s in fresh if s.task_id not in twins]
-        tasks = await self._insert(transaction, fresh) if fresh else {}
+        tasks, seqs = await self._insert(transaction, fresh, direct) if fresh else ({}, {})
         known = sorted({task_id for task_id in others.values() if task_id not in tasks})
         tasks |= {task.task_id: task for task in await read_tasks(pg, known)} if known else {}
-        return [refused.get(s.task_id) or _answer(s, owners, tasks, others, twins) for s in submissions]
+        answers = [refused.get(s.task_id) or _answer(s, owners, tasks, others, twins) for s in submissions]
+        return [_numbered(answer, seqs) for answer in answers] if seqs else answers
 
     async def _take_keys(
         self, pg: DriverConnection, submissions: Sequence[Submission]
@@ -162,13 +167,16 @@ class Accepting:
                 wanted[row["owner_id"], row["key"]] = _Key(row["task_id"], row["fingerprint"])
         return wanted
 
-    async def _insert(self, transaction: Transaction, fresh: Sequence[Submission]) -> dict[str, Task]:
+    async def _insert(
+        self, transaction: Transaction, fresh: Sequence[Submission], direct: Collection[str]
+    ) -> tuple[dict[str, Task], dict[str, int]]:
+        """The tasks by id, and the numbers of pointers that take the short way."""
         columns = [list(column) for column in zip(*map(_row, fresh), strict=True)]
         rows = await transaction.pg.fetch(_INSERT, *columns, State.SCHEDULED, State.QUEUED)
         written = {row["task_id"]: (State(row["state"]), row["at"]) for row in rows}
         await linking.link(transaction, fresh)
-        await transaction.announce([_notice(s, *written[s.task_id]) for s in fresh])
-        return {s.task_id: _task(s, *written[s.task_id]) for s in fresh}
+        seqs = await transaction.announce([_notice(s, *written[s.task_id]) for s in fresh], direct)
+        return {s.task_id: _task(s, *written[s.task_id]) for s in fresh}, seqs
 
 
 class _Key:
@@ -204,6 +212,12 @@ def _answer(
         return Conflict("This idempotency key was used for another request", code="IDEMPOTENCY_MISMATCH")
     task = tasks[others.get(owner.task_id, owner.task_id)]
     return Accepted(task=task, replayed=owner.task_id != own_id, duplicate=own_id in twins)
+
+
+def _numbered(answer: Accepted | MeshError, seqs: Mapping[str, int]) -> Accepted | MeshError:
+    if isinstance(answer, Accepted) and answer.is_new and answer.task.task_id in seqs:
+        return replace(answer, pointer_seq=seqs[answer.task.task_id])
+    return answer
 
 
 def _accepted(answer: Accepted | MeshError, index: int) -> Accepted:

@@ -10,6 +10,7 @@ from chassis.database import Database, DriverConnection
 from chassis.messaging.message import Message
 from services.tasks.model.states import Due
 from services.tasks.model.task import Notice
+from services.tasks.model.work import DIRECT_LANE
 
 Wording = Callable[[Notice], Message]
 
@@ -26,14 +27,15 @@ SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[]
 _BOTH = f"""
 WITH n AS ({_NEWS}), m AS (
   SELECT * FROM unnest($11::text[], $12::smallint[], $13::text[], $14::text[], $15::text[], $16::int[], $17::text[],
-                       $18::timestamptz[])
-  AS m(work_group, priority, owner_id, kind, task_id, attempt, traceparent, at)
+                       $18::timestamptz[], $19::text[])
+  AS m(work_group, priority, owner_id, kind, task_id, attempt, traceparent, at, lane)
 )
 INSERT INTO tasks.pointer (lane, work_group, priority, owner_id, task_id, attempt, traceparent, at)
 SELECT CASE WHEN k.max_running > 0 AND NOT EXISTS (
          SELECT 1 FROM tasks.kind_place h WHERE h.kind = m.kind AND h.task_id = m.task_id AND h.attempt = m.attempt
-       ) THEN m.kind ELSE '' END, m.work_group, m.priority, m.owner_id, m.task_id, m.attempt, m.traceparent, m.at
+       ) THEN m.kind ELSE m.lane END, m.work_group, m.priority, m.owner_id, m.task_id, m.attempt, m.traceparent, m.at
 FROM m LEFT JOIN tasks.kind k USING (kind)
+RETURNING task_id, lane, seq
 """  # noqa: S608 - the statement above
 
 
@@ -45,18 +47,25 @@ class Transaction:
         self.due: set[Due] = set()
         self._wording = wording
 
-    async def announce(self, notices: Sequence[Notice]) -> None:
-        """Puts the pointers and the news of these notices into this transaction."""
+    async def announce(self, notices: Sequence[Notice], direct: Collection[str] = ()) -> dict[str, int]:
+        """Puts the pointers and the news of these notices into this transaction.
+
+        Answers the numbers of the pointers to tasks in `direct` that may take the short way.
+        """
         news = [_row(self._wording(notice)) for notice in notices if notice.type]
-        pointers = [_pointer_row(notice) for notice in notices if notice.asks_for_work]
+        pointers = [_pointer_row(notice, direct) for notice in notices if notice.asks_for_work]
         columns = _columns(news, 10)
+        written = []
         if pointers:
-            await self.pg.execute(_BOTH, *columns, *_columns(pointers, 8))
-            self.due.add(Due.WORK)
+            written = await self.pg.fetch(_BOTH, *columns, *_columns(pointers, 9))
         elif news:
             await self.pg.execute(_NEWS, *columns)
         if news:
             self.due.add(Due.NEWS)
+        short = {row["task_id"]: row["seq"] for row in written if row["lane"] == DIRECT_LANE}
+        if len(short) < len(written):
+            self.due.add(Due.WORK)
+        return short
 
 
 class Outgoing:
@@ -96,7 +105,7 @@ def _row(message: Message) -> tuple[object, ...]:
     )
 
 
-def _pointer_row(notice: Notice) -> tuple[object, ...]:
+def _pointer_row(notice: Notice, direct: Collection[str]) -> tuple[object, ...]:
     return (
         notice.group,
         notice.priority,
@@ -106,4 +115,5 @@ def _pointer_row(notice: Notice) -> tuple[object, ...]:
         notice.attempt,
         notice.traceparent,
         notice.at,
+        DIRECT_LANE if notice.task_id in direct else "",
     )

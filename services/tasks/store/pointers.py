@@ -10,7 +10,7 @@ from typing import Any
 
 from chassis.database import Database, DriverConnection
 from services.tasks.model.states import Priority, State
-from services.tasks.model.work import Queue, WaitingPointer
+from services.tasks.model.work import DIRECT_LANE, Queue, WaitingPointer
 from services.tasks.ports import Publish
 
 LOCK_KEY = 0x54534B504E5452
@@ -49,12 +49,17 @@ SELECT work_group, priority, owner_id, seq, task_id, attempt, traceparent, at FR
 ORDER BY priority DESC, place
 """
 
-_DELETE = """
-DELETE FROM tasks.pointer p
-USING unnest($1::text[], $2::text[], $3::smallint[], $4::text[], $5::bigint[])
+_KEYED = """
+unnest($1::text[], $2::text[], $3::smallint[], $4::text[], $5::bigint[])
   AS i(lane, work_group, priority, owner_id, seq)
 WHERE p.lane = i.lane AND p.work_group = i.work_group AND p.priority = i.priority AND p.owner_id = i.owner_id
   AND p.seq = i.seq
+"""
+_DELETE = f"DELETE FROM tasks.pointer p USING {_KEYED}"
+_TO_FEEDER = f"UPDATE tasks.pointer p SET lane = '' FROM {_KEYED}"
+_RECALL = f"""
+UPDATE tasks.pointer SET lane = ''
+WHERE lane = '{DIRECT_LANE}' AND at <= clock_timestamp() - make_interval(secs => $1) RETURNING seq
 """
 
 # A place is over when its attempt is: neither on its way to a worker nor with one.
@@ -95,7 +100,7 @@ INSERT INTO tasks.kind_place (kind, task_id, attempt)
 SELECT t.kind, l.task_id, CASE l.state WHEN {State.RUNNING:d} THEN l.attempt - 1 ELSE l.attempt END
 FROM tasks.task_live l JOIN tasks.task t USING (task_id) JOIN tasks.kind k USING (kind)
 WHERE t.kind = $1 AND k.max_running > 0 AND l.state IN ({State.QUEUED:d}, {State.RUNNING:d})
-  AND NOT EXISTS (SELECT 1 FROM tasks.pointer p WHERE p.task_id = l.task_id)
+  AND NOT EXISTS (SELECT 1 FROM tasks.pointer p WHERE p.task_id = l.task_id AND p.lane <> '{DIRECT_LANE}')
 ON CONFLICT (kind, task_id) DO NOTHING
 """
 
@@ -124,6 +129,19 @@ class Pointers:
             taken = [one for one, ok in zip(waiting, await publish(waiting), strict=True) if ok]
             await pg.execute(_DELETE, *_keys(taken))
         return taken
+
+    async def settle_direct(self, taken: Sequence[WaitingPointer], refused: Sequence[WaitingPointer]) -> None:
+        """See `ports.PointerStore`."""
+        async with self._database.driver() as pg:
+            if taken:
+                await pg.execute(_DELETE, *_keys(taken))
+            if refused:
+                await pg.execute(_TO_FEEDER, *_keys(refused))
+
+    async def recall_direct(self, older_seconds: float) -> int:
+        """See `ports.PointerStore`."""
+        async with self._database.driver() as pg:
+            return len(await pg.fetch(_RECALL, older_seconds))
 
     async def grant_places(self) -> bool:
         """See `ports.PointerStore`."""

@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from chassis.database import Database
 from chassis.errors import Conflict, MeshError, NotFound
 from services.tasks.model.states import EventType, Priority, State
 from services.tasks.model.task import Change, Notice
@@ -15,52 +14,70 @@ from services.tasks.ports import DecideOutcome
 from services.tasks.store.changes import LIVE_COLUMNS, to_live, write
 from services.tasks.store.outgoing import Outgoing
 
-# The range of ids ($6, $7) leaves out the parts of history that none of them is in, before any is opened.
+# What a claim needs of the part that never changes.
+_TASK = """
+    SELECT t.kind, t.payload, t.owner_id, t.timeout_seconds, t.traceparent, t.labels, t.deadline_at FROM tasks.task t
+    WHERE t.task_id = m.task_id AND t.task_id BETWEEN $6 AND $7 OFFSET 0
+  """
+
+# The ranges of ids ($6, $7 and $4, $5) leave out the parts of history that none of them is in, before any is opened.
+# Each pointer looks its rows up by itself (LATERAL): whatever the planner believes about the tables' sizes, which
+# change by a hundred thousand within seconds, no batch is compared with another row by row. The index on sessions is
+# kept out of it (`|| ''`), because it leads to everything that a session holds.
 # Sessions that may not claim take no part, and are known by what comes back of them. Two pointers to one attempt in a
 # batch (a duplicate, or two sessions) update its row once, for one of them. The second part of `a` answers a repeated
 # call: it sees the rows as they were before this statement, so nothing is in both.
 _CLAIM = f"""
-WITH s AS (
+WITH s AS MATERIALIZED (
   SELECT session_id, draining FROM tasks.worker_session
   WHERE session_id = ANY($5::text[]) AND lease_until > clock_timestamp()
-), m AS (
+), m AS MATERIALIZED (
   SELECT i.* FROM unnest($1::text[], $2::int[], $3::text[]) AS i(task_id, attempt, session_id)
-  JOIN s USING (session_id) WHERE NOT s.draining
-), c AS (
-  SELECT l.task_id, m.session_id, t.timeout_seconds FROM m
-  JOIN tasks.task_live l USING (task_id) JOIN tasks.task t USING (task_id)
-  WHERE t.task_id BETWEEN $6 AND $7 AND l.state = {State.QUEUED:d} AND l.attempt = m.attempt AND l.cancel_at IS NULL
-    AND (t.deadline_at IS NULL OR t.deadline_at > now())
-  ORDER BY l.task_id FOR UPDATE OF l
+  WHERE i.session_id = ANY(ARRAY(SELECT session_id FROM s WHERE NOT draining)) ORDER BY i.task_id
+), c AS MATERIALIZED (
+  SELECT m.task_id, m.session_id, t.* FROM m CROSS JOIN LATERAL (
+    SELECT l.attempt FROM tasks.task_live l
+    WHERE l.task_id = m.task_id AND l.state = {State.QUEUED:d} AND l.attempt = m.attempt AND l.cancel_at IS NULL
+    FOR UPDATE
+  ) l CROSS JOIN LATERAL ({_TASK}) t
+  WHERE t.deadline_at IS NULL OR t.deadline_at > now()
 ), u AS (
   UPDATE tasks.task_live l
   SET state = {State.RUNNING:d}, attempt = l.attempt + 1, sequence = l.sequence + 1, session_id = c.session_id,
       enqueued_at = NULL, started_at = now(), progress = 0, progress_at = NULL, partial = NULL,
       timeout_at = now() + make_interval(secs => c.timeout_seconds + $4)
   FROM c WHERE l.task_id = c.task_id
-  RETURNING l.task_id, l.session_id, l.attempt, l.sequence, l.max_attempts, l.work_group, l.priority
+  RETURNING l.task_id, l.session_id, l.attempt, l.sequence, l.max_attempts, l.work_group, l.priority,
+            c.kind, c.payload, c.owner_id, c.timeout_seconds, c.traceparent, c.labels
 ), e AS (
   INSERT INTO tasks.task_event (task_id, sequence, type, attempt, at, data)
   SELECT task_id, sequence, '{EventType.STARTED}', attempt, now(), '{{}}' FROM u
 ), a AS (
   SELECT u.*, true AS fresh FROM u
   UNION ALL
-  SELECT l.task_id, l.session_id, l.attempt, l.sequence, l.max_attempts, l.work_group, l.priority, false
-  FROM m JOIN tasks.task_live l USING (task_id)
-  WHERE l.state = {State.RUNNING:d} AND l.session_id = m.session_id AND l.attempt = m.attempt + 1
-), q AS (
-  SELECT a.*, t.kind, t.payload, t.owner_id, t.timeout_seconds, t.traceparent, t.labels, now() AS at
-  FROM a JOIN tasks.task t USING (task_id) WHERE t.task_id BETWEEN $6 AND $7
+  SELECT m.task_id, m.session_id, l.*, t.kind, t.payload, t.owner_id, t.timeout_seconds, t.traceparent, t.labels, false
+  FROM m CROSS JOIN LATERAL (
+    SELECT l.attempt, l.sequence, l.max_attempts, l.work_group, l.priority FROM tasks.task_live l
+    WHERE l.task_id = m.task_id AND l.state = {State.RUNNING:d} AND l.session_id || '' = m.session_id
+      AND l.attempt = m.attempt + 1
+    OFFSET 0
+  ) l CROSS JOIN LATERAL ({_TASK}) t
 )
-SELECT s.session_id AS live_session, s.draining, q.* FROM s LEFT JOIN q ON q.session_id = s.session_id
+SELECT s.session_id AS live_session, s.draining, a.*, now() AS at FROM s LEFT JOIN a ON a.session_id = s.session_id
 """
 
 _LOCK_OUTCOMES = f"""
-SELECT {LIVE_COLUMNS} FROM unnest($1::text[], $2::int[], $3::text[]) AS i(task_id, attempt, session_id)
-JOIN tasks.task_live l USING (task_id) JOIN tasks.task t USING (task_id)
-WHERE t.task_id BETWEEN $4 AND $5
-  AND l.state = {State.RUNNING:d} AND l.attempt = i.attempt AND l.session_id = i.session_id
-ORDER BY l.task_id FOR UPDATE OF l
+SELECT {LIVE_COLUMNS}
+FROM (
+  SELECT * FROM unnest($1::text[], $2::int[], $3::text[]) AS i(task_id, attempt, session_id) ORDER BY task_id
+) AS i CROSS JOIN LATERAL (
+  SELECT * FROM tasks.task_live l
+  WHERE l.task_id = i.task_id AND l.state = {State.RUNNING:d} AND l.attempt = i.attempt
+    AND l.session_id || '' = i.session_id
+  FOR UPDATE
+) l CROSS JOIN LATERAL (
+  SELECT * FROM tasks.task t WHERE t.task_id = i.task_id AND t.task_id BETWEEN $4 AND $5 OFFSET 0
+) t
 """
 
 # Progress is always kept; it makes an event when the last one is a second old. No index is touched.
@@ -84,8 +101,7 @@ INSERT INTO tasks.task_event (task_id, sequence, type, attempt, at, data) VALUES
 class Working:
     """Claims, outcomes and progress."""
 
-    def __init__(self, database: Database, outgoing: Outgoing) -> None:
-        self._database = database
+    def __init__(self, outgoing: Outgoing) -> None:
         self._outgoing = outgoing
 
     async def claim(

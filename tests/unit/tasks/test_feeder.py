@@ -48,3 +48,15 @@ def test_the_next_round_begins_after_the_last_owner() -> None:
     assert window.after_owner == "bob"
     window.take(["cid"], 2)
     assert window.after_owner == ""
+
+
+def test_the_short_way_is_for_queues_with_room_in_which_nobody_waits() -> None:
+    """Not before a look at the table; one that finds no room waits, and those behind it with it."""
+    window = Window()
+    assert not window.reserve()
+    window.take([], window.credit)
+    assert [window.reserve() for _ in range(65)] == [True] * 64 + [False]
+    window.look(0, 0.0)
+    assert not window.reserve()
+    window.take(["ann"], window.credit)
+    assert window.reserve()

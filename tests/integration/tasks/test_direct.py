@@ -1,0 +1,122 @@
+"""Pointers on the short way: published from their commit, and never lost on it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from ulid import ULID
+
+from chassis.clock import SystemClock
+from services.tasks.operations.direct import Direct
+from services.tasks.operations.intake import Intake
+from tests.integration.tasks.core import Core, draft
+from tests.integration.tasks.test_feeding import Broker, announce, submit
+
+pytestmark = pytest.mark.postgres
+
+
+async def until(what: str, condition: Callable[[], bool]) -> None:
+    """Waits for a condition that comes by itself."""
+    try:
+        async with asyncio.timeout(20):
+            while not condition():
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        pytest.fail(f"within 20 s not: {what}")
+
+
+@asynccontextmanager
+async def short_way(core: Core, broker: Broker, *, tidies: bool = True) -> AsyncIterator[Intake]:
+    """An intake whose pointers may take it, beside a feeder that has found nothing waiting."""
+    await broker.feed()
+    direct = Direct(core.store, broker.feeder, broker.publish)
+    intake = Intake(core.store, core.figures, SystemClock(), lambda: f"task_{ULID()}", direct=direct)
+    loops = [intake.batcher.run(), direct.run(), *([direct.tidy()] if tidies else [])]
+    running = [asyncio.ensure_future(loop) for loop in loops]
+    try:
+        yield intake
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running)
+
+
+async def accept(intake: Intake, **changes: object) -> str:
+    return (await intake.submit(draft(**changes))).accepted.task.task_id
+
+
+async def rows(core: Core) -> list[tuple[str, str]]:
+    return [(row["task_id"], row["lane"]) for row in await core.sql("SELECT task_id, lane FROM tasks.pointer")]
+
+
+async def until_rows(core: Core, expected: list[tuple[str, str]]) -> None:
+    """Waits until the table of pointers holds these tasks, each with its lane."""
+    for _ in range(2000):
+        found = await rows(core)
+        if found == expected:
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail(f"the pointers are still {found}")
+
+
+async def test_a_pointer_is_published_from_its_commit(core: Core) -> None:
+    """Nobody feeds; the row is deleted after the confirmation."""
+    await announce(core, max_running=0)
+    broker = Broker(core)
+    async with short_way(core, broker) as intake:
+        task_id = await accept(intake)
+        await until("published", lambda: [one.task_id for one in broker.taken] == [task_id])
+        async with asyncio.timeout(20):
+            while await rows(core):
+                await asyncio.sleep(0.01)
+    assert await broker.feed() == []
+
+
+async def test_what_the_broker_refuses_is_left_to_the_feeder(core: Core) -> None:
+    """As soon as it is back."""
+    await announce(core, max_running=0)
+    broker = Broker(core)
+    async with short_way(core, broker) as intake:
+        broker.away = True
+        task_id = await accept(intake)
+        await until_rows(core, [(task_id, "")])
+    broker.away = False
+    assert await broker.feed() == [task_id]
+
+
+async def test_a_process_that_dies_leaves_its_pointers_to_the_others(core: Core) -> None:
+    """Published or not: its row is still there, and two seconds later somebody feeds it."""
+    await announce(core, max_running=0)
+    broker = Broker(core)
+    async with short_way(core, broker, tidies=False) as intake:
+        task_id = await accept(intake)
+        await until("published", lambda: len(broker.taken) == 1)
+    assert await rows(core) == [(task_id, ">")]
+    await core.sql("UPDATE tasks.pointer SET at = at - interval '3 seconds'")
+    another = Broker(core)
+    assert await another.feed() == [task_id]
+    assert await rows(core) == []
+
+
+async def test_nobody_overtakes_those_who_wait_for_their_turn(core: Core) -> None:
+    """With a backlog in the table everything goes there, until the feeder has emptied it."""
+    await announce(core, max_running=0)
+    broker = Broker(core)
+    async with short_way(core, broker) as intake:
+        await submit(core, 100, owner_id="ann")
+        broker.feeder.wake()
+        await broker.feed()
+        assert len(broker.taken) == 64
+        await accept(intake, owner_id="bob")
+        assert {lane for _, lane in await rows(core)} == {""}
+
+
+async def test_a_kind_with_a_bound_waits_for_its_place(core: Core) -> None:
+    """Its pointers are in its own lane, however empty the queue is."""
+    await announce(core, max_running=1)
+    broker = Broker(core)
+    async with short_way(core, broker) as intake:
+        await accept(intake)
+        assert [lane for _, lane in await rows(core)] == ["automation"]
+    assert broker.taken == []
