@@ -433,7 +433,7 @@ class Delivery(_message.Message):
     type: _builtins.str
     state: Global___DeliveryState.ValueType
     body: _builtins.bytes
-    """What is posted, without the signature: JSON."""
+    """What is posted, without the signature: JSON in the canonical form of RFC 8785, the same over all tries and replays."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -660,7 +660,7 @@ class WebhookEvent(_message.Message):
     type: _builtins.str
     """Dotted, of the known list: see docs/webhooks.md."""
     data: _builtins.bytes
-    """`data` of the body: a JSON object of at most 16 KiB."""
+    """`data` of the body: a JSON object of at most 16 KiB. Integers beyond 2^53 are posted as strings."""
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(

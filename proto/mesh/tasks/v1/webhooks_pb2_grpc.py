@@ -144,15 +144,15 @@ class WebhookServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Replay(self, request, context):
-        """Tries deliveries again from the beginning of the schedule, under their old event ids: one by its id, or all failed ones since a time. One that
-        waits is tried at once. FAILED_PRECONDITION (reason WEBHOOK_DISABLED).
+        """Tries deliveries again from the beginning of the schedule, under their old event ids: one by its id, or all failed ones of what was written down
+        since a time. One that waits is tried at once, one that is being tried is left alone. FAILED_PRECONDITION (reason WEBHOOK_DISABLED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Ping(self, request, context):
-        """Sends `webhook.ping` to one webhook, whatever it subscribes to.
+        """Sends `webhook.ping` to one webhook, whatever it subscribes to. FAILED_PRECONDITION (reason WEBHOOK_DISABLED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -160,7 +160,7 @@ class WebhookServiceServicer:
 
     def Emit(self, request, context):
         """Accepts events of other services: committed for every webhook of the owner that wants them when this returns. Safe to repeat: an event id is
-        taken once. At most 1000 in one call.
+        taken once. At most 1000 in one call; INVALID_ARGUMENT with the number of the wrong one as `index`, and then none is taken.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

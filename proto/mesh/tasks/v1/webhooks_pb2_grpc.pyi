@@ -54,14 +54,14 @@ class WebhookServiceStub:
     ListDeliveries: _grpc.UnaryUnaryMultiCallable[_webhooks_pb2.ListDeliveriesRequest, _webhooks_pb2.ListDeliveriesResponse]
     """The delivery log of one webhook, newest first."""
     Replay: _grpc.UnaryUnaryMultiCallable[_webhooks_pb2.ReplayRequest, _webhooks_pb2.ReplayResponse]
-    """Tries deliveries again from the beginning of the schedule, under their old event ids: one by its id, or all failed ones since a time. One that
-    waits is tried at once. FAILED_PRECONDITION (reason WEBHOOK_DISABLED).
+    """Tries deliveries again from the beginning of the schedule, under their old event ids: one by its id, or all failed ones of what was written down
+    since a time. One that waits is tried at once, one that is being tried is left alone. FAILED_PRECONDITION (reason WEBHOOK_DISABLED).
     """
     Ping: _grpc.UnaryUnaryMultiCallable[_webhooks_pb2.PingRequest, _webhooks_pb2.PingResponse]
-    """Sends `webhook.ping` to one webhook, whatever it subscribes to."""
+    """Sends `webhook.ping` to one webhook, whatever it subscribes to. FAILED_PRECONDITION (reason WEBHOOK_DISABLED)."""
     Emit: _grpc.UnaryUnaryMultiCallable[_webhooks_pb2.EmitRequest, _webhooks_pb2.EmitResponse]
     """Accepts events of other services: committed for every webhook of the owner that wants them when this returns. Safe to repeat: an event id is
-    taken once. At most 1000 in one call.
+    taken once. At most 1000 in one call; INVALID_ARGUMENT with the number of the wrong one as `index`, and then none is taken.
     """
 
 @_typing.type_check_only
@@ -88,14 +88,14 @@ class WebhookServiceAsyncStub(WebhookServiceStub):
     ListDeliveries: _aio.UnaryUnaryMultiCallable[_webhooks_pb2.ListDeliveriesRequest, _webhooks_pb2.ListDeliveriesResponse]  # type: ignore[assignment]
     """The delivery log of one webhook, newest first."""
     Replay: _aio.UnaryUnaryMultiCallable[_webhooks_pb2.ReplayRequest, _webhooks_pb2.ReplayResponse]  # type: ignore[assignment]
-    """Tries deliveries again from the beginning of the schedule, under their old event ids: one by its id, or all failed ones since a time. One that
-    waits is tried at once. FAILED_PRECONDITION (reason WEBHOOK_DISABLED).
+    """Tries deliveries again from the beginning of the schedule, under their old event ids: one by its id, or all failed ones of what was written down
+    since a time. One that waits is tried at once, one that is being tried is left alone. FAILED_PRECONDITION (reason WEBHOOK_DISABLED).
     """
     Ping: _aio.UnaryUnaryMultiCallable[_webhooks_pb2.PingRequest, _webhooks_pb2.PingResponse]  # type: ignore[assignment]
-    """Sends `webhook.ping` to one webhook, whatever it subscribes to."""
+    """Sends `webhook.ping` to one webhook, whatever it subscribes to. FAILED_PRECONDITION (reason WEBHOOK_DISABLED)."""
     Emit: _aio.UnaryUnaryMultiCallable[_webhooks_pb2.EmitRequest, _webhooks_pb2.EmitResponse]  # type: ignore[assignment]
     """Accepts events of other services: committed for every webhook of the owner that wants them when this returns. Safe to repeat: an event id is
-    taken once. At most 1000 in one call.
+    taken once. At most 1000 in one call; INVALID_ARGUMENT with the number of the wrong one as `index`, and then none is taken.
     """
 
 class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -167,8 +167,8 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _webhooks_pb2.ReplayRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_webhooks_pb2.ReplayResponse, _abc.Awaitable[_webhooks_pb2.ReplayResponse]]:
-        """Tries deliveries again from the beginning of the schedule, under their old event ids: one by its id, or all failed ones since a time. One that
-        waits is tried at once. FAILED_PRECONDITION (reason WEBHOOK_DISABLED).
+        """Tries deliveries again from the beginning of the schedule, under their old event ids: one by its id, or all failed ones of what was written down
+        since a time. One that waits is tried at once, one that is being tried is left alone. FAILED_PRECONDITION (reason WEBHOOK_DISABLED).
         """
 
     @_abc_1.abstractmethod
@@ -177,7 +177,7 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _webhooks_pb2.PingRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_webhooks_pb2.PingResponse, _abc.Awaitable[_webhooks_pb2.PingResponse]]:
-        """Sends `webhook.ping` to one webhook, whatever it subscribes to."""
+        """Sends `webhook.ping` to one webhook, whatever it subscribes to. FAILED_PRECONDITION (reason WEBHOOK_DISABLED)."""
 
     @_abc_1.abstractmethod
     def Emit(
@@ -186,7 +186,7 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_webhooks_pb2.EmitResponse, _abc.Awaitable[_webhooks_pb2.EmitResponse]]:
         """Accepts events of other services: committed for every webhook of the owner that wants them when this returns. Safe to repeat: an event id is
-        taken once. At most 1000 in one call.
+        taken once. At most 1000 in one call; INVALID_ARGUMENT with the number of the wrong one as `index`, and then none is taken.
         """
 
 def add_WebhookServiceServicer_to_server(servicer: WebhookServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
