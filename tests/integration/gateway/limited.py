@@ -69,8 +69,10 @@ class Limited:
         self._database_url = database_url
         self.slow = Slow()  # type: ignore[abstract]  # nothing here asks for its other methods
         self.gateways: list[asyncio.subprocess.Process] = []
+        # By address.
+        self.limiters: dict[str, asyncio.subprocess.Process] = {}
         self.urls: list[str] = []
-        self._limiters: list[str] = []
+        self._limiters: dict[str, dict[str, str]] = {}
         self._behind = ""
 
     async def start(self) -> None:
@@ -85,15 +87,19 @@ class Limited:
 
     async def add_limiter(self, redis_url: str, rules: Path | None) -> None:
         port = free_port()
-        self._limiters.append(f"127.0.0.1:{port}")
-        await self._run(
-            "services.ratelimit",
-            MESH_GRPC_PORT=str(port),
-            REDIS_URL=redis_url,
-            MESH_RATE_LIMITS_FILE=str(rules or ""),
+        address = f"127.0.0.1:{port}"
+        self._limiters[address] = {
+            "MESH_GRPC_PORT": str(port),
+            "REDIS_URL": redis_url,
+            "MESH_RATE_LIMITS_FILE": str(rules or ""),
             # A machine that is busy is not a Redis that hangs: what is decided here must not be degraded.
-            MESH_RATE_LIMITS_STORE_DEADLINE_SECONDS="2",
-        )
+            "MESH_RATE_LIMITS_STORE_DEADLINE_SECONDS": "2",
+        }
+        await self.start_limiter(address)
+
+    async def start_limiter(self, address: str) -> None:
+        """Starts one that was added, also after it has ended."""
+        self.limiters[address] = await self._run("services.ratelimit", **self._limiters[address])
 
     async def add_gateway(self) -> str:
         """One more gateway; its URL once it answers and its limiter does."""

@@ -1,6 +1,7 @@
 """Requests at the same time, over real processes: held while answers go on, free again however they end."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -29,6 +30,7 @@ classes:
     - {{ name: v1_chat_in_flight, algorithm: concurrency, per: user, limit: 5, lease: {lease}s }}
   v1.default:
     - {{ name: v1_default, algorithm: sliding_window, per: user, limit: 100, window: 1m }}
+  openai.chat: v1.chat
   aios.default: v1.default
   aios.sockets:
     - {{ name: aios_open_sockets, algorithm: concurrency, per: user, limit: 4, lease: {lease}s }}
@@ -129,6 +131,30 @@ async def test_a_gateway_that_ends_gives_everything_back(mesh: Limited, streams:
     mesh.gateways[0].terminate()
     await mesh.gateways[0].wait()
     await streams.until_let_in(other, LEASE_SECONDS / 2)
+
+
+@pytest.mark.parametrize("lease_seconds", [2])
+async def test_a_limiter_that_is_killed_lets_no_sixth_chat_in(
+    mesh: Limited, user: Client, streams: Streams, lease_seconds: int
+):
+    """Killed with -9 while nobody reads five answers: asked on and on, before it is back and after, five stay five."""
+    url, ((address, limiter),) = mesh.urls[0], mesh.limiters.items()
+    for path in [*CHATS] * 2 + [*CHATS][:1]:
+        assert (await streams.begin(url, path)).status == 200
+    limiter.kill()
+    await limiter.wait()
+    assert {(await streams.begin(url, path)).status for path in [*CHATS] * 15} == {429}
+    streams.open.pop().close()
+    await streams.until_let_in(url, 5)
+    await mesh.start_limiter(address)
+    async with asyncio.timeout(60):
+        while "x-ratelimit-degraded" in (await user.get("/api/v1/agents")).headers:
+            assert (await streams.begin(url)).status == 429
+    # For longer than a lease: the one that was let in meanwhile is not forgotten, though the limiter never heard of it.
+    until = time.monotonic() + 1.5 * lease_seconds
+    while time.monotonic() < until:
+        assert (await streams.begin(url)).status == 429
+    assert mesh.slow.begun - mesh.slow.left == PLACES
 
 
 async def test_twenty_submissions_of_a_user(mesh: Limited, user: Client):
