@@ -14,7 +14,7 @@ from services.ratelimit.memory.counters import Counters, share_of
 from services.ratelimit.memory.debts import Debts, is_refund
 from services.ratelimit.model.counters import UNKNOWN
 from services.ratelimit.model.decisions import ALLOWED, Verdict, takes
-from services.ratelimit.model.errands import NO_HOLD, Action, Errand
+from services.ratelimit.model.errands import NO_HOLD, Action, Errand, gives_back
 from services.ratelimit.model.limits import MAX_LEASE_US, Ask, Limit, OnStoreFailure
 from services.ratelimit.ports import Answer, Ledger
 
@@ -95,7 +95,7 @@ class MemoryShadow(Debts):
     def _follow_up(self, ask: Ask, verdict: Verdict, now_us: int) -> None:
         """Counts what the store has made of an ask that was not simply admitted."""
         errand = ask.errand or Errand(Action.TAKE)
-        if errand.action in {Action.REFUND, Action.RELEASE}:
+        if gives_back(errand):
             self._counters.decide(self._shared(ask), now_us)
         elif ask.cost > 0 or errand.action is Action.RENEW:
             for index, (key, limit) in enumerate(zip(ask.keys, ask.limits, strict=True)):

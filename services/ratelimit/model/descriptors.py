@@ -214,7 +214,7 @@ def counter_key(prefix: str, domain: str, entries: Entries, limit: Limit, *, by_
         what = f"{len(entries)}#{_digest(what)}"
     tag = _part(domain)
     counted = f"{{{tag}}}{what}" if by_domain else f"{{{tag}{what}}}"
-    return f"{prefix}rls:{counted}:{limit.algorithm[0]}{limit.window_us // SECOND_US}"
+    return f"{prefix}rls:{counted}:{limit.layout}{limit.window_us // SECOND_US}"
 
 
 def _part(text: str) -> str:

@@ -41,3 +41,8 @@ class Errand(NamedTuple):
     action: Action
     hold: Hold = NO_HOLD
     age_us: int = 0
+
+
+def gives_back(errand: Errand | None) -> bool:
+    """Whether something is to be counted no more."""
+    return errand is not None and errand.action in {Action.REFUND, Action.RELEASE}

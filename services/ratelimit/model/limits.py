@@ -38,6 +38,15 @@ class Algorithm(StrEnum):
     CONCURRENCY = "concurrency"
 
 
+# Of states in the store; another one for every change of what the script writes.
+_LAYOUTS = {
+    Algorithm.FIXED_WINDOW: "F",
+    Algorithm.SLIDING_WINDOW: "S",
+    Algorithm.TOKEN_BUCKET: "T",
+    Algorithm.CONCURRENCY: "c",
+}
+
+
 class OnStoreFailure(StrEnum):
     """What a rule does while the store is away.
 
@@ -150,11 +159,16 @@ class Limit:
         )
 
     @property
+    def layout(self) -> str:
+        """The way to count, and the form of its state in the store: instances that know another form use other keys."""
+        return _LAYOUTS[self.algorithm]
+
+    @property
     def suffix(self) -> str:
         """What tells this rule's counters from others for the same subject; a limit that changes keeps them."""
         # The state of windows and buckets is in units of their window; a place is a place under any lease.
         window = "" if self.concurrent else self.window_us
-        return f":{self.rule}:{'+'.join(self.per)}:{self.algorithm[0]}{window}"
+        return f":{self.rule}:{'+'.join(self.per)}:{self.layout}{window}"
 
 
 def limit_of(

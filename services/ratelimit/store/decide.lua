@@ -4,12 +4,12 @@
 local function run(errand, count, cost, hold, age)
   -- From the oldest hits of a log, which are over first: whichever it was, what counts at any later instant is enough.
   local function give_back_log(k, amount)
-    local base, log = (bases[k] or 0) + amount, logs[k]
+    local base, first = (bases[k] or 0) + amount, firsts[k]
     bases[k], added[k] = base, added[k] and min(added[k], used[k])
-    if log and unpack_struct('<d', log, #log - 7) > base then
-      logs[k] = sub(log, (search(log, 9, base) - 1) * 16 + 1)
+    if first and unpack_struct('<d', raws[k], #raws[k] - 31) > base then
+      firsts[k] = search(raws[k], first, 8, base)
     else
-      logs[k] = nil
+      firsts[k] = nil
     end
   end
 
@@ -65,17 +65,19 @@ local function decide()
       at = at + 2
     end
     local verdict, slowest, violated = ALLOWED, 0, nil
+    local last = at + 2 * count - 1
     if errand > TAKE then
       verdict, violated = run(errand, count, cost, hold, age)
       cost = 0
     else
-      local needed = max(cost, -cost, 1)
-      for i = 0, count - 1 do
-        local k, l = input[at + 2 * i], input[at + 1 + 2 * i]
+      local wanted_cost = cost > 0 and cost or max(-cost, 1)
+      for place = at, last, 2 do
+        local k, l = input[place], input[place + 1]
         if not used[k] then open(k, l) end
-        local wanted = needed * units[l]
+        local wanted = wanted_cost * units[l]
         if kinds[l] == SLOTS then wanted = place_of(k, hold) and -used[k] or 1 end
         if used[k] + wanted > capacities[l] then
+          local i = (place - at) / 2
           violated = violated or {}
           violated[i] = true
           if marks[l] % 2 == 0 then
@@ -87,27 +89,29 @@ local function decide()
     end
     out[n + 1], out[n + 2], out[n + 3] = verdict, slowest, violated and 1 or 0
     n = n + 3
-    for i = 0, count - 1 do
-      local k, l = input[at + 2 * i], input[at + 1 + 2 * i]
-      if cost > 0 and (not violated or takes(l, i, verdict, violated)) then
+    for place = at, last, 2 do
+      local k, l = input[place], input[place + 1]
+      local unit = units[l]
+      if cost > 0 and (not violated or takes(l, (place - at) / 2, verdict, violated)) then
         if kinds[l] == SLOTS then
           enter(k, l, hold)
         else
-          local taken = cost * units[l]
+          local taken = cost * unit
           used[k], changed[k] = used[k] + taken, l
-          if kinds[l] == SLIDING then
-            newest[k], added[k] = stamp_of(l), (added[k] or 0) + taken
-          end
+          if kinds[l] == SLIDING then added[k] = (added[k] or 0) + taken end
         end
       end
       local left = capacities[l] - used[k]
       -- Where denied asks count (and it is no shadow), it is told how much was counted beyond the limit.
-      out[n + 1] = floor((marks[l] == 2 and left or max(0, left)) / units[l])
-      out[n + 2] = violated and violated[i] and -1 - reset(k, l) or reset(k, l)
+      if left < 0 and marks[l] ~= 2 then left = 0 end
+      out[n + 1] = (left - left % unit) / unit
+      local its_reset = reset(k, l)
+      if violated and violated[(place - at) / 2] then its_reset = -1 - its_reset end
+      out[n + 2] = its_reset
       n = n + 2
     end
-    at = at + 2 * count
+    at = last + 1
   end
-  for k, l in pairs(changed) do save(k, l, ARGV[l + 3]) end
+  for k, l in pairs(changed) do save(k, l) end
   return out
 end

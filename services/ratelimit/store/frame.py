@@ -17,7 +17,11 @@ _KINDS = {
     Algorithm.CONCURRENCY: 4.0,
 }
 # Beyond what a counter can still say, so that no clock's rounding makes a key vanish early.
-_LINGER_MS = 1000
+_LINGER_US = 1_000_000
+# Longer still, so that few writes have to renew it, which costs Redis as much as the rest of the write. Places need no
+# more: they are written as a whole in any case.
+_SPARE_PART = 8
+_LEAST_SPARE_US = 5_000_000
 
 
 @lru_cache(maxsize=4096)
@@ -60,7 +64,10 @@ class _Table:
         for limit in self.limits:
             numbers += (_KINDS[limit.algorithm], limit.capacity, limit.unit)
             numbers += (limit.window_us, limit.rate, limit.granularity_us, limit.shadow + 2 * limit.counts_denied)
-            lives.append(limit.longest_us // 1000 + _LINGER_MS)
+            needed_us = limit.longest_us + _LINGER_US
+            numbers.append(needed_us)
+            spare_us = 0 if limit.concurrent else needed_us // _SPARE_PART + _LEAST_SPARE_US
+            lives.append((needed_us + spare_us) // 1000)
         numbers += body
         packed = _doubles(len(numbers)).pack(*numbers)
         number_key, number, scattered = place

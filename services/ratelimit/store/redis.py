@@ -14,6 +14,7 @@ import hiredis
 from chassis.errors import Unavailable
 from chassis.logging import get_logger
 from chassis.retry import backoff_seconds
+from services.ratelimit.model.errands import gives_back
 from services.ratelimit.model.limits import Ask
 from services.ratelimit.ports import Answer, Ledger, Moved
 from services.ratelimit.store.calls import Calls
@@ -23,9 +24,12 @@ from services.ratelimit.store.lull import Lull
 
 log = get_logger(__name__)
 
-# A frame stays below what one Lua stack takes, and below a millisecond of Redis's time.
-_FRAME_ASKS = 128
-_FRAME_KEYS = 2000
+# A frame takes Redis one or two milliseconds at most. A class has eight rules at most.
+_FRAME_ASKS = 256
+_FRAME_KEYS = 512
+_SURELY_A_FRAME = _FRAME_KEYS // 8
+# Redis decides one while this process reads and writes others.
+_FULL_IN_FLIGHT = 2
 _DEBTS_A_CALL = 200
 _MOST_ROUNDS = 2
 # After this long without a word the connection is given up and another one tried.
@@ -78,8 +82,14 @@ class RedisStore:
     def ready(self) -> bool:
         return self._ready
 
-    def shares(self, asks: Sequence[Ask]) -> None:
-        """One server can be asked about everything."""
+    def shares(self, asks: Sequence[Ask]) -> "list[tuple[RedisStore, range]] | None":
+        """One server can be asked about everything, a frame at a time."""
+        count = len(asks)
+        # What gives back goes as a whole, ahead of what is asked after it.
+        if count <= _SURELY_A_FRAME or gives_back(asks[0].errand):
+            return None
+        frames = max(-(-count // _FRAME_ASKS), -(-sum(len(ask.keys) for ask in asks) // _FRAME_KEYS))
+        return [(self, range(count * part // frames, count * (part + 1) // frames)) for part in range(frames)]
 
     # -- decisions -----------------------------------------------------------------------------------------------
 
@@ -95,11 +105,18 @@ class RedisStore:
 
     def _pump_soon(self) -> None:
         """Sends the next frame once nobody else comes to go along; without that a frame is one or two calls."""
-        if self._queue and not self._lull.awaited and len(self._flights) < self._most_in_flight:
+        if self._is_full and len(self._flights) < _FULL_IN_FLIGHT:
+            self._pump()
+        elif self._queue and not self._lull.awaited and len(self._flights) < self._most_in_flight:
             self._lull.begin(asyncio.get_running_loop())
 
+    @property
+    def _is_full(self) -> bool:
+        """Whether the next frame needs no company."""
+        return bool(self._queue) and 2 * len(self._queue[0].asks) >= _FRAME_ASKS
+
     def _pump(self) -> None:
-        room = self._most_in_flight - len(self._flights)
+        room = (_FULL_IN_FLIGHT if self._is_full else self._most_in_flight) - len(self._flights)
         # What is owed goes ahead of the frame, so that it is decided with it; it takes no room.
         self._tell_more()
         while self._queue and room > 0 and self._connection is not None:

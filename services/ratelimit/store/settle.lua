@@ -7,51 +7,52 @@ else
   -- Two logs as one, in order. `values` is a dump: 0, then instants with running totals; an amount below 0 takes back what
   -- was taken at that instant.
   local function merge_logs(k, values)
-    local amounts, stamps, log, before = {}, {}, logs[k] or '', bases[k] or 0
-    local function put(when, amount)
-      if not amounts[when] then stamps[#stamps + 1] = when end
+    local amounts, instants, before = {}, {}, bases[k] or 0
+    local function tally(when, amount)
+      if not amounts[when] then instants[#instants + 1] = when end
       amounts[when] = (amounts[when] or 0) + amount
     end
-    for position = 1, #log, 16 do
-      local when, total = unpack_struct('<dd', log, position)
-      put(when, total - before)
-      before = total
+    if firsts[k] then
+      for position = firsts[k], #raws[k] - 39, 16 do
+        local when, total = unpack_struct('<dd', raws[k], position)
+        tally(when, total - before)
+        before = total
+      end
     end
     before = 0
     for i = 2, #values, 2 do
-      put(values[i], values[i + 1] - before)
+      tally(values[i], values[i + 1] - before)
       before = values[i + 1]
     end
-    table.sort(stamps)
-    local parts, total = { pack('<d', 0) }, 0
-    for _, when in ipairs(stamps) do
+    table.sort(instants)
+    local parts, total = {}, 0
+    for _, when in ipairs(instants) do
       if amounts[when] > 0 then
         total = total + amounts[when]
         parts[#parts + 1] = pack('<dd', when, total)
       end
     end
-    return #parts > 1 and table.concat(parts)
+    return table.concat(parts)
   end
 
   local function settle_log(k, l, values)
     local log = merge_logs(k, values)
-    if log then
-      redis.call('SET', names[k], log, 'PX', ARGV[l + 3])
+    if log == '' then
+      call('DEL', names[k])
     else
-      redis.call('DEL', names[k])
+      put(k, l, log .. pack('<dd', 0, 1))
     end
   end
 
   local function settle_count(k, l, when, value)
-    local ttl, drained = ARGV[l + 3], max(0, now - when) * rates[l]
+    local drained = max(0, now - when) * rates[l]
     if kinds[l] == FIXED then
       if when < now - now % windows[l] then return end
     else
       value = value > 0 and max(0, value - drained) or min(0, value + drained)
     end
     used[k] = max(0, used[k] + value)
-    if kinds[l] == BUCKET then ttl = string.format('%.0f', ceil(used[k] / rates[l] / 1000) + 1000) end
-    save(k, l, ttl)
+    save(k, l)
   end
 
   -- Deadlines with their holds, to be put beside those that are there.
@@ -69,7 +70,7 @@ else
     table.sort(holds, function(a, b) return untils[a] < untils[b] end)
     for i, hold in ipairs(holds) do holds[i] = pack('<d', untils[hold]) .. hold end
     logs[k], used[k] = table.concat(holds), #holds
-    save(k, l, ARGV[l + 3])
+    save(k, l)
   end
 
   local function settle()
@@ -93,5 +94,5 @@ else
 
   out = settle()
 end
-if number_key then out[2] = tonumber(redis.call('SET', number_key, ARGV[3], 'EX', NUMBER_LIVES, 'GET') or 0) end
+if number_key then out[2] = tonumber(call('SET', number_key, ARGV[3], 'EX', NUMBER_LIVES, 'GET') or 0) end
 return integers(out)

@@ -121,3 +121,13 @@ async def test_two_instances_share_the_counters(deciding: Deciding, redis_url: s
     found = await asyncio.gather(*(admitted(one, 10) for one in (deciding, other)))
     assert sum(found) == 10
     await other.close()
+
+
+async def test_a_large_call_is_several_script_calls(deciding: Deciding, redis_url: str) -> None:
+    """A thousand subjects: no script call that keeps Redis from everybody else for long, and each decided once."""
+    with redis.Redis.from_url(redis_url) as client:
+        before = script_calls(client)
+        found = await deciding.limiter.decide([Subject("v1.cache", user="anna")] * 1000)
+        assert script_calls(client) - before == 4
+    assert [one.verdict.levels[0] for one in found] == list(range(999, -1, -1))
+    assert not any(one.degraded for one in found)
