@@ -5,7 +5,7 @@ nothing waits in it for a turn. Their rows are there until the broker has confir
 import asyncio
 from collections.abc import Sequence
 
-from chassis.errors import Unavailable
+from chassis.errors import MeshError, Unavailable
 from chassis.logging import get_logger
 from chassis.retry import backoff_seconds
 from services.tasks.model.task import Accepted, Submission
@@ -42,7 +42,7 @@ class Direct:
         """The tasks among these whose pointers may take the short way, with room in their queues for each."""
         return frozenset(s.task_id for s in submissions if self._feeder.reserve(s))
 
-    def hand(self, submissions: Sequence[Submission], answers: Sequence[object]) -> None:
+    def hand(self, submissions: Sequence[Submission], answers: Sequence[Accepted | MeshError]) -> None:
         """Publishes the pointers of those that were accepted for the short way."""
         pointers = [
             _pointer(submission, answer)

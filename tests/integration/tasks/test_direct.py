@@ -105,7 +105,6 @@ async def test_nobody_overtakes_those_who_wait_for_their_turn(core: Core) -> Non
     broker = Broker(core)
     async with short_way(core, broker) as intake:
         await submit(core, 100, owner_id="ann")
-        broker.feeder.wake()
         await broker.feed()
         assert len(broker.taken) == 64
         await accept(intake, owner_id="bob")

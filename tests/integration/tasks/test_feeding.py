@@ -39,6 +39,8 @@ class Broker:
         """The tasks of what was published, in order."""
         before = len(self.taken)
         for _ in range(rounds):
+            # As after every commit.
+            self.feeder.wake()
             await self.feeder.feed()
         return [one.task_id for one in self.taken[before:]]
 
