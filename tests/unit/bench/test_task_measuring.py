@@ -29,3 +29,11 @@ def test_processes_of_one_kind_are_counted_together():
 def test_every_peer_is_tried_in_at_least_three_configurations():
     """A loser that was not tuned proves nothing."""
     assert all(len(system.configurations) >= 3 for system in SYSTEMS if system.pinned)
+
+
+def test_the_best_of_a_system_are_the_first_of_each_durability():
+    """Those whose broker syncs what it accepts are measured besides the faster ones."""
+    best = {system.name: system.best for system in SYSTEMS}
+    assert best["agentmesh"] == ["worker"]
+    assert len(best["procrastinate"]) == 1
+    assert [len(best[name]) for name in ("celery", "dramatiq", "taskiq")] == [2, 2, 2]
