@@ -72,7 +72,7 @@ def _plan(arguments: argparse.Namespace, number: int) -> Iterator[tuple[System, 
 def _configurations(system: System, wanted: str) -> list[str]:
     known = list(system.configurations)
     if wanted == "best":
-        return known[:1]
+        return system.best
     if wanted == "all":
         return known
     if unknown := set(wanted.split(",")) - set(known):
