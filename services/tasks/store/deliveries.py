@@ -57,7 +57,7 @@ FROM unnest($1::text[], $2::bytea[]) AS i(delivery_id, payload) WHERE d.delivery
 
 _SETTLE = f"""
 UPDATE tasks.webhook_delivery
-SET state = $3, failures = $4, tries = $6, taken = false,
+SET state = $3::smallint, failures = $4, tries = $6, taken = false,
     due_at = CASE WHEN $3 = {_WAITING} THEN clock_timestamp() + make_interval(secs => $5) END,
     ended_at = CASE WHEN $3 <> {_WAITING} THEN clock_timestamp() END
 WHERE delivery_id = $1 AND takes = $2 AND state = {_WAITING} RETURNING webhook_id
