@@ -130,6 +130,8 @@ def _start(stack: ExitStack) -> tuple[psutil.Process, str]:
         **os.environ,
         "PYTHONPATH": f"{ROOT}:{ROOT / 'proto'}",
         "DATABASE_URL": postgres.url,
+        # Nobody is there: calls are measured, and tasks come another way.
+        "AMQP_URL": "amqp://nobody@127.0.0.1:1/",
         "MESH_GRPC_PORT": str(port),
         "MESH_LLM_PROVIDERS": json.dumps([provider]),
         "MESH_LOG_LEVEL": "warning",

@@ -41,17 +41,17 @@ class Service:
 
 
 SERVICES = (
-    Service(name="ratelimit", module="services.ratelimit", ends=3, stores=("REDIS",), address="RATELIMIT_ADDRESS"),
+    Service(name="ratelimit", module="services.ratelimit", ends=4, stores=("REDIS",), address="RATELIMIT_ADDRESS"),
     Service(
         name="llm",
         module="services.llm",
         ends=3,
-        stores=("DATABASE",),
+        stores=("DATABASE", "AMQP"),
         prefixes=_PROVIDERS,
         suffixes=_PROVIDER_KEYS,
         address="LLM_ADDRESS",
     ),
-    Service(name="tasks", module="services.tasks", ends=3, stores=("DATABASE", "AMQP"), address="TASKS_ADDRESS"),
+    Service(name="tasks", module="services.tasks", ends=4, stores=("DATABASE", "AMQP"), address="TASKS_ADDRESS"),
     Service(name="tasks-worker-1", module="services.tasks.worker", ends=2, stores=("AMQP",)),
     Service(name="agents", module="services.agents", ends=2, stores=("DATABASE", "AMQP"), address="AGENTS_ADDRESS"),
     Service(name="gateway", module="services.gateway", ends=1, stores=("DATABASE", "AMQP"), prefixes=_EDGE),

@@ -4,15 +4,18 @@ from functools import partial
 
 import aiohttp
 from mesh.llm.v1.llm_pb2_grpc import add_LlmServiceServicer_to_server
+from mesh.tasks.v1 import tasks_pb2_grpc
 
 from chassis.breaker import Breaker
 from chassis.clock import Clock
 from chassis.database import open_database
 from chassis.lifecycle import Host
 from chassis.logging import get_logger
+from chassis.messaging.connection import open_broker
+from chassis.rpc.peer import open_peer
 from chassis.rpc.server import open_server
 from services.llm.config import Llm, Server, Settings
-from services.llm.operations import Catalogue, Chats
+from services.llm.operations import Catalogue, Chats, Fetching
 from services.llm.operations.catalogue import Source
 from services.llm.operations.chats import Ports
 from services.llm.ports import Provider
@@ -20,16 +23,22 @@ from services.llm.providers.connections import open_session
 from services.llm.providers.echo import Echo
 from services.llm.providers.http import Client, Site
 from services.llm.providers.ollama import Ollama
+from services.llm.providers.ollama_library import OllamaLibrary
 from services.llm.providers.openai import Dialect, OpenAI
 from services.llm.providers.traced import Traced
 from services.llm.rpc import LlmServicer
 from services.llm.store.answers import KeptAnswers
 from services.llm.store.usage import UsageBook, open_usage
+from services.llm.worker.asking import GROUP, Asking
+from services.llm.worker.pulling import Pulling
+from worker import RabbitFeed, Runner
 
 log = get_logger(__name__)
 
 _LOCAL_REFRESH_SECONDS = 5.0
 _HOSTED_REFRESH_SECONDS = 300.0
+# For which a library may be silent: it verifies tens of gigabytes without a word.
+_VERIFYING_SECONDS = 600.0
 # A key is held this much longer than the longest request takes.
 _HOLD_MARGIN_SECONDS = 30.0
 
@@ -57,8 +66,21 @@ async def build(settings: Settings, host: Host) -> None:
     ledger = await host.enter(open_usage(host, database, settings.llm.usage_buffer_rows))
     ports = Ports(ledger=ledger, book=UsageBook(database), answers=answers, clock=host.clock)
     chats = Chats(catalogue, ports, wait_seconds=settings.llm.answer_wait_seconds)
+    await _work(settings, host, chats, Fetching(_library(settings, session, host.clock), catalogue))
     register = [partial(add_LlmServiceServicer_to_server, LlmServicer(chats, catalogue))]
     await host.enter(open_server(host, settings.rpc, settings.discovery, register=register))
+
+
+async def _work(settings: Settings, host: Host, chats: Chats, fetching: Fetching) -> None:
+    """Takes tasks. Neither the broker nor the tasks service has to be there: callers are answered without them."""
+    broker = await host.enter(open_broker(settings.rabbit, name=host.instance))
+    host.health.add("rabbitmq", broker.ping)
+    tasks = await host.enter(open_peer(host, "tasks", settings.discovery))
+    slots = settings.llm.slots
+    feed = RabbitFeed(broker, GROUP, slots, settings.rabbit.queue_type)
+    kinds = {**Asking(chats).kinds(), **Pulling(fetching).kinds()}
+    runner = Runner(host, tasks_pb2_grpc.WorkerServiceStub(tasks), feed, name=host.instance, kinds=kinds, slots=slots)
+    await host.enter(runner.open())
 
 
 def _tell(provider: str, answers: bool) -> None:  # noqa: FBT001 - it is the state itself
@@ -77,15 +99,23 @@ def _sources(settings: Settings, session: aiohttp.ClientSession, clock: Clock) -
 
 
 def _ollama(settings: Settings, session: aiohttp.ClientSession, clock: Clock) -> Source:
-    site = Site(
+    site = _ollama_site(settings, idle_seconds=settings.ollama.timeout_seconds)
+    provider = Ollama(Client(session, site, clock), settings.ollama.default_model, clock)
+    return _source(provider, settings.llm, clock, expected=False, refresh_seconds=_LOCAL_REFRESH_SECONDS)
+
+
+def _library(settings: Settings, session: aiohttp.ClientSession, clock: Clock) -> OllamaLibrary:
+    return OllamaLibrary(Client(session, _ollama_site(settings, idle_seconds=_VERIFYING_SECONDS), clock))
+
+
+def _ollama_site(settings: Settings, *, idle_seconds: float) -> Site:
+    return Site(
         provider="ollama",
         url=settings.ollama.url,
         error_code="OLLAMA_ERROR",
         timeout_seconds=settings.llm.timeout_seconds,
-        idle_seconds=settings.ollama.timeout_seconds,
+        idle_seconds=idle_seconds,
     )
-    provider = Ollama(Client(session, site, clock), settings.ollama.default_model, clock)
-    return _source(provider, settings.llm, clock, expected=False, refresh_seconds=_LOCAL_REFRESH_SECONDS)
 
 
 def _server(server: Server, limits: Llm, session: aiohttp.ClientSession, clock: Clock) -> Source:

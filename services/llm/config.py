@@ -7,7 +7,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, create_model, field_validator
 from pydantic_settings import NoDecode
 
-from chassis.config import Discovery, Group, Postgres, Process, Rpc, Telemetry
+from chassis.config import Discovery, Group, Postgres, Process, Rabbit, Rpc, Telemetry
 
 
 class Server(BaseModel):
@@ -116,6 +116,7 @@ class Llm(Group):
     usage_buffer_rows: int = Field(default=100_000, ge=1, validation_alias="MESH_LLM_USAGE_BUFFER_ROWS")
     answer_keep_seconds: float = Field(default=86_400.0, gt=0, validation_alias="MESH_LLM_ANSWER_KEEP_SECONDS")
     answer_wait_seconds: float = Field(default=30.0, ge=0, validation_alias="MESH_LLM_ANSWER_WAIT_SECONDS")
+    slots: int = Field(default=16, ge=1, validation_alias="MESH_LLM_SLOTS", description="tasks run at once")
 
     @field_validator("servers", mode="before")
     @classmethod
@@ -145,6 +146,7 @@ class Settings(Group):
     rpc: Rpc = Field(default_factory=Rpc)
     discovery: Discovery = Field(default_factory=Discovery)
     postgres: Postgres = Field(default_factory=Postgres)
+    rabbit: Rabbit = Field(default_factory=Rabbit)
     llm: Llm = Field(default_factory=Llm)
     ollama: Ollama = Field(default_factory=Ollama)
     keys: Keys = Field(default_factory=Keys)

@@ -188,6 +188,15 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """How far a model has been fetched: of the bytes known so far, and what is done now in the server's own words."""
+
+    done_bytes: int
+    total_bytes: int
+    status: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderState:
     """What is known of a provider now. `circuit` is closed, open or half_open."""
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from services.llm.model import Answer, Charge, Chat, Model, ModelUsage, Piece
+from services.llm.model import Answer, Charge, Chat, Fetched, Model, ModelUsage, Piece
 
 
 class Provider(Protocol):
@@ -34,6 +34,17 @@ class Provider(Protocol):
 
         The last piece has the usage. An answer that breaks off raises; it never just ends. Closing the generator, or
         cancelling who waits for it, ends the provider's work at once.
+        """
+
+
+class Library(Protocol):
+    """A provider's server that can fetch further models."""
+
+    def pull(self, model: str) -> AsyncGenerator[Fetched, None]:
+        """Fetches a model, and tells how far it is; when it ends by itself the model is there. Closing the generator
+        stops the work; what was fetched already is kept for the next time.
+
+        Raises as a Provider does, and Invalid (code ``MODEL_NOT_FOUND``) for a model that nobody publishes.
         """
 
 

@@ -16,6 +16,7 @@ class Upstream:
     """Answers "You said: …", a word a token.
 
     Attributes:
+        pulled: models that were fetched.
         trouble: what goes wrong: "" nothing, "silent" no answer at all, "stall" silence after the first token, "die"
             the connection breaks after it, "error" an error event after it, "garbage" no JSON, or an HTTP status.
         words: of the error, when `trouble` is a status.
@@ -31,6 +32,7 @@ class Upstream:
         self.received: list[dict[str, Any]] = []
         self.message_extra: dict[str, Any] = {}
         self.counts_tokens = True
+        self.pulled: list[str] = []
         self.asked = asyncio.Event()
         self.left = asyncio.Event()
 
@@ -41,6 +43,7 @@ class Upstream:
             web.post("/api/chat", self._ollama),
             web.get("/api/tags", self._ollama_tags),
             web.get("/api/ps", self._ollama_loaded),
+            web.post("/api/pull", self._ollama_pull),
         ]
 
     async def _openai(self, request: web.Request) -> web.StreamResponse:
@@ -135,7 +138,27 @@ class Upstream:
             return refused
         at = "2026-01-01T00:00:00.123456789-07:00"
         tiny = {"name": f"{MODEL}:latest", "model": f"{MODEL}:latest", "modified_at": at, "size": 637_000_000}
-        return web.json_response({"models": [{"name": "big:7b", "modified_at": at, "size": 4_000_000_000}, tiny]})
+        others = [{"name": name, "modified_at": at, "size": 3_000} for name in self.pulled]
+        return web.json_response(
+            {"models": [{"name": "big:7b", "modified_at": at, "size": 4_000_000_000}, tiny, *others]}
+        )
+
+    async def _ollama_pull(self, request: web.Request) -> web.StreamResponse:
+        """Two layers. A model that nobody publishes is an error inside a stream that began well, as Ollama has it."""
+        name = (await self._take(request))["model"]
+        if (refused := self._refuse({"error": self.words})) is not None:
+            return refused
+        events: list[dict[str, Any]] = [{"status": "pulling manifest"}]
+        if name == "nobodys":
+            events.append({"error": "pull model manifest: file does not exist"})
+        else:
+            for digest, total in (("sha256:a", 2_000), ("sha256:b", 1_000)):
+                layer = {"status": f"pulling {digest}", "digest": digest, "total": total}
+                events += [{**layer, "completed": done} for done in (0, total // 2, total)]
+            events += [{"status": "verifying sha256 digest"}, {"status": "success"}]
+            self.pulled.append(name)
+        lines = [orjson.dumps(event) + b"\n" for event in events]
+        return await self._say(request, "application/x-ndjson", lines, b'{"error": "no space left on device"}\n')
 
     async def _ollama_loaded(self, request: web.Request) -> web.Response:
         del request

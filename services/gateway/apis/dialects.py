@@ -43,6 +43,7 @@ _ANSWER_TOKENS = {
     "/v1/chat/completions": OPENAI_ANSWER_TOKENS,
     "/api/v1/chat": V1_ANSWER_TOKENS,
     "/api/v1/chat/stream": V1_ANSWER_TOKENS,
+    "/api/v1/chat/batch": V1_ANSWER_TOKENS,
 }
 
 

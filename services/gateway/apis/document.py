@@ -121,6 +121,9 @@ def _described(operation: Operation, schemas: Schema) -> Schema:
         str(status): {"description": HTTPStatus(status).phrase + streamed, "content": content}
         for status in (200, *operation.failures)
     }
+    if operation.accepted is not None:
+        later = {"application/json": {"schema": _add(schemas, operation.accepted, "serialization")}}
+        described["responses"]["202"] = {"description": HTTPStatus.ACCEPTED.phrase, "content": later}
     return described
 
 

@@ -17,6 +17,7 @@ class Operation:
         name: its operationId, unique in the document.
         request: shape of the JSON body, None where there is none.
         answer: shape of a JSON answer, None where it is not JSON.
+        accepted: shape of the answer to what is done later (202), None where all is done at once.
         frame: shape of the server-sent events, None where it never streams.
         idempotent: takes an Idempotency-Key.
         failures: statuses with a body of the success's shape, as a health check that is not ready has.
@@ -30,6 +31,7 @@ class Operation:
     summary: str
     request: TypeAdapter[Any] | None = None
     answer: TypeAdapter[Any] | None = None
+    accepted: TypeAdapter[Any] | None = None
     frame: TypeAdapter[Any] | None = None
     idempotent: bool = False
     failures: tuple[int, ...] = ()

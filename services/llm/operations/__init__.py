@@ -2,5 +2,6 @@
 
 from services.llm.operations.catalogue import Catalogue, Route
 from services.llm.operations.chats import Chats
+from services.llm.operations.fetching import Fetching
 
-__all__ = ["Catalogue", "Chats", "Route"]
+__all__ = ["Catalogue", "Chats", "Fetching", "Route"]

@@ -11,7 +11,7 @@ from mesh.llm.v1 import llm_pb2, llm_pb2_grpc
 
 from chassis import migrations
 from chassis.clock import SystemClock
-from chassis.config import Discovery, Postgres, Process, Rpc
+from chassis.config import Discovery, Postgres, Process, Rabbit, Rpc
 from chassis.errors import Conflict, DeadlineExceeded, Invalid, Unavailable
 from chassis.lifecycle import Host
 from chassis.rpc.lane import open_lane
@@ -53,6 +53,8 @@ def question(model: str = MODEL, **fields: Any) -> llm_pb2.ChatRequest:
 async def running(free_port: int, database_url: str, behind: Upstream) -> AsyncIterator[Service]:
     settings = Settings(
         postgres=Postgres(url=database_url),
+        # Callers are answered without a broker.
+        rabbit=Rabbit(url="amqp://nobody@127.0.0.1:1/"),
         rpc=Rpc(port=free_port),
         llm=Llm(breaker_failures=2, answer_wait_seconds=0),
         ollama=Ollama(host=behind.url, timeout_seconds=5),

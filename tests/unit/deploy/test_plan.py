@@ -53,7 +53,7 @@ def test_everyone_gets_its_place_and_the_peers(name: str):
         ("REDIS_URL", {"ratelimit"}),
         ("DATABASE_URL", {"llm", "tasks", "agents", "gateway"}),
         ("DATABASE_POOL_SIZE", {"llm", "tasks", "agents", "gateway"}),
-        ("AMQP_URL", {"tasks", "tasks-worker-1", "agents", "gateway"}),
+        ("AMQP_URL", {"llm", "tasks", "tasks-worker-1", "agents", "gateway"}),
     ],
 )
 def test_who_gets_what(variable: str, holders: set[str]):

@@ -5,13 +5,14 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from chassis.config import Postgres
+from chassis.config import Postgres, Rabbit
 from services.llm.config import Keys, Llm, Ollama, Server, Settings
 
 
 def servers(**groups: Any) -> tuple[Server, ...]:
     postgres = Postgres(url="postgresql://x@127.0.0.1/x")
-    return Settings(postgres=postgres, **{"llm": Llm(), "keys": Keys(), **groups}).servers
+    rabbit = Rabbit(url="amqp://x@127.0.0.1/")
+    return Settings(postgres=postgres, rabbit=rabbit, **{"llm": Llm(), "keys": Keys(), **groups}).servers
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,15 @@ def to_request(body: ChatBody, principal: Principal, key: str) -> llm_pb2.ChatRe
     )
 
 
+def spoken(response: llm_pb2.ChatResponse) -> ChatAnswer:
+    """An answer as this API tells it."""
+    return ChatAnswer(
+        response=response.choices[0].message.content if response.choices else "",
+        model=response.model,
+        tokens_used=_tokens(response.usage),
+    )
+
+
 class Chat:
     """Both handlers. `timeout_seconds` bounds a whole answer, streamed or not."""
 
@@ -112,12 +121,7 @@ class Chat:
         with Attendance(receive):
             call = self._llm.Chat(request, timeout=self._timeout_seconds)
             response = await metered(call, request, current(scope).tokens)
-        answer = {
-            "response": response.choices[0].message.content if response.choices else "",
-            "model": response.model,
-            "tokens_used": _tokens(response.usage),
-        }
-        await send_json(send, answer)
+        await send_json(send, spoken(response))
 
     async def stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI handler of ``/api/v1/chat/stream``. Raises as `answer` does, before the first frame."""

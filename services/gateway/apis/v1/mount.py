@@ -7,11 +7,13 @@ from services.gateway.apis.behind import Behind
 from services.gateway.apis.operation import Operation
 from services.gateway.apis.v1.agents import Agents
 from services.gateway.apis.v1.chat import CHAT_BODY, Chat, ChatAnswer, LastFrame, TokenFrame
+from services.gateway.apis.v1.chat_batch import BATCH_ANSWER, BATCH_BODY, ChatBatch
 from services.gateway.apis.v1.keys import Keys
 from services.gateway.apis.v1.models import Models
 from services.gateway.apis.v1.rate_limits import RateLimits
 from services.gateway.apis.v1.task_events import TaskEventRoutes
 from services.gateway.apis.v1.task_schedules import Schedules
+from services.gateway.apis.v1.task_shapes import Accepted
 from services.gateway.apis.v1.tasks import Tasks
 from services.gateway.apis.v1.users import Users
 
@@ -19,6 +21,7 @@ from services.gateway.apis.v1.users import Users
 def operations(behind: Behind) -> list[Operation]:
     """Those on raw ASGI."""
     chat = Chat(behind.peers.llm, behind.chat_timeout_seconds)
+    batch = ChatBatch(behind.peers.llm, behind.submissions, behind.chat_timeout_seconds)
     return [
         Operation(
             path="/api/v1/chat",
@@ -41,6 +44,18 @@ def operations(behind: Behind) -> list[Operation]:
             request=CHAT_BODY,
             frame=TypeAdapter(TokenFrame | LastFrame),
         ),
+        Operation(
+            path="/api/v1/chat/batch",
+            method="POST",
+            handler=batch.answer,
+            tag="v1",
+            name="v1_chat_batch",
+            summary="Ask many things at once; more than 20 become a task",
+            request=BATCH_BODY,
+            answer=BATCH_ANSWER,
+            accepted=TypeAdapter(Accepted),
+            idempotent=True,
+        ),
     ]
 
 
@@ -48,7 +63,7 @@ def routers(behind: Behind) -> list[APIRouter]:
     """Those on FastAPI."""
     peers, clock = behind.peers, behind.clock
     return [
-        Models(peers.llm).router(),
+        Models(peers.llm, behind.submissions).router(),
         Agents(peers.agents, clock).router(),
         # Before the tasks, whose ids they could be taken for.
         Schedules(peers.tasks).router(),

@@ -52,6 +52,25 @@ async def test_models_are_as_the_document_prints_them(world: World):
     }
 
 
+async def test_a_model_is_fetched_as_a_task(world: World):
+    """By administrators; a second request for the same model while it is fetched finds the same task."""
+    refused = await world.ask("POST", "/api/v1/models/pull", {"model": "llama2"})
+    assert (refused.status, world.tasks.requests) == (403, [])
+    answer = await world.ask("POST", "/api/v1/models/pull", {"model": "llama2:7b"}, who="admin")
+    assert (answer.status, answer.json["status"]) == (202, "queued")
+    (submitted,) = world.tasks.requests
+    assert (submitted.kind, submitted.unique_key) == ("model.pull", "llama2:7b")
+    assert submitted.payload == b'{"model":"llama2:7b"}'
+
+
+@pytest.mark.parametrize("name", ["", "../etc/passwd", "a b", "x" * 201, "-rf"])
+async def test_what_is_no_name_of_a_model_is_not_fetched(world: World, name):
+    """Refused before a task is made."""
+    answer = await world.ask("POST", "/api/v1/models/pull", {"model": name}, who="admin")
+    assert (answer.status, answer.json["error"]["details"]["field"]) == (400, "model")
+    assert not world.tasks.requests
+
+
 async def test_a_model_can_be_looked_at(world: World):
     """A name may hold a slash; an unknown one is not found."""
     assert (await world.ask("GET", "/api/v1/models/org/tinyllama/info")).json["size_bytes"] == 637_000_000

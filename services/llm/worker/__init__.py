@@ -1,0 +1,1 @@
+"""The face that nobody calls: conversations and models as tasks."""
