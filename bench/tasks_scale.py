@@ -86,7 +86,7 @@ class Alone:
 
     async def announce(self) -> None:
         """Makes the kinds known: a worker comes and goes."""
-        worker = self.stage.run("worker", _WORKER)
+        worker = self.stage.run("worker-0", _WORKER)
         await _until(self.database, "SELECT EXISTS (SELECT 1 FROM tasks.kind WHERE kind = 'noop')")
         end(worker)
 
