@@ -109,8 +109,13 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture(scope="session")
 def mesh(receiver: Receiver) -> Iterator[Mesh]:
-    """The whole mesh, shared by the session."""
-    with throw_away_mesh(OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint) as running:
+    """The whole mesh, shared by the session; webhooks may be called on this machine, and failed tries come soon."""
+    webhooks = {
+        "MESH_WEBHOOKS_ALLOW_HTTP": "true",
+        "MESH_WEBHOOKS_ALLOWED_NETWORKS": "127.0.0.0/8",
+        "MESH_WEBHOOKS_SCHEDULE_SECONDS": "0,0.5,0.5,0.5,5",
+    }
+    with throw_away_mesh(OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint, **webhooks) as running:
         yield running
 
 
