@@ -46,7 +46,7 @@ _TAGS = [
     {"name": "openai", "description": "The OpenAI API: its SDKs work with `base_url` and `api_key` changed."},
     {
         "name": "aios",
-        "description": "Accounts, agents and executions. `WS /api/ws/{user_id}` tells live what happens: "
+        "description": "Accounts, agents, executions and webhooks. `WS /api/ws/{user_id}` tells live what happens: "
         "`execution_started`, `agent_completed`, `execution_completed`, `agent_created`, `metrics_update`.",
     },
     {
