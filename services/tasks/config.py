@@ -89,8 +89,9 @@ class Webhooks(Group):
         description="a webhook whose every try failed for so long is disabled",
     )
     most_per_owner: int = Field(default=20, gt=0, le=200, validation_alias="MESH_WEBHOOKS_MOST_PER_OWNER")
+    # More than one owner's webhooks can take, so that nobody's slow endpoints hold up everybody.
     most_under_way: int = Field(
-        default=64, gt=0, validation_alias="MESH_WEBHOOKS_MOST_UNDER_WAY", description="tries at a time, in a process"
+        default=256, gt=0, validation_alias="MESH_WEBHOOKS_MOST_UNDER_WAY", description="tries at a time, in a process"
     )
     most_per_webhook: int = Field(
         default=8, gt=0, validation_alias="MESH_WEBHOOKS_MOST_PER_WEBHOOK", description="of these, to one webhook"

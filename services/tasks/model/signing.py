@@ -64,18 +64,28 @@ def payload_of(event: str, at: datetime, data: Mapping[str, Any]) -> bytes:
 
 
 def payload_of_task(facts: Facts) -> bytes:
-    """The payload about a task that has ended; a result that is too long is left out, and the data say so."""
-    if facts.result is not None:
-        try:
-            result = parse(facts.result)
-            whole = payload_of(facts.type, facts.at, {**facts.data, "result": result, "result_omitted": False})
-        except ValueError:
-            # A number of some thousand digits: the canonical form has no place for it, the owner's own question has.
-            whole = b""
-        if 0 < len(whole) <= _MOST_PAYLOAD_BYTES:
-            return whole
-    data: dict[str, object] = {**facts.data, "result": None, "result_omitted": facts.type == TASK_COMPLETED}
-    if facts.type == TASK_COMPLETED:
+    """The payload about a task that has ended. A result that does not fit is left out, and the data say where it is."""
+    if facts.result is None:
+        return _without_result(facts)
+    try:
+        data = {**facts.data, "result": parse(facts.result), "result_omitted": False}
+        return fit(payload_of(facts.type, facts.at, data))
+    except (Invalid, ValueError):
+        # Too long, or with a number of thousands of digits: the owner's own question for it brings it whole.
+        return _without_result(facts)
+
+
+def fit(payload: bytes) -> bytes:
+    """Raises Invalid (``PAYLOAD_TOO_LARGE``) when its body would be too long."""
+    if len(payload) > _MOST_PAYLOAD_BYTES:
+        raise Invalid(f"At most {_MOST_PAYLOAD_BYTES} bytes in canonical form", code="PAYLOAD_TOO_LARGE")
+    return payload
+
+
+def _without_result(facts: Facts) -> bytes:
+    omitted = facts.type == TASK_COMPLETED
+    data: dict[str, object] = {**facts.data, "result": None, "result_omitted": omitted}
+    if omitted:
         data["result_path"] = f"/api/v1/tasks/{facts.data['task_id']}/result"
     return payload_of(facts.type, facts.at, data)
 

@@ -1,7 +1,7 @@
 """Webhooks as values: who wants to be told what, what is told, and how far its telling has come."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum, StrEnum
 
@@ -55,8 +55,8 @@ class Webhook:
     description: str
     enabled: bool
     disabled_reason: str
-    secret: str
-    old_secret: str | None
+    secret: str = field(repr=False)
+    old_secret: str | None = field(repr=False)
     old_until: datetime | None
     created_at: datetime
     last_delivered_at: datetime | None
@@ -170,7 +170,7 @@ class Parcel:
     webhook_id: str
     number: int
     url: str
-    secrets: tuple[str, ...]
+    secrets: tuple[str, ...] = field(repr=False)
     event_id: str
     type: str
     payload: bytes

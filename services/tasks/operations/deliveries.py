@@ -31,19 +31,14 @@ _DRAIN_SECONDS = 5.0
 _SETTLE_AGAIN_SECONDS = 0.5
 _AT_ONCE = 1000
 _MOST_WRITING = 4
+# Long results take milliseconds to be written in canonical form, and this process serves others meanwhile.
+_MOST_TAKEN = 16
 
 
 class Couriers:
     """The tries of one process. `run` and `prune` have to run."""
 
-    def __init__(
-        self,
-        store: DeliveryStore,
-        post: Post,
-        *,
-        clock: Clock,
-        bounds: Bounds,
-    ) -> None:
+    def __init__(self, store: DeliveryStore, post: Post, *, clock: Clock, bounds: Bounds) -> None:
         self._store = store
         self._post = post
         self._clock = clock
@@ -61,19 +56,22 @@ class Couriers:
             await repeat("webhooks", LOOK_EVERY_SECONDS, partial(self._take, start), self.awake)
 
     async def _take(self, start: Callable[[Parcel], None]) -> bool:
-        free = self._bounds.most_under_way - len(self._under_way)
-        if self._stopping or free <= 0:
+        places = min(self._bounds.most_under_way - len(self._under_way), _MOST_TAKEN)
+        if self._stopping or places <= 0:
             return False
         seen, parcels = await self._store.take(
-            free,
+            places,
             self._bounds.most_per_webhook,
             Counter(parcel.webhook_id for parcel in self._under_way.values()),
             lease_seconds=self._bounds.timeout_seconds + LEASE_MARGIN_SECONDS,
             render=signing.payload_of_task,
         )
+        if self._stopping:
+            await self._store.give_back(parcels)
+            return False
         for parcel in parcels:
             start(parcel)
-        return seen >= free
+        return seen >= places
 
     def _start(self, group: asyncio.TaskGroup, parcel: Parcel) -> None:
         task = group.create_task(self._deliver(parcel))

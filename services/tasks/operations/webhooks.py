@@ -235,7 +235,7 @@ def _happening(index: int, telling: Telling, traceparent: str) -> Happening:
         data = checks.check_document("data", telling.data, MOST_DATA_BYTES)
         if not isinstance(data, dict):
             raise _bad("data", "A JSON object")
-        payload = signing.payload_of(telling.type, telling.at, signing.parse(telling.data))
+        payload = signing.fit(signing.payload_of(telling.type, telling.at, signing.parse(telling.data)))
     except Invalid as error:
         raise Invalid(error.message, code=error.code, details={**error.details, "index": str(index)}) from error
     return Happening(

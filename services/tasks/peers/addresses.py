@@ -50,7 +50,7 @@ _NEVER = [
     )
 ]
 # For each hostile name server a thread waits, and the others must go on.
-_LOOKUPS = 64
+_LOOKUPS = 256
 
 
 class Guard:
