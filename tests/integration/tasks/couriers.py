@@ -7,6 +7,8 @@ from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any
 
+import pytest
+
 from chassis.clock import SystemClock
 from services.tasks.model.tries import Bounds, Policy
 from services.tasks.operations.deliveries import Couriers
@@ -28,15 +30,27 @@ HERE = Guard([ip_network("127.0.0.0/8"), ip_network("::1/128")], allow_http=True
 
 
 @asynccontextmanager
-async def couriers(core: Core, store: DeliveryStore | None = None, **changes: Any) -> AsyncIterator[Couriers]:
+async def couriers(
+    core: Core, store: DeliveryStore | None = None, guard: Guard = HERE, **changes: Any
+) -> AsyncIterator[Couriers]:
     """The couriers of one process, running."""
     bounds = replace(BOUNDS, **changes)
     clock = SystemClock()
-    async with open_endpoints(HERE, Resolver(HERE), clock, timeout_seconds=bounds.timeout_seconds) as post:
+    async with open_endpoints(guard, Resolver(guard), clock, timeout_seconds=bounds.timeout_seconds) as post:
         opened = Couriers(store or core.store, post, clock=clock, bounds=bounds)
-        running = asyncio.ensure_future(opened.run())
+        running = [asyncio.ensure_future(opened.run()), asyncio.ensure_future(_wake(opened))]
         try:
             yield opened
         finally:
-            running.cancel()
-            await asyncio.wait([running])
+            for one in running:
+                one.cancel()
+            for ended in await asyncio.gather(*running, return_exceptions=True):
+                if not isinstance(ended, asyncio.CancelledError):
+                    pytest.fail(f"a loop died: {ended!r}")
+
+
+async def _wake(opened: Couriers) -> None:
+    """As the commits of a whole process do."""
+    while True:
+        opened.awake.set()
+        await asyncio.sleep(0.05)

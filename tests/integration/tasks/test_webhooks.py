@@ -306,6 +306,7 @@ async def test_pruning_forgets_what_ended_long_ago_and_what_was_deleted(core: Co
     await core.webhooks.delete(deleted.webhook_id, "ann")
     await core.sql("UPDATE tasks.webhook SET deleted_at = now() - interval '1 hour' WHERE deleted_at IS NOT NULL")
     ahead = datetime.now(UTC) + timedelta(days=1)
+    assert await core.store.count_waiting() == 12
     await core.store.prune_deliveries(datetime.now(UTC) - timedelta(days=1), 4, 1000)
     page = Page(webhook_id=webhook.webhook_id, owner_id="", limit=0, before="", state=None)
     log = list(reversed(await core.webhooks.list_deliveries(page)))
