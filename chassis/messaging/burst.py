@@ -94,39 +94,87 @@ def _table(message: Message) -> bytes:
     return struct.pack(">I", len(table)) + table
 
 
-async def publish(channel: Channel, messages: Sequence[Message]) -> "list[asyncio.Future[Any]]":
-    """Sends messages in one write, and returns the futures of their confirmations, in order.
+class Burst:
+    """Messages that are on their way together, and what the broker said of each.
 
-    A message that fits into no frame is logged and has a future that is cancelled. Raises what aiormq raises when the
-    channel is closed, with nothing sent.
+    The channel is given a `_Confirmation` for each message, where it expects a future: a future each, with those who
+    wait for it and the channel's own callbacks, cost more than the message. One future stands for all.
+
+    Attributes:
+        ended: done when everything is answered, failed when the channel has closed.
+    """
+
+    def __init__(self, channel: Channel, count: int) -> None:
+        # The channel's own kind of future: it fails when the channel closes.
+        self.ended: asyncio.Future[Any] = channel.create_future()
+        self.outcomes = [False] * count
+        self.left = count
+        self.over = False
+
+    def answer(self, index: int, *, taken: bool) -> None:
+        """The broker's word about one message, or ours that it was never sent."""
+        self.outcomes[index] = taken
+        self.left -= 1
+        if self.left == 0 and not self.ended.done():
+            self.ended.set_result(None)
+
+    def close(self) -> int:
+        """Nobody waits any more. Answers how many messages the broker has still to answer, on an open channel."""
+        late = 0 if self.ended.done() else self.left
+        self.over = True
+        self.ended.cancel()
+        return late
+
+
+class _Confirmation:
+    """As much of a future as the channel makes use of."""
+
+    __slots__ = ("_answered", "_burst", "_index")
+
+    def __init__(self, burst: Burst, index: int) -> None:
+        self._burst = burst
+        self._index = index
+        self._answered = False
+
+    def done(self) -> bool:
+        return self._answered or self._burst.over
+
+    def cancelled(self) -> bool:
+        return self._burst.over
+
+    def set_result(self, result: object) -> None:
+        self._answer(taken=isinstance(result, Basic.Ack))
+
+    def set_exception(self, error: BaseException) -> None:
+        del error
+        self._answer(taken=False)
+
+    def _answer(self, *, taken: bool) -> None:
+        if not self.done():
+            self._answered = True
+            self._burst.answer(self._index, taken=taken)
+
+
+async def publish(channel: Channel, messages: Sequence[Message]) -> Burst:
+    """Sends messages in one write.
+
+    A message that fits into no frame is logged and counts as refused. Raises what aiormq raises when the channel is
+    closed, with nothing sent.
     """
     async with channel.lock:
-        futures: list[asyncio.Future[Any]] = []
+        burst = Burst(channel, len(messages))
         frames: list[bytes] = []
-        for message in messages:
-            # The channel's own kind of future: it fails when the channel closes.
-            future = channel.create_future()
-            futures.append(future)
+        for index, message in enumerate(messages):
             try:
                 frames.append(encode(message, channel.number, channel.connection.connection_tune.frame_max))
             except (ValueError, TypeError):
                 # Today or ever; the messages around it must not suffer for that.
                 log.exception("A message cannot be published", routing_key=message.routing_key)
-                future.cancel()
+                burst.answer(index, taken=False)
                 continue
             channel.delivery_tag += 1
-            channel.confirmations[channel.delivery_tag] = future
+            channel.confirmations[channel.delivery_tag] = _Confirmation(burst, index)  # type: ignore[assignment]  # see Burst
             # How a returned message finds its confirmation.
             channel.message_id_delivery_tag[message.id] = channel.delivery_tag
         await channel.write_queue.put(ChannelFrame(payload=b"".join(frames), should_close=False))
-    return futures
-
-
-def is_taken(future: "asyncio.Future[Any]") -> bool:
-    """Whether the broker took the message over."""
-    return (
-        future.done()
-        and not future.cancelled()
-        and future.exception() is None
-        and isinstance(future.result(), Basic.Ack)
-    )
+    return burst

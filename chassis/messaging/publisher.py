@@ -51,18 +51,17 @@ class Publisher:
     async def _burst(self, messages: Sequence[Message]) -> list[bool]:
         channel = await self._ready_channel()
         try:
-            futures = await burst.publish(channel, messages)
+            sent = await burst.publish(channel, messages)
         except BROKER_ERRORS as error:
             raise away(error) from error
         try:
-            _, late = await asyncio.wait(futures, timeout=self._timeout_seconds)
+            await asyncio.wait((sent.ended,), timeout=self._timeout_seconds)
         finally:
-            for message, future in zip(messages, futures, strict=True):
+            late = sent.close()
+            for message in messages:
                 channel.message_id_delivery_tag.pop(message.id, None)
-                future.cancel()
-        outcomes = [burst.is_taken(future) for future in futures]
-        await self._settle(channel, [message.exchange for message in messages], outcomes, late=len(late))
-        return outcomes
+        await self._settle(channel, [message.exchange for message in messages], sent.outcomes, late=late)
+        return sent.outcomes
 
     async def publish_raw(self, exchange: str, routing_key: str, body: bytes, properties: Basic.Properties) -> bool:
         """Publishes one message as it is; otherwise as `publish_many`."""

@@ -48,9 +48,11 @@ class Channel:
         self.confirmations: dict[int, asyncio.Future[Any]] = {}
         self.message_id_delivery_tag: dict[str, int] = {}
         self.write_queue = self
+        self.futures: list[asyncio.Future[Any]] = []
 
     def create_future(self) -> asyncio.Future[Any]:
-        return asyncio.get_running_loop().create_future()
+        self.futures.append(asyncio.get_running_loop().create_future())
+        return self.futures[-1]
 
     async def put(self, frame: Any) -> None:
         publishes = [each for each in decode(frame.payload) if isinstance(each, Basic.Publish)]
@@ -113,6 +115,19 @@ async def test_silence_is_no_confirmation_and_costs_the_channel() -> None:
     publisher = Publisher(broker)
     assert await publisher.publish_many([message()]) == [True]
     assert len(broker.channels) == 2
+
+
+async def test_a_channel_that_closes_ends_the_wait() -> None:
+    """What was confirmed before counts; the rest may have arrived or not."""
+    broker = FakeBroker()
+    messages = [message(id="m-1"), message(key="silence", id="m-2")]
+    publishing = asyncio.ensure_future(Publisher(broker).publish_many(messages))
+    async with asyncio.timeout(10):
+        while not (broker.channels and broker.channels[0].futures):
+            await asyncio.sleep(0)
+    broker.channels[0].futures[0].set_exception(ChannelInvalidStateError())
+    assert await publishing == [True, False]
+    assert broker.channels[0].message_id_delivery_tag == {}
 
 
 async def test_refusals_restore_the_topology() -> None:
