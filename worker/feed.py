@@ -28,15 +28,15 @@ class Feed(Protocol):
 class RabbitFeed:
     """The four work queues of a group.
 
-    A class never holds more than half of the slots, so all together hold at most two pointers for each slot (one for
-    each class when there is a single slot): little waits in a busy process while another one is idle.
+    A class holds at most as many pointers as there are slots: enough that the next ones are here while a claim is under
+    way, and still little that waits in a busy process while another one is idle.
     """
 
     def __init__(self, broker: Broker, group: str, slots: int, queue_type: QueueType = "classic") -> None:
         self.group = group
         self._broker = broker
         self._queue_type = queue_type
-        self._prefetch = max(1, slots // 2)
+        self._prefetch = slots
 
     @asynccontextmanager
     async def open(self, take: Take) -> AsyncIterator[None]:

@@ -37,7 +37,7 @@ HEARTBEAT_SECONDS = 3
 TIMEOUT_GRACE_SECONDS = 15.0
 MOST_PER_CALL = 1000
 # Claims stand between acceptance and start; outcomes only between the work and the news of it.
-_CLAIM_PACE_SECONDS = 0.003
+_CLAIM_PACE_SECONDS = 0.001
 _OUTCOME_PACE_SECONDS = 0.008
 _MOST_SLOTS = 10_000
 _MOST_KINDS = 200
