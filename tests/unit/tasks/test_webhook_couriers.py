@@ -6,7 +6,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
+from chassis import telemetry
 from chassis.errors import Unavailable
 from services.tasks.model.signing import make_secret
 from services.tasks.model.tries import Bounds, Policy
@@ -15,6 +17,7 @@ from services.tasks.operations import deliveries
 from services.tasks.operations.deliveries import Couriers
 from tests.support.clock import FakeClock
 
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 BOUNDS = Bounds(
     policy=Policy(),
     timeout_seconds=5.0,
@@ -36,7 +39,7 @@ def parcel(number: int) -> Parcel:
         event_id=f"evt_{number}",
         type="task.completed",
         payload=b'{"data":{}}',
-        traceparent="",
+        traceparent=TRACE,
         failures=0,
         tries=(),
         lost=False,
@@ -50,6 +53,7 @@ class World:
         self.clock = FakeClock()
         self.waiting = [parcel(number) for number in range(waiting)]
         self.posted: list[str] = []
+        self.traces: list[str] = []
         self.settled: list[tuple[str, DeliveryState]] = []
         self.returned: list[str] = []
         self.asked: list[dict[str, int]] = []
@@ -66,6 +70,7 @@ class World:
 
     async def send(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
         self.posted.append(headers["webhook-id"])
+        self.traces.append(telemetry.current_traceparent())
         self.changed.set()
         await self.answering.wait()
         return Answer(status=204)
@@ -168,3 +173,18 @@ async def test_a_drain_waits_a_little_and_gives_back_the_rest(monkeypatch: pytes
         await asyncio.sleep(0)
     assert sorted(world.returned) == ["evt_0", "evt_1"]
     assert (len(world.waiting), world.settled) == (3, [])
+
+
+async def test_a_try_belongs_to_the_trace_of_what_it_tells() -> None:
+    """And it is counted, as is the end of its delivery."""
+
+    def counted(name: str, outcome: str) -> float:
+        return REGISTRY.get_sample_value(f"mesh_webhook_{name}_total", {"outcome": outcome}) or 0
+
+    before = counted("tries", "well"), counted("deliveries", "delivered")
+    world = World(1)
+    world.answering.set()
+    async with running(world):
+        await world.until(lambda: bool(world.settled))
+    assert world.traces == [TRACE]
+    assert (counted("tries", "well"), counted("deliveries", "delivered")) == (before[0] + 1, before[1] + 1)
