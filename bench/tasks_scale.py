@@ -38,7 +38,8 @@ _WORKER = [sys.executable, "-m", "bench.peers.agentmesh_worker"]
 _BATCH = 500
 _HIGH_TASKS = 200
 _HIGH_PER_SECOND = 20.0
-_SLEEP_SECONDS = 20.0
+# Longer than it takes to start all of them.
+_SLEEP_SECONDS = 45.0
 _CANCELLED_TASKS = 300
 _HTTP_SECONDS = 10
 _WAIT_SECONDS = 120.0
