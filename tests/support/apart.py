@@ -21,10 +21,10 @@ class Cable:
     """A network namespace and the pair of interfaces that leads there."""
 
     def __init__(self) -> None:
-        number = os.getpid() % 250
+        number = os.getpid()
         self.namespace = f"apart{number}"
         self._near, self._far = f"near{number}", f"far{number}"
-        network = _NETWORK.format(number=number)
+        network = _NETWORK.format(number=number % 256)
         self.near, self.far = f"{network}1", f"{network}2"
 
     def lay(self) -> None:
