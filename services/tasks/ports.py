@@ -140,8 +140,10 @@ DecideOutcome = Callable[[int, int, Live], Change]
 class UpkeepStore(Protocol):
     """What goes on in the background. Safe in several processes at once; each call does a bounded amount."""
 
-    async def sweep_lost(self, decide: Decide, limit: int) -> Sequence[Change]:
-        """Decides on attempts whose session is over."""
+    async def sweep_lost(self, decide: Decide, lease_seconds: float, limit: int) -> Sequence[Change]:
+        """Decides on attempts whose session is over. After a time in which nobody could ask, all that were alive before
+        it have another lease.
+        """
 
     async def release_due(self, release: Release, expire: Decide, limit: int) -> tuple[int, Sequence[Change]]:
         """Takes timers that are due: `release` for tasks that wait, `expire` for deadlines. Also how many timers."""

@@ -8,6 +8,7 @@ from sqlalchemy import (
     TIMESTAMP,
     BigInteger,
     Boolean,
+    CheckConstraint,
     Column,
     Double,
     Identity,
@@ -210,6 +211,15 @@ worker_session = Table(
     # The stream that tells of its end; of two the newer.
     Column("watcher", Text),
     postgresql_with={"fillfactor": "50"},
+)
+
+# One row: when sessions were last looked at whose leases are over. While nobody looks nobody can prolong a lease either
+# (the database or every process of this service is away), so the time of leases stands still.
+lease_watch = Table(
+    "lease_watch",
+    metadata,
+    Column("one", Boolean, CheckConstraint("one"), primary_key=True, server_default=text("true")),
+    Column("looked_at", _TIME, nullable=False),
 )
 
 idem = Table(

@@ -15,6 +15,7 @@ from chassis.logging import get_logger
 from services.tasks.model import rules
 from services.tasks.model.states import Priority
 from services.tasks.model.task import Change, Live
+from services.tasks.operations.desk import LEASE_SECONDS
 from services.tasks.operations.figures import Figures
 from services.tasks.ports import UpkeepStore, WorkQueues
 
@@ -91,7 +92,7 @@ class Upkeep:
 
     async def sweep(self) -> bool:
         """Takes attempts from sessions that are over. True when there may be more."""
-        changes = await self._store.sweep_lost(rules.lose, _BATCH)
+        changes = await self._store.sweep_lost(rules.lose, LEASE_SECONDS, _BATCH)
         self._suspects.update({(change.live.group, change.live.priority): _SUSPECT_ROUNDS for change in changes})
         return self._counted(changes)
 

@@ -14,6 +14,11 @@ from services.tasks.store.changes import LIVE_COLUMNS, apply
 from services.tasks.store.outgoing import Outgoing
 from services.tasks.store.pointers import relane
 
+# `sweeping` looks twice a second for leases that are over. Where nobody has looked for this long, no heartbeat could be
+# heard either; see `tables.lease_watch`.
+UNSEEN_SECONDS = 3
+_LEASE_TIME = f"(SELECT least(clock_timestamp(), looked_at + interval '{UNSEEN_SECONDS} s') FROM tasks.lease_watch)"
+
 # A worker that starts again announces what it announced before: only news is written, in one order for all.
 _ANNOUNCE = """
 INSERT INTO tasks.kind AS k (kind, work_group, max_attempts, timeout_seconds, max_running, retry_base_seconds,
@@ -34,28 +39,28 @@ WHERE (k.work_group, k.max_attempts, k.timeout_seconds, k.max_running, k.retry_b
 RETURNING kind
 """
 
-_OPEN = """
+_OPEN = f"""
 INSERT INTO tasks.worker_session AS s (session_id, name, host, kinds, work_groups, slots, external, opened_at, beat_at,
                                        lease_until)
 VALUES ($1, $2, $3, $4, $5, $6, $7, now(), clock_timestamp(), clock_timestamp() + make_interval(secs => $8))
 ON CONFLICT (session_id) DO UPDATE SET name = excluded.name, host = excluded.host, kinds = excluded.kinds,
   work_groups = excluded.work_groups, slots = excluded.slots, external = excluded.external, draining = false,
   beat_at = excluded.beat_at, lease_until = excluded.lease_until
-WHERE s.lease_until > clock_timestamp()
+WHERE s.lease_until > {_LEASE_TIME}
 """
 
 # A session that can be resumed keeps its id; its row is locked, so that no beat is lost in between.
-_RESUMABLE = """
-SELECT session_id FROM tasks.worker_session WHERE session_id = $1 AND lease_until > clock_timestamp() FOR UPDATE
+_RESUMABLE = f"""
+SELECT session_id FROM tasks.worker_session WHERE session_id = $1 AND lease_until > {_LEASE_TIME} FOR UPDATE
 """
 
 # A lease that is over stays over: whoever sweeps may be at work already.
-_BEAT = """
+_BEAT = f"""
 WITH s AS (
   UPDATE tasks.worker_session
   SET lease_until = clock_timestamp() + make_interval(secs => $2), beat_at = clock_timestamp(),
       watcher = coalesce($3, watcher)
-  WHERE session_id = $1 AND lease_until > clock_timestamp() RETURNING session_id
+  WHERE session_id = $1 AND lease_until > {_LEASE_TIME} RETURNING session_id
 )
 SELECT s.session_id, l.task_id, l.attempt, l.cancel_at IS NOT NULL AS cancel_asked
 FROM s LEFT JOIN tasks.task_live l ON l.session_id = s.session_id ORDER BY l.task_id

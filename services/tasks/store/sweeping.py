@@ -15,17 +15,34 @@ from services.tasks.model.task import Change, Live, Notice
 from services.tasks.ports import Decide, Release
 from services.tasks.store.changes import LIVE_COLUMNS, apply
 from services.tasks.store.outgoing import Outgoing
+from services.tasks.store.sessions import UNSEEN_SECONDS
 
 _LOCK_ONE = f"""
 SELECT {LIVE_COLUMNS} FROM tasks.task_live l JOIN tasks.task t USING (task_id)
 WHERE l.task_id = $1 AND ($2 = '' OR t.owner_id = $2) FOR UPDATE OF l
 """
 
+# Sessions that were alive when nobody could look any more have a lease from now on: their workers may be at work, and
+# could not say so. Only one process at a time looks; one that hangs while it does holds up none.
+_LOOK = f"""
+WITH o AS (
+  SELECT looked_at FROM tasks.lease_watch FOR UPDATE SKIP LOCKED
+), n AS (
+  UPDATE tasks.lease_watch w SET looked_at = clock_timestamp() FROM o
+  RETURNING o.looked_at AS before, w.looked_at AS now
+), s AS (
+  UPDATE tasks.worker_session s SET lease_until = n.now + make_interval(secs => $1) FROM n
+  WHERE n.before < n.now - interval '{UNSEEN_SECONDS} s' AND s.lease_until > n.before
+    AND s.lease_until < n.now + make_interval(secs => $1)
+)
+SELECT coalesce((SELECT now FROM n), clock_timestamp())
+"""
+
 # The index on sessions leads to running rows alone. A session that is missing altogether counts as over.
 _LOCK_LOST = f"""
 SELECT {LIVE_COLUMNS} FROM tasks.task_live l JOIN tasks.task t USING (task_id)
 LEFT JOIN tasks.worker_session s ON s.session_id = l.session_id
-WHERE l.session_id IS NOT NULL AND (s.session_id IS NULL OR s.lease_until <= clock_timestamp())
+WHERE l.session_id IS NOT NULL AND (s.session_id IS NULL OR s.lease_until <= $2)
 ORDER BY l.task_id LIMIT $1 FOR UPDATE OF l SKIP LOCKED
 """
 
@@ -104,10 +121,12 @@ class Sweeping:
             changes = await apply(transaction, rows, decide)
         return changes[0] if changes else None
 
-    async def sweep_lost(self, decide: Decide, limit: int) -> Sequence[Change]:
+    async def sweep_lost(self, decide: Decide, lease_seconds: float, limit: int) -> Sequence[Change]:
         """See `ports.UpkeepStore`."""
         async with self._outgoing.transaction() as transaction:
-            rows = await transaction.pg.fetch(_LOCK_LOST, limit)
+            # By the time of this look: what becomes of the database before the next statement is for the next one.
+            looked_at = await transaction.pg.fetchval(_LOOK, lease_seconds)
+            rows = await transaction.pg.fetch(_LOCK_LOST, limit, looked_at)
             decided = await apply(transaction, rows, decide)
         return [change for change in decided if change is not None]
 

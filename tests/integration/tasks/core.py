@@ -113,7 +113,9 @@ class Core:
 
     async def lose(self, session_id: str) -> None:
         """The session's lease runs out."""
-        await self.sql("UPDATE tasks.worker_session SET lease_until = now() WHERE session_id = $1", session_id)
+        await self.sql(
+            "UPDATE tasks.worker_session SET lease_until = to_timestamp(0) WHERE session_id = $1", session_id
+        )
 
 
 def draft(**changes: Any) -> Draft:

@@ -37,6 +37,57 @@ async def test_what_a_lost_session_held_runs_again_and_its_old_result_is_refused
     assert await core.event_types(task_id) == ["queued", "started", "queued", "started", "succeeded"]
 
 
+async def look(core: Core, ago_seconds: float) -> None:
+    """Nobody has looked for leases that are over since then."""
+    await core.sql("UPDATE tasks.lease_watch SET looked_at = now() - make_interval(secs => $1)", ago_seconds)
+
+
+async def expire(core: Core, session: str, ago_seconds: float) -> None:
+    await core.sql(
+        "UPDATE tasks.worker_session SET lease_until = now() - make_interval(secs => $2) WHERE session_id = $1",
+        session,
+        ago_seconds,
+    )
+
+
+async def test_an_outage_costs_no_leases(core: Core) -> None:
+    """What ran when nobody could beat any more goes on; what was over before that is taken away."""
+    working, vanished = await core.open_session(), await core.open_session()
+    task_id, lost_id = await core.run(working), await core.run(vanished)
+    await expire(core, working, 11)
+    await expire(core, vanished, 25)
+    await look(core, 20)
+    await core.upkeep.sweep()
+    assert (await core.queries.get(task_id, "")).state is State.RUNNING
+    assert (await core.queries.get(lost_id, "")).state is State.QUEUED
+    assert [held.task_id for held in await core.desk.beat(working)] == [task_id]
+
+
+async def test_a_heartbeat_that_comes_first_after_an_outage_counts(core: Core) -> None:
+    """Before anybody has looked the lease is not over; that of a session that was lost before the outage is."""
+    working, vanished = await core.open_session(), await core.open_session()
+    task_id = await core.run(working)
+    await expire(core, working, 11)
+    await expire(core, vanished, 25)
+    await look(core, 20)
+    assert [held.task_id for held in await core.desk.beat(working)] == [task_id]
+    with pytest.raises(NotFound):
+        await core.desk.beat(vanished)
+    await core.upkeep.sweep()
+    assert (await core.queries.get(task_id, "")).state is State.RUNNING
+
+
+async def test_without_an_outage_a_lease_ends_in_time(core: Core) -> None:
+    """Looking twice a second prolongs nothing."""
+    session = await core.open_session()
+    task_id = await core.run(session)
+    await expire(core, session, 0.1)
+    # Whatever this machine does in between: nobody has failed to look.
+    await look(core, -3600)
+    await core.upkeep.sweep()
+    assert (await core.queries.get(task_id, "")).state is State.QUEUED
+
+
 async def test_a_task_that_kills_its_workers_ends_dead(core: Core) -> None:
     """After the third loss it is a dead letter and no loop."""
     task_id = await core.submit_id()

@@ -8,6 +8,7 @@ import time
 import pytest
 from mesh.tasks.v1 import tasks_pb2
 
+from deploy.local.stores.postgres import Postgres
 from deploy.local.stores.rabbitmq import RabbitMQ
 from tests.integration.worker.processes import Mesh, Tasks
 
@@ -161,3 +162,24 @@ async def test_a_broker_that_comes_back_is_used_again(mesh: Mesh, tasks: Tasks, 
     task_id = await tasks.submit("automation", b'{"action": "test"}')
     rabbit_server.heal()
     assert (await tasks.until_ended(task_id)).state == tasks_pb2.STATE_SUCCEEDED
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("target", ["database", "tasks"])
+async def test_work_outlasts_an_outage(mesh: Mesh, tasks: Tasks, postgres_server: Postgres, target: str) -> None:
+    """Longer than a lease nobody can be told of a heartbeat; what ran before it is not given to anybody else."""
+    await mesh.add_worker("worker-1")
+    await mesh.add_worker("worker-2")
+    task_ids = [await tasks.submit("automation", _delay(24)) for _ in range(4)]
+    for task_id in task_ids:
+        await tasks.until_running(task_id)
+    service = mesh.services["services.tasks"]
+    stop, go_on = {
+        "database": (postgres_server.pause, postgres_server.resume),
+        "tasks": (lambda: service.send(signal.SIGSTOP), lambda: service.send(signal.SIGCONT)),
+    }[target]
+    stop()
+    await asyncio.sleep(13)
+    go_on()
+    ended = [await tasks.until_ended(task_id) for task_id in task_ids]
+    assert [(task.state, task.attempt) for task in ended] == [(tasks_pb2.STATE_SUCCEEDED, 1)] * 4
