@@ -152,7 +152,7 @@ class _Lane:
 
     async def _answer(self, method: Method, item: lane_pb2.Item) -> None:
         try:
-            request = _parse(method, item.body)
+            request = method.parse(item.body)
             answer = await method.answer(request, _CONTEXT, item.traceparent, _timeout_seconds(item))
         except MeshError as error:
             self._fail(item.call_id, error)
@@ -161,7 +161,7 @@ class _Lane:
 
     async def _answer_stream(self, method: Method, item: lane_pb2.Item) -> None:
         try:
-            request = _parse(method, item.body)
+            request = method.parse(item.body)
             async for answer in method.stream(request, _CONTEXT, item.traceparent, _timeout_seconds(item)):
                 self._send(item.call_id, lane_pb2.Item.KIND_MESSAGE, method.serialize(answer))
                 if len(self._outbox) >= _OUTBOX_ITEMS or self._outbox_bytes >= _OUTBOX_BYTES:
@@ -177,7 +177,7 @@ class _Lane:
         requests, taken = [], []
         for item in items:
             try:
-                requests.append(_parse(method, item.body))
+                requests.append(method.parse(item.body))
                 taken.append(item)
             except Invalid as error:
                 self._fail(item.call_id, error)
@@ -247,13 +247,6 @@ class _LaneContext:
 
 _CONTEXT = _LaneContext()
 _TOO_LARGE = to_status(Internal(private="the answer is too large for a lane")).SerializeToString()
-
-
-def _parse(method: Method, body: bytes) -> Any:
-    try:
-        return method.deserialize(body)
-    except Exception as error:
-        raise Invalid("The request is not of the method's type", private=repr(error)) from error
 
 
 def _timeout_seconds(item: lane_pb2.Item) -> float | None:

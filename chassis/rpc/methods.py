@@ -12,9 +12,12 @@ from typing import Any
 import grpc
 
 from chassis import telemetry
-from chassis.errors import DeadlineExceeded, Internal, MeshError
+from chassis.errors import DeadlineExceeded, Internal, Invalid, MeshError
 from chassis.logging import get_logger
 from chassis.rpc import deadline
+from chassis.rpc.http2.call import Call
+from chassis.rpc.http2.server import Server
+from chassis.rpc.http2.wire import StatusError
 from chassis.rpc.status import DETAILS_KEY, code_of, to_status
 
 log = get_logger(__name__)
@@ -91,6 +94,35 @@ class Method:
             return [self.understand(error)] * len(requests)
         return [self.understand(one) if isinstance(one, MeshError) else one for one in answers]
 
+    async def answer_calls(self, calls: Sequence[Call]) -> list[bytes | StatusError]:
+        """Answers unary calls that came together with the batch handler; raises nothing."""
+        began, began_ns = time.perf_counter(), time.time_ns()
+        requests = []
+        refused: dict[int, MeshError | StatusError] = {}
+        for at, call in enumerate(calls):
+            try:
+                requests.append(self.parse(call.only_message()))
+            except (Invalid, StatusError) as error:
+                refused[at] = error
+        answers = iter(await self.answer_all(requests) if requests else ())
+        seconds = time.perf_counter() - began
+        told: list[bytes | StatusError] = []
+        for at, call in enumerate(calls):
+            answer = refused[at] if at in refused else next(answers)
+            self.observe(answer.code if isinstance(answer, MeshError) else "OK", seconds)
+            telemetry.record(self.path[1:], telemetry.SERVER, _traceparent(call), began_ns)
+            if isinstance(answer, MeshError):
+                answer = _status_error(answer)
+            told.append(answer if isinstance(answer, StatusError) else self.serialize(answer))
+        return told
+
+    def parse(self, body: bytes) -> Any:
+        """A request. Raises Invalid for what is none."""
+        try:
+            return self.deserialize(body)
+        except Exception as error:
+            raise Invalid("The request is not of the method's type", private=repr(error)) from error
+
     def understand(self, error: Exception) -> MeshError:
         """Whatever was raised, as an error of the mesh; what nobody expected is logged."""
         if isinstance(error, MeshError):
@@ -141,51 +173,49 @@ class MethodTable:
         face = _streaming_face(method) if method.streaming else _unary_face(method)
         return make(face, handler.request_deserializer, handler.response_serializer)
 
-    def add_to(self, server: grpc.aio.Server) -> None:
+    def add_to(self, server: Server) -> None:
         """Registers everything with the real server."""
         if self._batches:
             raise TypeError(f"batch handlers for methods nobody serves: {', '.join(self._batches)}")
         for service, handlers in self.services.items():
-            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
             server.add_registered_method_handlers(service, handlers)
+        for path, method in self.methods.items():
+            if method.batch is not None:
+                server.answer_together(path, method.answer_calls)
 
 
-def _unary_face(method: Method) -> Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]:
-    async def face(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+def _unary_face(method: Method) -> Callable[[Any, Call], Awaitable[Any]]:
+    async def face(request: Any, context: Call) -> Any:
         try:
             return await method.answer(request, context, _traceparent(context), context.time_remaining())
         except MeshError as error:
-            await _abort(context, error)
+            raise _status_error(error) from error
 
     return face
 
 
-def _streaming_face(method: Method) -> Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[None]]:
+def _streaming_face(method: Method) -> Callable[[Any, Call], Awaitable[None]]:
     # A coroutine that writes, and no generator: the server drops generators of calls that are cancelled, and the
     # collector would end them later, outside of the call's task and context, where its guards mistake it for an error.
-    async def face(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    async def face(request: Any, context: Call) -> None:
         answers = method.stream(request, context, _traceparent(context), context.time_remaining())
         try:
             async for answer in answers:
                 await context.write(answer)
         except MeshError as error:
-            await _abort(context, error)
+            raise _status_error(error) from error
         finally:
             await answers.aclose()  # type: ignore[attr-defined]  # an async generator
 
     return face
 
 
-async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: MeshError) -> None:
-    details = to_status(error).SerializeToString()
-    await context.abort(code_of(error), error.message, ((DETAILS_KEY, details),))
+def _status_error(error: MeshError) -> StatusError:
+    return StatusError(code_of(error), error.message, ((DETAILS_KEY, to_status(error).SerializeToString()),))
 
 
-def _traceparent(context: grpc.aio.ServicerContext[Any, Any]) -> str:
-    for key, value in context.invocation_metadata() or ():
-        if key == "traceparent" and isinstance(value, str):
-            return value
-    return ""
+def _traceparent(call: Call) -> str:
+    return call.header(b"traceparent").decode("latin-1")
 
 
 def is_idempotent(path: str) -> bool:

@@ -7,15 +7,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from mesh.lane.v1 import lane_pb2_grpc
 
 from chassis import discovery
 from chassis.config import Discovery, Rpc
 from chassis.lifecycle import Host
 from chassis.logging import get_logger
+from chassis.rpc.http2.server import Server
 from chassis.rpc.lane_server import LaneServicer
 from chassis.rpc.methods import BatchHandler, MethodTable
 
@@ -56,13 +56,12 @@ async def open_server(
     for add in register:
         add(table)
     lanes = LaneServicer(table.methods)
-    server = grpc.aio.server(options=_options(settings))
+    server = Server(max_message_bytes=settings.max_message_bytes, max_age_seconds=settings.max_connection_age_seconds)
     table.add_to(server)
-    lane_pb2_grpc.add_LaneServiceServicer_to_server(lanes, server)
+    lane_pb2_grpc.add_LaneServiceServicer_to_server(lanes, server)  # type: ignore[arg-type]  # as good as grpc's own
     await _add_health(host, server, (*table.services, *health_names))
-    reflection.enable_server_reflection((*table.services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    port = server.add_insecure_port(f"{host.settings.host}:{settings.port}")
-    await server.start()
+    add_reflection(server, (*table.services, health.SERVICE_NAME))
+    port = await server.listen(host.settings.host, settings.port)
 
     async def drain() -> None:
         await lanes.drain()
@@ -77,7 +76,7 @@ async def open_server(
         await server.stop(None)
 
 
-async def _add_health(host: Host, server: grpc.aio.Server, services: Sequence[str]) -> None:
+async def _add_health(host: Host, server: Server, services: Sequence[str]) -> None:
     servicer = health.aio.HealthServicer()
     for name in ("", LIVENESS):
         await servicer.set(name, _SERVING)
@@ -91,19 +90,7 @@ async def _add_health(host: Host, server: grpc.aio.Server, services: Sequence[st
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
 
 
-def _options(settings: Rpc) -> list[tuple[str, Any]]:
-    options: list[tuple[str, Any]] = [
-        # Two processes on one port would split the calls between them in silence.
-        ("grpc.so_reuseport", 0),
-        ("grpc.max_receive_message_length", settings.max_message_bytes),
-        ("grpc.max_send_message_length", settings.max_message_bytes),
-        # Peers ping to notice a stopped process; the default policy would take that for abuse.
-        ("grpc.http2.min_ping_interval_without_data_ms", 1000),
-        ("grpc.http2.max_ping_strikes", 0),
-    ]
-    if settings.max_connection_age_seconds:
-        options += [
-            ("grpc.max_connection_age_ms", settings.max_connection_age_seconds * 1000),
-            ("grpc.max_connection_age_grace_ms", 30_000),
-        ]
-    return options
+def add_reflection(server: Server, services: Sequence[str]) -> None:
+    """Lets clients ask which methods these services have."""
+    servicer = reflection.aio.ReflectionServicer((*services, reflection.SERVICE_NAME))
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)

@@ -100,13 +100,37 @@ class DescriptorLimits:
 
     async def answer(self, raw: bytes) -> bytes:
         """The answer to a request, both as they travel. Raises Invalid for a bad request, and counts nothing then."""
-        try:
-            plan = self._plan(raw)
-        except MeshError:
-            self.statistics.service["call.should_rate_limit.service_error"] += 1
-            raise
-        outcomes = self._settle(plan, *await self._ask(plan))
-        return self._response(raw, outcomes).SerializeToString()
+        [answer] = await self.answer_all((raw,))
+        if isinstance(answer, MeshError):
+            raise answer
+        return answer
+
+    async def answer_all(self, raws: Sequence[bytes]) -> list[bytes | MeshError]:
+        """The answers to requests that came together; one that is wrong gets its error and holds up no other."""
+        now_seconds = self._denials.now_seconds
+        begun: list[tuple[Plan, Sequence[int]] | MeshError] = []
+        asks: list[Ask] = []
+        for raw in raws:
+            try:
+                plan = self._plan(raw)
+            except MeshError as error:
+                self.statistics.service["call.should_rate_limit.service_error"] += 1
+                begun.append(error)
+                continue
+            known: Sequence[int] = self._known(plan) if len(self._denials) else ()
+            asks += without(plan.asks, known) if known else plan.asks
+            begun.append((plan, known))
+        decisions = iter(await self._deciding.decide_asks(asks, 0) if asks else ())
+        answers: list[bytes | MeshError] = []
+        for raw, one in zip(raws, begun, strict=True):
+            if isinstance(one, MeshError):
+                answers.append(one)
+                continue
+            plan, known = one
+            found = [None if index in known else next(decisions) for index in range(len(plan.asks))]
+            outcomes = self._settle(plan, found, now_seconds)
+            answers.append(self._response(raw, outcomes).SerializeToString())
+        return answers
 
     # -- asking --------------------------------------------------------------------------------------------------
 
@@ -126,18 +150,6 @@ class DescriptorLimits:
                 self._plans.clear()
             self._plans[raw] = (book, plan)
         return plan
-
-    async def _ask(self, plan: Plan) -> tuple[list[Decision | None], float]:
-        """A decision for each ask, None where it is known to be denied; and when they were asked for."""
-        asked_at_seconds = self._denials.now_seconds
-        if not plan.asks:
-            return [], asked_at_seconds
-        known = self._known(plan) if len(self._denials) else ()
-        asks = without(plan.asks, known) if known else plan.asks
-        found: list[Decision | None] = list(await self._deciding.decide_asks(asks, 0)) if asks else []
-        for index in known:
-            found.insert(index, None)
-        return found, asked_at_seconds
 
     def _known(self, plan: Plan) -> list[int]:
         """Places of the asks that are known to be denied, in their order."""

@@ -2,19 +2,21 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from chassis.lifecycle import Host
+from chassis.rpc.http2.server import Server
+from chassis.rpc.http2.tls import Certificates
 from chassis.rpc.methods import MethodTable
+from chassis.rpc.server import add_reflection
 from services.ratelimit.config import Envoy
 from services.ratelimit.descriptors.limits import DescriptorLimits
 
 SERVICE = "envoy.service.ratelimit.v3.RateLimitService"
+SHOULD_RATE_LIMIT = f"/{SERVICE}/ShouldRateLimit"
 # What envoyproxy/ratelimit's health is asked for by.
 HEALTH_NAME = "ratelimit"
 
@@ -49,21 +51,29 @@ async def open_envoy_server(
     host: Host, settings: Envoy, limits: DescriptorLimits, healthy: Callable[[], bool]
 ) -> AsyncIterator["EnvoyHealth"]:
     """Serves Envoy's service, health and reflection alone, where Envoy is told to look for envoyproxy/ratelimit."""
-    table = MethodTable()
+    table = MethodTable({SHOULD_RATE_LIMIT: limits.answer_all})
     register(limits)(table)
-    server = grpc.aio.server(options=_options(settings))
+    server = Server(
+        max_message_bytes=_LARGEST_MESSAGE_BYTES,
+        max_age_seconds=settings.max_connection_age_seconds,
+        grace_seconds=settings.max_connection_age_grace_seconds,
+    )
     table.add_to(server)
     servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    add_reflection(server, (SERVICE, health.SERVICE_NAME))
     told = EnvoyHealth(servicer, healthy)
     await told.refresh()
     host.health.on_change(told.changed)
-    if settings.tls:
-        server.add_secure_port(settings.grpc_address, _credentials(settings))
+    tls = (
+        Certificates(settings.tls_certificate, settings.tls_key, settings.tls_client_authority).context()
+        if settings.tls
+        else None
+    )
+    if settings.grpc_socket:
+        await server.listen_at(settings.grpc_socket, tls=tls)
     else:
-        server.add_insecure_port(settings.grpc_address)
-    await server.start()
+        await server.listen(settings.grpc_host, settings.grpc_port, tls=tls, reuse_port=settings.reuse_ports)
 
     async def drain() -> None:
         await server.stop(host.settings.drain_seconds)
@@ -91,42 +101,3 @@ class EnvoyHealth:
         """Hears that readiness has changed."""
         del ready
         await self.refresh()
-
-
-def _options(settings: Envoy) -> list[tuple[str, Any]]:
-    return [
-        # Processes on one port split the calls between them; not in silence, but where it is asked for.
-        ("grpc.so_reuseport", int(settings.reuse_ports)),
-        ("grpc.max_receive_message_length", _LARGEST_MESSAGE_BYTES),
-        ("grpc.max_connection_age_ms", int(settings.max_connection_age_seconds * 1000)),
-        ("grpc.max_connection_age_grace_ms", int(settings.max_connection_age_grace_seconds * 1000)),
-        # Envoy pings to notice a stopped process; the default policy would take that for abuse.
-        ("grpc.http2.min_ping_interval_without_data_ms", 1000),
-        ("grpc.http2.max_ping_strikes", 0),
-    ]
-
-
-def _credentials(settings: Envoy) -> grpc.ServerCredentials:
-    """The certificate, read again for every handshake after its files have changed."""
-    paths = [Path(settings.tls_key), Path(settings.tls_certificate)]
-    if settings.tls_client_authority:
-        paths.append(Path(settings.tls_client_authority))
-    seen = [_state(path) for path in paths]
-
-    def load() -> Any:
-        key, certificate, *authority = [path.read_bytes() for path in paths]
-        return grpc.ssl_server_certificate_configuration([(key, certificate)], authority[0] if authority else None)
-
-    def renew() -> Any:
-        now = [_state(path) for path in paths]
-        if now == seen:
-            return None
-        seen[:] = now
-        return load()
-
-    return grpc.dynamic_ssl_server_credentials(load(), renew, bool(settings.tls_client_authority))
-
-
-def _state(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_mtime_ns, found.st_ino

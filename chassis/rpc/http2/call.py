@@ -1,0 +1,254 @@
+"""One call: its messages in both directions, its deadline, its end. To handlers it is their `context`."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import grpc
+
+from chassis.logging import get_logger
+from chassis.rpc.http2 import wire
+from chassis.rpc.http2.wire import Headers, Metadata, StatusError
+
+if TYPE_CHECKING:
+    from chassis.rpc.http2.connection import AnswerTogether, Connection
+
+log = get_logger(__name__)
+
+_PREFIX_BYTES = wire.PREFIX.size
+
+
+class Call:
+    """A stream of a connection, from its headers to its status.
+
+    Args:
+        handler: what serves it, as generated code registers it; None where many are answered together.
+    """
+
+    __slots__ = (
+        "_arrived",
+        "_buffer",
+        "_connection",
+        "_headers",
+        "_messages",
+        "_started",
+        "_timer",
+        "_unread_bytes",
+        "_until",
+        "ended",
+        "handler",
+        "stream_id",
+        "task",
+        "timeout_seconds",
+        "together",
+        "whole",
+    )
+
+    def __init__(self, connection: "Connection", stream_id: int, headers: Headers, handler: Any) -> None:
+        self._connection = connection
+        self._headers = headers
+        self._buffer = bytearray()
+        self._messages: deque[bytes] = deque()
+        self._arrived: asyncio.Future[None] | None = None
+        self._unread_bytes = 0
+        self._started = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._until: float | None = None
+        self.stream_id = stream_id
+        self.handler = handler
+        self.task: asyncio.Task[None] | None = None
+        self.timeout_seconds: float | None = None
+        self.together: AnswerTogether | None = None
+        # The client has said all it has to say; the call is over on both sides.
+        self.whole = False
+        self.ended = False
+
+    # -- what handlers ask of their context ------------------------------------------------------------------------
+
+    def invocation_metadata(self) -> Metadata:
+        """What the client sent along."""
+        return wire.metadata_of(self._headers)
+
+    def header(self, name: bytes) -> bytes:
+        """One of the client's headers; empty when it sent none of that name."""
+        for key, value in self._headers:
+            if key == name:
+                return value
+        return b""
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the deadline, never below 0; None without one."""
+        return None if self._until is None else max(0.0, self._until - asyncio.get_running_loop().time())
+
+    async def read(self) -> Any:
+        """The next message, or grpc.aio.EOF. Raises StatusError for what is none."""
+        while not self._messages:
+            if self.whole:
+                return grpc.aio.EOF
+            self._arrived = asyncio.get_running_loop().create_future()
+            await self._arrived
+        body = self._messages.popleft()
+        if not self._messages and self._unread_bytes:
+            self._connection.allow(self.stream_id, self._unread_bytes)
+            self._unread_bytes = 0
+        return self._parsed(body)
+
+    async def write(self, message: Any) -> None:
+        """Sends a message, as soon as the client takes it."""
+        self._start()
+        serialize = self.handler.response_serializer
+        body = message if serialize is None else serialize(message)
+        await self._connection.send(self.stream_id, wire.framed(body))
+
+    async def abort(
+        self, code: grpc.StatusCode, details: str = "", trailing_metadata: Sequence[tuple[str, str | bytes]] = ()
+    ) -> NoReturn:
+        """Ends the call with a status. Raises StatusError, always."""
+        raise StatusError(code, details, trailing_metadata)
+
+    # -- what the connection brings --------------------------------------------------------------------------------
+
+    def feed(self, data: bytes, credit: int) -> None:
+        """Takes what has arrived; `credit` is what it costs the client's window, given back once it was read.
+
+        Raises StatusError for a message that this server does not take.
+        """
+        buffer: bytes | bytearray = data
+        if self._buffer:
+            self._buffer += data
+            buffer = self._buffer
+        at = 0
+        while len(buffer) - at >= _PREFIX_BYTES:
+            compressed, size = wire.PREFIX.unpack_from(buffer, at)
+            most_bytes = self._connection.most_bytes
+            if size > most_bytes:
+                raise wire.too_large(most_bytes)
+            begin, end = at + _PREFIX_BYTES, at + _PREFIX_BYTES + size
+            if end > len(buffer):
+                break
+            body = bytes(buffer[begin:end])
+            if compressed:
+                body = wire.inflated(body, self.header(b"grpc-encoding"), most_bytes)
+            self._messages.append(body)
+            at = end
+        if at or buffer is data:
+            self._buffer = bytearray(buffer[at:])
+        if self._messages and not self.whole:
+            self._unread_bytes += credit
+        elif credit:
+            # A message may be larger than the window: nobody can read it before all of it is here.
+            self._connection.allow(self.stream_id, credit)
+        self._wake()
+
+    def finish(self) -> None:
+        """The client has said all."""
+        self.whole = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._arrived is not None and not self._arrived.done():
+            self._arrived.set_result(None)
+
+    def only_message(self) -> bytes:
+        """The one message of a call that has one. Raises StatusError when there are more or less."""
+        if len(self._messages) != 1 or self._buffer:
+            raise StatusError(grpc.StatusCode.INTERNAL, "the call has one message")
+        return self._messages[0]
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How much of messages waits to be read."""
+        return sum(map(len, self._messages))
+
+    # -- its life ----------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Runs the handler, until the deadline if there is one."""
+        loop = asyncio.get_running_loop()
+        if self.timeout_seconds is not None:
+            self._until = loop.time() + self.timeout_seconds
+            self._timer = loop.call_at(self._until, self._expire)
+        self.task = loop.create_task(self._run())
+        self.task.add_done_callback(self._done)
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more."""
+        self.ended = True
+        if self.task is not None:
+            self.task.cancel()
+
+    def _expire(self) -> None:
+        self.end(StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded"))
+        self.cancel()
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if task.cancelled():
+            self.end(StatusError(grpc.StatusCode.CANCELLED, ""))
+        elif (error := task.exception()) is not None:
+            log.error("A call ended in an error", stream=self.stream_id, exc_info=error)
+            self.end(StatusError(grpc.StatusCode.UNKNOWN, "Unexpected error"))
+
+    async def _run(self) -> None:
+        try:
+            await self._serve()
+        except StatusError as error:
+            self.end(error)
+        else:
+            self.end(None)
+
+    async def _serve(self) -> None:
+        handler = self.handler
+        argument = self._requests() if handler.request_streaming else self._parsed(self.only_message())
+        if handler.response_streaming:
+            behavior = handler.stream_stream if handler.request_streaming else handler.unary_stream
+        else:
+            behavior = handler.stream_unary if handler.request_streaming else handler.unary_unary
+        answer = behavior(argument, self)
+        if hasattr(answer, "__aiter__"):
+            async for message in answer:
+                await self.write(message)
+            return
+        result = await answer
+        if not handler.response_streaming:
+            await self.write(result)
+
+    async def _requests(self) -> AsyncIterator[Any]:
+        while (message := await self.read()) is not grpc.aio.EOF:
+            yield message
+
+    def _parsed(self, body: bytes) -> Any:
+        deserialize = self.handler.request_deserializer
+        try:
+            return body if deserialize is None else deserialize(body)
+        except Exception as error:
+            raise StatusError(grpc.StatusCode.INTERNAL, "the request is not of the method's type") from error
+
+    def _start(self) -> None:
+        if not self._started:
+            self._started = True
+            self._connection.send_headers(self.stream_id, wire.RESPONSE)
+
+    def answer(self, body: bytes) -> bool:
+        """Sends the one answer and the end, if the client takes all of it now."""
+        self._start()
+        if not self._connection.send_at_once(self.stream_id, wire.framed(body)):
+            return False
+        self.end(None)
+        return True
+
+    def end(self, error: StatusError | None) -> None:
+        """Tells the client how it ended, unless that is known."""
+        if self.ended:
+            return
+        self.ended = True
+        if error is None:
+            self._start()
+            trailers = wire.OK
+        else:
+            trailers = wire.status_headers(error.code, error.message, error.metadata)
+            if not self._started:
+                trailers = wire.RESPONSE + trailers
+        self._connection.end(self, trailers)

@@ -1,0 +1,61 @@
+"""What gRPC puts into headers and around messages, against its specification (PROTOCOL-HTTP2)."""
+
+import gzip
+import zlib
+
+import grpc
+import pytest
+
+from chassis.rpc.http2 import wire
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [(b"2H", 7200), (b"3M", 180), (b"20S", 20), (b"250m", 0.25), (b"1500u", 0.0015), (b"99999999n", 0.099999999)],
+)
+def test_timeouts_have_units(value: bytes, seconds: float):
+    """Each unit of the specification is understood."""
+    assert wire.timeout_seconds(value) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("value", [None, b"", b"S", b"-1S", b"1", b"1x", b"123456789S", b"1.5S"])
+def test_what_is_no_timeout_is_none(value: bytes | None):
+    """A call without a deadline that can be read has none."""
+    assert wire.timeout_seconds(value) is None
+
+
+def test_binary_metadata_loses_its_padding_and_gets_it_back():
+    """Values of names that end in -bin are bytes, with or without base64's padding."""
+    headers = [(b":path", b"/s/M"), (b"a", b"text"), (b"b-bin", b"AQI"), (b"c-bin", b"AQI=")]
+    assert wire.metadata_of(headers) == (("a", "text"), ("b-bin", b"\x01\x02"), ("c-bin", b"\x01\x02"))
+    sent = wire.status_headers(grpc.StatusCode.OK, "", [("b-bin", b"\x01\x02")])
+    assert sent == [(b"grpc-status", b"0"), (b"b-bin", b"AQI")]
+
+
+def test_a_status_message_is_percent_encoded():
+    """Whatever is not printable ASCII travels as its UTF-8 bytes, and so does the percent sign."""
+    sent = dict(wire.status_headers(grpc.StatusCode.NOT_FOUND, "100 % größer\n", []))
+    assert sent == {b"grpc-status": b"5", b"grpc-message": b"100 %25 gr%C3%B6%C3%9Fer%0A"}
+
+
+@pytest.mark.parametrize(("encoding", "pack"), [(b"gzip", gzip.compress), (b"deflate", zlib.compress)])
+def test_compressed_messages_are_read(encoding: bytes, pack: object):
+    """Both encodings of the specification."""
+    assert callable(pack)
+    assert wire.inflated(pack(b"x" * 1000), encoding, 1000) == b"x" * 1000
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "code"),
+    [
+        (gzip.compress(b"x" * 1001), b"gzip", grpc.StatusCode.RESOURCE_EXHAUSTED),
+        (b"noise", b"gzip", grpc.StatusCode.INTERNAL),
+        (b"", b"snappy", grpc.StatusCode.UNIMPLEMENTED),
+        (b"", b"", grpc.StatusCode.UNIMPLEMENTED),
+    ],
+)
+def test_what_cannot_be_decompressed_is_refused(body: bytes, encoding: bytes, code: grpc.StatusCode):
+    """A message that is a bomb, noise, or packed by something unknown has its own status each."""
+    with pytest.raises(wire.StatusError) as caught:
+        wire.inflated(body, encoding, 1000)
+    assert caught.value.code is code
