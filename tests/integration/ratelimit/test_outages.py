@@ -161,6 +161,7 @@ async def test_outages_let_nothing_pass_twice(fleet: Fleet, stage: Stage) -> Non
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 async def test_many_outages_in_a_row(fleet: Fleet, stage: Stage) -> None:
     """Each kind of trouble five times, among them a Redis that comes back with old data; callers hardly notice."""
     await suffer(fleet, [*[stage.kill, stage.kill_with_data, stage.stop, stage.cut_off] * 5, stage.fail_over])
@@ -168,6 +169,7 @@ async def test_many_outages_in_a_row(fleet: Fleet, stage: Stage) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 async def test_packets_that_are_really_lost(start_service: Start, tmp_path: Path) -> None:
     """On a network of its own: all for a while, and every third again and again; callers hardly notice."""
     with cable() as found:

@@ -21,6 +21,8 @@ from tests.integration.ratelimit.test_service import Start
 
 pytestmark = pytest.mark.redis
 
+LONG = [pytest.mark.long, pytest.mark.timeout(600)]
+
 _ALGORITHMS = ("fixed_window", "sliding_window", "sliding_window", "token_bucket")
 _LIMIT = 3
 _PATIENCE_SECONDS = 30
@@ -87,7 +89,7 @@ def test_a_clock_that_is_set_changes_no_decision(
             assert passes(stub, "anna") == [False] * 4
 
 
-@pytest.mark.parametrize("count", [100_000, pytest.param(1_000_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [100_000, pytest.param(1_000_000, marks=LONG)])
 def test_many_keys_leave_memory_flat(start_service: Start, redis_url: str, tmp_path: Path, count: int) -> None:
     """However many callers there have been: the process does not grow, and all that is in Redis expires."""
     file = write_rules(tmp_path / "rules.yaml", "1h")
@@ -123,7 +125,7 @@ def eternal_keys(url: str) -> set[bytes]:
         return found
 
 
-@pytest.mark.parametrize("trials", [1000, pytest.param(10_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("trials", [1000, pytest.param(10_000, marks=LONG)])
 async def test_a_retry_at_the_hint_passes(start_service: Start, redis_url: str, tmp_path: Path, trials: int) -> None:
     """Of a thousand who are denied and come back exactly when they were told, all but one in a thousand pass."""
     file = write_rules(tmp_path / "rules.yaml", "1s")
