@@ -100,26 +100,31 @@ class ClusterStore:
 
         When the map does not know better, slots are on the move.
         """
-        before = self._version
+        before, reading = self._version, self._reading()
         self._stale.set()
-        if self._read is not None:
-            await asyncio.wait({self._read}, timeout=self._deadline_seconds)
+        await asyncio.wait({reading}, timeout=self._deadline_seconds)
         if self._version == before:
             node.begin_moving()
 
+    def _reading(self) -> "asyncio.Future[None]":
+        """Ends with the reading that is under way, else with the next one."""
+        if self._read is None or self._read.done():
+            self._read = asyncio.get_running_loop().create_future()
+        return self._read
+
     async def run(self) -> None:
         """Keeps the map and a connection to every node, for ever."""
-        loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as group:
             while True:
-                self._read = loop.create_future()
+                reading = self._reading()
                 if (ranges := await self._read_map()) is not None:
                     self._adopt(ranges, group)
                 self._stale.clear()
-                self._read.set_result(None)
+                reading.set_result(None)
                 for node in self._nodes:
                     if node.moving:
-                        await node.tell_apart()
+                        # Who finds meanwhile that a slot has arrived waits for the next reading.
+                        group.create_task(node.tell_apart())
                 await asyncio.sleep(_READ_PAUSE_SECONDS)
                 calm = self.ready and not any(node.moving for node in self._nodes)
                 with suppress(TimeoutError):

@@ -120,19 +120,26 @@ class RedisStore:
         # What is owed goes ahead of the frame, so that it is decided with it; it takes no room.
         self._tell_more()
         while self._queue and room > 0 and self._connection is not None:
-            waiters: list[Waiter] = []
-            asks = keys = 0
-            while self._queue and (not waiters or (asks < _FRAME_ASKS and keys < _FRAME_KEYS)):
-                waiter = self._queue.popleft()
-                if not waiter.future.done():
-                    waiters.append(waiter)
-                    asks += len(waiter.asks)
-                    keys += sum(len(ask.keys) for ask in waiter.asks)
-            if waiters:
+            if waiters := self._next_waiters():
                 frame = Frame(waiters, self._script, self._ended, self._overdue)
                 self._flights.add(frame)
                 frame.send(self._connection, self._deadline_seconds, self._calls.next)
                 room -= 1
+
+    def _next_waiters(self) -> list[Waiter]:
+        """Takes out who goes along in one frame."""
+        waiters: list[Waiter] = []
+        asks = keys = 0
+        while self._queue:
+            waiter = self._queue[0]
+            asks += len(waiter.asks)
+            keys += sum(len(ask.keys) for ask in waiter.asks)
+            if waiters and (asks > _FRAME_ASKS or keys > _FRAME_KEYS):
+                break
+            self._queue.popleft()
+            if not waiter.future.done():
+                waiters.append(waiter)
+        return waiters
 
     def _ended(self, flight: Flight, failure: Exception | None) -> None:
         """A script call was answered, or never will be."""
