@@ -28,23 +28,26 @@ WITH i AS (
   AS i(task_id, sequence, state, type, data, result, error_code, error_message, at, owner_id, kind, traceparent)
 ), d AS (
   DELETE FROM tasks.task_live l USING i WHERE l.task_id = i.task_id
-  RETURNING i.*, l.attempt, l.max_attempts, l.progress, l.started_at, l.partial
+  RETURNING l.task_id, l.attempt, l.max_attempts, l.progress, l.started_at, l.partial
 ), r AS (
   INSERT INTO tasks.task_result (task_id, state, attempt, max_attempts, progress, result, error_code, error_message,
                                  started_at, finished_at, partial)
-  SELECT task_id, state, attempt, max_attempts, CASE state WHEN {State.SUCCEEDED:d} THEN 1 ELSE progress END, result,
-         error_code, error_message, started_at, at, CASE state WHEN {State.SUCCEEDED:d} THEN NULL ELSE partial END
-  FROM d
+  SELECT i.task_id, i.state, d.attempt, d.max_attempts,
+         CASE i.state WHEN {State.SUCCEEDED:d} THEN 1 ELSE d.progress END, i.result, i.error_code, i.error_message,
+         d.started_at, i.at,
+         CASE i.state WHEN {State.SUCCEEDED:d} THEN NULL ELSE d.partial END
+  FROM i JOIN d USING (task_id)
 ), b AS (
   INSERT INTO tasks.dead_letter (task_id, attempt, error_code, error_message, at)
-  SELECT task_id, attempt, error_code, error_message, at FROM d WHERE state = {State.DEAD:d}
+  SELECT i.task_id, d.attempt, i.error_code, i.error_message, i.at
+  FROM i JOIN d USING (task_id) WHERE i.state = {State.DEAD:d}
 ), e AS (
   INSERT INTO tasks.task_event (task_id, sequence, type, attempt, at, data)
-  SELECT task_id, sequence, type, attempt, at, data FROM d
+  SELECT i.task_id, i.sequence, i.type, d.attempt, i.at, i.data FROM i JOIN d USING (task_id)
 ), s AS (
   INSERT INTO tasks.schedule (due_at, task_id, purpose, attempt)
   SELECT DISTINCT now(), p.task_id, {Purpose.PREREQUISITE:d}, 0
-  FROM d JOIN tasks.prerequisite p ON p.after_id = d.task_id
+  FROM i JOIN tasks.prerequisite p ON p.after_id = i.task_id
   ON CONFLICT DO NOTHING RETURNING task_id
 ), w AS ({TELL_WEBHOOKS})
 SELECT EXISTS (SELECT FROM s) AS timers, EXISTS (SELECT FROM w) AS deliveries
