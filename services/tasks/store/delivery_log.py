@@ -22,10 +22,10 @@ SELECT * FROM tasks.webhook_delivery
 WHERE webhook_id = $1 AND ($2 = '' OR delivery_id < $2) AND ($3::smallint IS NULL OR state = $3)
 ORDER BY delivery_id DESC LIMIT $4
 """
-# What is under way is left alone: it is being tried at this moment.
+# What is under way is left alone: it is being tried at this moment. Whoever took it earlier has lost it.
 _REPLAY = f"""
 UPDATE tasks.webhook_delivery
-SET state = {_WAITING}, failures = 0, due_at = clock_timestamp(), ended_at = NULL, taken = false
+SET state = {_WAITING}, failures = 0, due_at = clock_timestamp(), ended_at = NULL, taken = false, takes = takes + 1
 WHERE delivery_id IN (
   SELECT delivery_id FROM tasks.webhook_delivery
   WHERE webhook_id = $1 AND CASE WHEN $2::text IS NULL THEN state = {_FAILED} AND created_at >= $3

@@ -19,7 +19,7 @@ from tests.integration.tasks.core import Core
 
 BOUNDS = Bounds(
     policy=Policy(schedule_seconds=(0.0, 0.05, 0.05)),
-    timeout_seconds=5.0,
+    timeout_seconds=60.0,
     failing_seconds=3600.0,
     most_under_way=16,
     most_per_webhook=4,

@@ -67,7 +67,7 @@ async def way_out(
     guard = Guard([ip_network(one) for one in allowed], allow_http=True)
     tls = None if believed is None else ssl.create_default_context(cafile=str(believed))
     resolver = Resolver(guard, look_up)
-    async with open_endpoints(guard, resolver, SystemClock(), timeout_seconds=5, tls=tls) as opened:
+    async with open_endpoints(guard, resolver, SystemClock(), timeout_seconds=30, tls=tls) as opened:
         yield opened
 
 
@@ -113,7 +113,7 @@ async def test_an_address_that_nobody_judged_is_not_connected_to() -> None:
 
     guard = Guard([], allow_http=True)
     async with receiving() as receiver:
-        async with open_endpoints(guard, Careless(guard), SystemClock(), timeout_seconds=5) as out:
+        async with open_endpoints(guard, Careless(guard), SystemClock(), timeout_seconds=30) as out:
             answer = await out.send(named(receiver, "hook.example"), {}, b"{}")
         assert (answer.status, answer.error) == (0, "No connection could be made")
         assert receiver.got == []
