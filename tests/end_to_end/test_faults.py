@@ -15,6 +15,7 @@ from mesh.tasks.v1 import tasks_pb2, tasks_pb2_grpc
 from chassis.logging import get_logger
 from tests.support.client import Client, client
 from tests.support.faults.audit import Audit
+from tests.support.faults.endpoint import open_endpoint
 from tests.support.faults.ledger import Ledger, Submitter
 from tests.support.faults.plan import Fault, draw
 from tests.support.faults.stage import Stage, staged
@@ -26,28 +27,39 @@ pytestmark = [pytest.mark.mesh]
 
 _SUBMITTERS = 6
 _SETTLE_SECONDS = 120.0
+# After the ends themselves.
+_TOLD_SECONDS = 60.0
 _WANTED = {"effect.quick", "outside.quick"}
 
 
 async def _run(stage: Stage, faults: list[Fault], seed: int) -> tuple[list[str], str]:
     """Submits while everything fails; returns what is wrong afterwards, and the figures of the run."""
     ledger = Ledger()
-    async with client(stage.mesh.url) as user, client(stage.door) as watching:
+    async with client(stage.mesh.url) as user, client(stage.door) as watching, open_endpoint(seed) as endpoint:
         await user.sign_up()
         watching.token = user.token
         await _until_known(stage)
+        await endpoint.subscribe(user)
         watchers = Watchers(watching, ledger)
-        watched = asyncio.create_task(watchers.watch())
+        background = [asyncio.create_task(watchers.watch()), asyncio.create_task(endpoint.suffer())]
         await _submit_under(stage, faults, seed, user, ledger)
         async with grpc.aio.insecure_channel(stage.mesh.env["TASKS_ADDRESS"]) as channel:
             audit = Audit(channel, ledger, stage.marks)
             late = await audit.wait_for_ends(_SETTLE_SECONDS)
-            unheard = await watchers.wait_for_ends(_SETTLE_SECONDS)
-            watched.cancel()
-            await asyncio.wait({watched})
-            wrong, ends = await audit.find_faults(str(user.user["id"]), watchers.accounts)
+            unheard = await watchers.wait_for_ends(_TOLD_SECONDS)
+            await endpoint.wait_for(ledger.accepted.values(), _TOLD_SECONDS)
+            unheard += await _end(background)
+            wrong, ends = await audit.find_faults(str(user.user["id"]), watchers.accounts, endpoint)
     figures = f"{len(ledger.accepted)} accepted, {dict(ends)}, {len(late)} late, answers {dict(ledger.statuses)}"
-    return wrong + unheard, figures
+    return wrong + unheard, f"{figures}, {endpoint.posts} webhooks posted"
+
+
+async def _end(background: list[asyncio.Task[None]]) -> list[str]:
+    """Ends what goes on for ever, and says what had ended by itself."""
+    for one in background:
+        one.cancel()
+    await asyncio.wait(background)
+    return [f"it should go on for ever: {one.exception()!r}" for one in background if not one.cancelled()]
 
 
 async def _submit_under(stage: Stage, faults: list[Fault], seed: int, user: Client, ledger: Ledger) -> None:
@@ -81,7 +93,7 @@ async def _prove(directory: Path, faults: list[Fault], seed: int) -> None:
 async def test_nothing_accepted_is_lost(tmp_path: Path):
     """A minute of faults, the same ones each time."""
     seed = int(os.environ.get("MESH_FAULT_SEED", "1"))
-    await _prove(tmp_path, draw(seed, 45, every_seconds=1.5, everything=False), seed)
+    await _prove(tmp_path, draw(seed, 40, every_seconds=1.35, everything=False), seed)
 
 
 @pytest.mark.long

@@ -39,15 +39,15 @@ class Client:
             names = {name.lower(): value for name, value in response.headers.items()}
             return Answer(status=response.status, headers=names, body=_parse(text))
 
-    async def connect(self, path: str, **options: Any) -> aiohttp.ClientWebSocketResponse:
-        """Opens a socket. Options are aiohttp's."""
+    async def connect(self, path: str, *, heartbeat_seconds: float) -> aiohttp.ClientWebSocketResponse:
+        """Opens a socket that is pinged that often."""
         headers = {"Authorization": f"Bearer {self.token}"}
-        return await self._session.ws_connect(self.url + path, headers=headers, **options)
+        return await self._session.ws_connect(self.url + path, headers=headers, heartbeat=heartbeat_seconds)
 
     @asynccontextmanager
-    async def stream(self, path: str, **headers: str) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def stream(self, path: str) -> AsyncIterator[aiohttp.StreamReader]:
         """The lines of a stream of server-sent events. Raises aiohttp.ClientError for an answer that is none."""
-        headers = {"Authorization": f"Bearer {self.token}", "Accept": "text/event-stream", **headers}
+        headers = {"Authorization": f"Bearer {self.token}", "Accept": "text/event-stream"}
         async with self._session.get(self.url + path, headers=headers, raise_for_status=True) as response:
             yield response.content
 

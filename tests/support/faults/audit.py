@@ -13,6 +13,7 @@ import grpc.aio
 from mesh.tasks.v1 import tasks_pb2 as pb
 from mesh.tasks.v1 import tasks_pb2_grpc
 
+from tests.support.faults.endpoint import Endpoint
 from tests.support.faults.ledger import Ledger
 from tests.support.faults.marks import Marks
 from tests.support.faults.watchers import Account
@@ -24,6 +25,8 @@ _ENDS = {
     pb.STATE_CANCELLED: "cancelled",
     pb.STATE_EXPIRED: "expired",
 }
+# As webhooks say it.
+_STATUS = {**_ENDS, pb.STATE_SUCCEEDED: "completed"}
 _AT_ONCE = 32
 # Kinds whose handlers leave marks.
 _MARKED = ("effect.", "outside.")
@@ -70,11 +73,14 @@ class Audit:
             events = (await self._stub.ListEvents(request, timeout=20, wait_for_ready=True)).events
         return Record(task, list(events))
 
-    async def find_faults(self, owner_id: str, told: Iterable[Account]) -> tuple[list[str], Counter[str]]:
+    async def find_faults(
+        self, owner_id: str, told: Iterable[Account], endpoint: Endpoint
+    ) -> tuple[list[str], Counter[str]]:
         """Everything that should not be, a sentence each; and how many tasks ended in which way.
 
         Args:
             told: what the owner's watchers have heard.
+            endpoint: of the owner's webhook.
         """
         records = await asyncio.gather(*(self._record(task_id) for task_id in self._ledger.accepted.values()))
         found = list(self._ledger.complaints)
@@ -87,6 +93,9 @@ class Audit:
             found.append("two keys were answered with one task")
         found += self._marks.complaints()
         found += self._faults_of_marks({record.task.id: record for record in records})
+        found += endpoint.complaints
+        for record in records:
+            found += endpoint.faults_of(record.task.id, _STATUS.get(record.task.state, "live"))
         for account in told:
             found += account.complaints
             found += [fault for record in records for fault in _faults_of_account(record, account)]

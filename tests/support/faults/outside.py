@@ -61,14 +61,15 @@ class Outside:
         async with asyncio.timeout(_CONNECT_SECONDS):
             if not self._who.token:
                 await self._who.login(*self._login)
-            socket = await self._who.connect(f"/worker/{self._name}", heartbeat=4.0)
+            socket = await self._who.connect(f"/worker/{self._name}", heartbeat_seconds=4.0)
         async with socket:
             kinds = [{"kind": kind, "max_attempts": 10, "timeout_seconds": 60} for kind in KINDS]
             await socket.send_json(
                 {"type": "register", "kinds": kinds, "slots": _SLOTS, "session_id": self._session_id}
             )
             async for message in socket:
-                await self._hear(socket, json.loads(message.data))
+                if message.type is aiohttp.WSMsgType.TEXT:
+                    await self._hear(socket, json.loads(message.data))
         log.info("The connection has ended", worker=self._name, code=socket.close_code)
         if socket.close_code in _BLAMED:
             self._marks.complain(f"{self._name} was blamed: {socket.close_code}")

@@ -14,6 +14,7 @@ from deploy.local.child import Child, Command
 from deploy.local.environment import ROOT
 from deploy.local.state import StateDir
 from deploy.local.stores.store import Store
+from tests.support.faults import endpoint
 from tests.support.faults.marks import Marks
 from tests.support.faults.plan import INSIDE, OUTSIDE, Fault, Harm
 from tests.support.faults.proxy import Mode, Proxy
@@ -66,6 +67,7 @@ class Stage:
                 AMQP_URL=self._proxies["rabbitmq"].url,
                 REDIS_URL=self._proxies["redis"].url,
                 MESH_RATE_LIMITS_FILE=str(write_rules(self.directory / "rules.yaml")),
+                **endpoint.SETTINGS,
             ),
         )
 

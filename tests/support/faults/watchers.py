@@ -61,7 +61,7 @@ class SocketWatcher:
         while True:
             with suppress(*_BROKEN):
                 async with asyncio.timeout(_HEARTBEAT_SECONDS):
-                    socket = await self._user.connect("/tasks/updates", heartbeat=_HEARTBEAT_SECONDS)
+                    socket = await self._user.connect("/tasks/updates", heartbeat_seconds=_HEARTBEAT_SECONDS)
                 async with socket:
                     await self._follow(socket)
             await asyncio.sleep(_PAUSE_SECONDS)
@@ -73,7 +73,9 @@ class SocketWatcher:
         asking = asyncio.create_task(self._ask_again(socket))
         try:
             async for message in socket:
-                await self._hear(socket, json.loads(message.data))
+                # An error is told like a message, and the end comes next.
+                if message.type is aiohttp.WSMsgType.TEXT:
+                    await self._hear(socket, json.loads(message.data))
         finally:
             asking.cancel()
             await asyncio.wait({asking})
