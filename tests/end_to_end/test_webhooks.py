@@ -200,21 +200,19 @@ async def test_a_receiver_that_is_gone_is_left_alone(user: Client, hooks: Hooks)
     assert len(hooks.calls) == 2
 
 
-@pytest.mark.parametrize(
-    ("url", "code"),
-    [
+async def test_addresses_inside_are_refused(user: Client):
+    """Of this mesh only 127.0.0.0/8 may be called; nothing is kept of what was refused."""
+    for url, code in (
         ("https://10.0.0.1/", "WEBHOOK_ADDRESS"),
         ("https://[::1]/", "WEBHOOK_ADDRESS"),
         ("https://169.254.169.254/latest/meta-data", "WEBHOOK_ADDRESS"),
         ("ftp://example.com/", "WEBHOOK_URL"),
         ("https://user:password@example.com/", "WEBHOOK_URL"),
         ("https://0x7f.1/", "WEBHOOK_URL"),
-    ],
-)
-async def test_addresses_inside_are_refused(user: Client, url: str, code: str):
-    """Of this mesh only 127.0.0.0/8 may be called; nothing is kept of what was refused."""
-    refused = await user.post(WEBHOOKS, {"url": url})
-    assert (refused.status, refused.body["code"], refused.body["errors"][0]["field"]) == (400, code, "url"), refused
+    ):
+        refused = await user.post(WEBHOOKS, {"url": url})
+        assert (refused.status, refused.body["code"]) == (400, code), (url, refused)
+        assert refused.body["errors"][0]["field"] == "url"
     assert (await user.get(WEBHOOKS)).body == []
 
 

@@ -96,7 +96,9 @@ async def _told(hooks: Webhooks, webhook_id: str, count: int) -> list[webhooks_p
 async def test_all_is_told_once_whoever_is_killed(mesh: Mesh, agents: Agents) -> None:
     """Tasks is away when there is something to tell, and agents is killed before it can: both come back."""
     hooks: Webhooks = webhooks_pb2_grpc.WebhookServiceStub(await mesh.channel(mesh.environment["TASKS_ADDRESS"]))
-    wish = webhooks_pb2.CreateWebhookRequest(owner_id="u1", url="http://127.0.0.1:9/")
+    wish = webhooks_pb2.CreateWebhookRequest(
+        owner_id="u1", url="http://127.0.0.1:9/", events=["agent.*", "execution.*"]
+    )
     webhook_id = (await hooks.CreateWebhook(wish)).webhook.id
     created = await agents.CreateAgent(pb.CreateAgentRequest(name="Ada", role="Tester", created_by="u1"))
     await agents.UpdateAgent(pb.UpdateAgentRequest(id=created.agent.id, status="active"))
