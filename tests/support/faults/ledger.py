@@ -17,6 +17,8 @@ _TRY_SECONDS = 15.0
 # The share of the tasks that is for workers from outside.
 _OUTSIDE = 0.3
 _BUSY = frozenset({429, 502, 503, 504})
+# These know when it is worth another try.
+_KNOWING = frozenset({429, 503})
 
 
 @dataclass(slots=True)
@@ -101,6 +103,6 @@ class Submitter:
                 self._ledger.statuses[answer.status] += 1
                 if answer.status not in _BUSY:
                     return answer
-                if "retry-after" not in answer.headers:
+                if answer.status in _KNOWING and "retry-after" not in answer.headers:
                     self._ledger.complaints.append(f"{answer.status} without Retry-After: {answer.body}")
             await asyncio.sleep(_PAUSE_SECONDS)
