@@ -129,7 +129,7 @@ class DescriptorLimits:
             plan, known = one
             found = [None if index in known else next(decisions) for index in range(len(plan.asks))]
             outcomes = self._settle(plan, found, now_seconds)
-            answers.append(self._response(raw, outcomes).SerializeToString())
+            answers.append(self._response(raw, outcomes))
         return answers
 
     # -- asking --------------------------------------------------------------------------------------------------
@@ -184,21 +184,23 @@ class DescriptorLimits:
         return Outcome(OK if rule.shadow else OVER_LIMIT, rule, 0, self._until_reset(rule, 0))
 
     def _decided(self, slot: Slot, rule: Rule, decision: Decision, asked_at_seconds: float) -> Outcome:
-        key, limit = decision.ask.keys[slot.place], decision.ask.limits[slot.place]
-        free, reset_us = decision.verdict.levels[2 * slot.place : 2 * slot.place + 2]
+        place, ask, levels = slot.place, decision.ask, decision.verdict.levels
+        limit, free, reset_us = ask.limits[place], levels[2 * place], levels[2 * place + 1]
         reset_seconds = self._until_reset(rule, reset_us)
         if slot.refund:
-            self._denials.forget(key)
+            self._denials.forget(ask.keys[place])
             return Outcome(OK, rule, max(0, free), reset_seconds)
         # As after INCRBY, also where a limit of 0 is counted under one of 1.
         after = limit.limit - free
         over = after > rule.requests_per_unit
         if not limit.counts_denied:
             # Nothing was taken of what does not fit.
-            over = bool(decision.verdict.violated >> slot.place & 1) or rule.requests_per_unit == 0
+            over = bool(decision.verdict.violated >> place & 1) or rule.requests_per_unit == 0
             after += slot.hits if over else 0
         elif over and not decision.degraded:
-            self._denials.remember(key, rule.requests_per_unit, asked_at_seconds=asked_at_seconds, reset_us=reset_us)
+            self._denials.remember(
+                ask.keys[place], rule.requests_per_unit, asked_at_seconds=asked_at_seconds, reset_us=reset_us
+            )
         self.statistics.of(slot.statistics).count(rule, slot.hits, after, self._manner.near_ratio)
         remaining = 0 if over else max(0, free)
         return Outcome(OVER_LIMIT if over and not rule.shadow else OK, rule, remaining, reset_seconds)
@@ -210,7 +212,7 @@ class DescriptorLimits:
             reset_us = limit.window_us - self._now_us() % limit.window_us
         return -(-reset_us // SECOND_US)
 
-    def _response(self, raw: bytes, outcomes: list[Outcome]) -> rls_pb2.RateLimitResponse:
+    def _response(self, raw: bytes, outcomes: list[Outcome]) -> bytes:
         manner = self._manner
         over = [index for index, one in enumerate(outcomes) if one.code == OVER_LIMIT]
         over_quota: list[int] = []
@@ -222,12 +224,15 @@ class DescriptorLimits:
             overall = OK
             self.statistics.service["global_shadow_mode"] += 1
         answer = response(outcomes, overall)
+        if manner.headers is None and not manner.metadata:
+            return answer
+        more = rls_pb2.RateLimitResponse()
         if manner.headers is not None:
-            answer.response_headers_to_add.extend(headers(manner.headers, outcomes, denying=denying))
+            more.response_headers_to_add.extend(headers(manner.headers, outcomes, denying=denying))
         if manner.metadata:
             message = rls_pb2.RateLimitRequest.FromString(raw)
-            answer.dynamic_metadata.CopyFrom(metadata(message, outcomes, over_quota=over_quota))
-        return answer
+            more.dynamic_metadata.CopyFrom(metadata(message, outcomes, over_quota=over_quota))
+        return answer + more.SerializeToString()
 
     def _spare_quotas(self, outcomes: list[Outcome], over: Sequence[int]) -> tuple[list[Outcome], list[int]]:
         """Quotas deny only when all of them are exceeded; until then they are told of and let the request pass."""
