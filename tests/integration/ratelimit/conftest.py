@@ -83,7 +83,6 @@ def starting() -> Iterator[Callable[..., Service]]:
             [sys.executable, "-m", *prefix, "services.ratelimit"],
             cwd=_ROOT,
             env=paths | {"MESH_GRPC_PORT": str(port)} | environment,
-            stdout=subprocess.PIPE,
         )
         started.append(process)
         return Service(process, port)
@@ -93,7 +92,7 @@ def starting() -> Iterator[Callable[..., Service]]:
     finally:
         for process in started:
             process.terminate()
-            process.communicate(timeout=30)
+            process.wait(timeout=30)
 
 
 @pytest.fixture

@@ -137,11 +137,10 @@ def test_a_new_file_is_in_force_and_a_bad_one_is_not(start_service: Start, tmp_p
         assert [stub.Decide(ask()).decisions[0].allowed for _ in range(3)] == [True, True, False]
 
 
-def test_a_bad_file_refuses_the_start(start_service: Start, tmp_path: Path) -> None:
+def test_a_bad_file_refuses_the_start(start_service: Start, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The process ends and says file, line and reason."""
     path = tmp_path / "limits.yaml"
     path.write_text(RULES.replace("limit: 3", "limit: 0"))
     service = start_service(MESH_RATE_LIMITS_FILE=str(path), REDIS_URL=NOWHERE)
-    output, _ = service.process.communicate(timeout=30)
-    assert service.process.returncode == 1
-    assert f"{path}:4: limit must be between 1 and" in output.decode()
+    assert service.process.wait(timeout=30) == 1
+    assert f"{path}:4: limit must be between 1 and" in capfd.readouterr().out
