@@ -151,6 +151,13 @@ class UserNotFound(NotFound):
     default_message = "User not found"
 
 
+class LastAdmin(Conflict):
+    """Nobody would be left to give roles."""
+
+    default_code = "LAST_ADMIN"
+    default_message = "The last administrator stays one"
+
+
 class KeyNotFound(NotFound):
     """No such API key, or it is another's."""
 

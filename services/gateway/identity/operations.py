@@ -145,7 +145,7 @@ class Identity:
     async def give_role(self, principal: Principal, user_id: str, role: Role) -> User:
         """Another role for another account; all its credentials have it within a second.
 
-        Raises Conflict (``OWN_ROLE``) for one's own, so that there is always an administrator left, and UserNotFound.
+        Raises Conflict (``OWN_ROLE``) for one's own, LastAdmin, so that one is always left, and UserNotFound.
         """
         if user_id == principal.user_id:
             raise Conflict("Another administrator has to change your role", code="OWN_ROLE")

@@ -36,7 +36,10 @@ class Users(Protocol):
         """Oldest first, and how many there are in all."""
 
     async def set_role(self, user_id: str, role: str) -> User | None:
-        """The account with its new role, for all its credentials everywhere; None when there is none."""
+        """The account with its new role, for all its credentials everywhere; None when there is none.
+
+        Raises LastAdmin, also for one of two who take the role from each other.
+        """
 
     async def for_login(self, username: str) -> tuple[User, str] | None:
         """The account with that name, in whatever case, and its password hash."""

@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from chassis.database import Database
-from services.gateway.identity.model import ApiKey, EmailTaken, RefreshToken, User, UsernameTaken
+from services.gateway.identity.model import ApiKey, EmailTaken, LastAdmin, RefreshToken, Role, User, UsernameTaken
 from services.gateway.identity.ports import Change, Changes
 from services.gateway.identity.tables import (
     EMAIL_KEY,
@@ -60,7 +60,11 @@ class UserStore:
 
     async def set_role(self, user_id: str, role: str) -> User | None:
         changed = update(users).where(users.c.id == user_id).values(role=role).returning(*_USER_COLUMNS)
+        # Locked, so that of two administrators who take the role from each other one is left.
+        admins = select(users.c.id).where(users.c.role == Role.ADMIN).order_by(users.c.id).with_for_update()
         async with self._database.transaction() as connection:
+            if role != Role.ADMIN and list((await connection.execute(admins)).scalars()) == [user_id]:
+                raise LastAdmin
             row = (await connection.execute(changed)).mappings().one_or_none()
             if row is not None:
                 await _announce(connection, user_id)

@@ -123,6 +123,17 @@ async def test_a_role_is_kept_and_announced(stores: Stores):
     assert await stores.users.page(1, 1) == ([replace(bob, role="worker")], 2)
 
 
+async def test_administrators_who_dismiss_each_other_leave_one(stores: Stores):
+    """However close together."""
+    admins = [a_user(name, role="admin") for name in ("Ann", "Bob", "Cid")]
+    for user in admins:
+        await stores.users.add(user, "hash")
+    dismissed = [stores.users.set_role(user.id, "user") for user in admins]
+    results = await asyncio.gather(*dismissed, return_exceptions=True)
+    assert sorted(type(result).__name__ for result in results) == ["LastAdmin", "User", "User"]
+    assert [user.is_admin for user in (await stores.users.page(0, 9))[0]].count(True) == 1
+
+
 async def test_a_new_password_ends_all_sessions(stores: Stores):
     """The sessions of the user end and the feed says so."""
     user, other = a_user(), a_user("Ben")

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from chassis.errors import Unavailable
-from services.gateway.identity.model import ApiKey, EmailTaken, RefreshToken, User, UsernameTaken
+from services.gateway.identity.model import ApiKey, EmailTaken, LastAdmin, RefreshToken, User, UsernameTaken
 from services.gateway.identity.ports import Change, Changes
 
 
@@ -57,6 +57,8 @@ class MemoryUsers:
         user = await self.get(user_id)
         if user is None:
             return None
+        if role != "admin" and [one.id for one, _ in self._memory.users.values() if one.is_admin] == [user_id]:
+            raise LastAdmin
         changed = replace(user, role=role)
         self._memory.users[user_id] = changed, self._memory.users[user_id][1]
         self._memory.announce(user_id)
