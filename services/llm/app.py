@@ -39,8 +39,8 @@ _LOCAL_REFRESH_SECONDS = 5.0
 _HOSTED_REFRESH_SECONDS = 300.0
 # For which a library may be silent: it verifies tens of gigabytes without a word.
 _VERIFYING_SECONDS = 600.0
-# A key is held this much longer than the longest request takes.
-_HOLD_MARGIN_SECONDS = 30.0
+# Less than a repeated request waits, so that it need not fail when who had the key is gone.
+_HOLD_SECONDS = 20.0
 
 
 async def build(settings: Settings, host: Host) -> None:
@@ -59,7 +59,7 @@ async def build(settings: Settings, host: Host) -> None:
     host.spawn("catalogue", catalogue.watch())
     answers = KeptAnswers(
         database,
-        hold_seconds=settings.llm.timeout_seconds + _HOLD_MARGIN_SECONDS,
+        hold_seconds=_HOLD_SECONDS,
         keep_seconds=settings.llm.answer_keep_seconds,
     )
     host.spawn("answers", answers.sweep())

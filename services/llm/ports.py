@@ -77,6 +77,9 @@ class Answers(Protocol):
         Raises Conflict (code ``IDEMPOTENCY_MISMATCH``) when the key was used for another request.
         """
 
+    async def renew(self, owner: str, key: str, held: Held) -> None:
+        """Begins the lease anew, unless the key is no longer ours. Logs instead of raising."""
+
     async def keep(self, owner: str, key: str, held: Held, answer: Answer) -> None:
         """Keeps the answer, unless the key is no longer ours. Logs instead of raising: the answer is there already."""
 

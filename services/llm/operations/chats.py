@@ -14,6 +14,8 @@ from services.llm.operations.catalogue import Catalogue, Route
 from services.llm.ports import Answers, Held, Ledger, UsageBook
 
 _POLL_SECONDS = 0.1
+# A few times in a lease. Who died renews nothing, and whoever repeats the request need not wait for long.
+_RENEW_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,14 +86,22 @@ class Chats:
         found = await self._hold(chat)
         if isinstance(found, Answer):
             return found
+        renewing = asyncio.ensure_future(self._renew(owner, key, found))
         try:
             answer = await self._ask(chat, route)
         except BaseException:
             await _finish(answers.free(owner, key, found))
             raise
+        finally:
+            renewing.cancel()
         # Kept before it is handed out: whoever has seen an answer gets the same one ever after.
         await _finish(answers.keep(owner, key, found, answer))
         return answer
+
+    async def _renew(self, owner: str, key: str, held: Held) -> None:
+        while True:
+            await asyncio.sleep(_RENEW_SECONDS)
+            await self._ports.answers.renew(owner, key, held)
 
     async def _hold(self, chat: Chat) -> Held | Answer:
         fingerprint = chat.fingerprint

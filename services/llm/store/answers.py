@@ -28,7 +28,7 @@ class KeptAnswers:
     """See `services.llm.ports.Answers`.
 
     Args:
-        hold_seconds: how long a key is held for one who has not come back; longer than any request takes.
+        hold_seconds: how long a key is held for one who neither comes back nor renews it.
         keep_seconds: how long an answer is kept.
     """
 
@@ -76,6 +76,15 @@ class KeptAnswers:
         )
         token: UUID | None = (await connection.execute(statement)).scalar_one_or_none()
         return token
+
+    async def renew(self, owner: str, key: str, held: Held) -> None:
+        """Begins the lease anew."""
+        statement = update(answers).values(held_until=func.now() + self._hold)
+        try:
+            async with self._database.transaction() as connection:
+                await connection.execute(statement.where(*_ours(owner, key, held)))
+        except Unavailable as error:
+            log.info("A key could not be renewed; it is tried again", error=error.private)
 
     async def keep(self, owner: str, key: str, held: Held, answer: Answer) -> None:
         """Keeps the answer."""

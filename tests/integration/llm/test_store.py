@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import pytest
 from sqlalchemy import text
@@ -142,6 +143,21 @@ async def test_who_lost_the_key_has_no_say(database: Database):
     async with database.transaction() as connection:
         rows = await connection.execute(text("SELECT token::text, answer FROM llm.answers"))
         assert rows.all() == [(second.token, None)]
+
+
+async def test_a_renewed_key_stays_ours(database: Database):
+    """However long the provider takes; it is free soon after its holder has died."""
+    answers = KeptAnswers(database, hold_seconds=60, keep_seconds=60)
+    held = await answers.hold("u", "k", b"f")
+    assert isinstance(held, Held)
+    async with database.transaction() as connection:
+        await connection.execute(text("UPDATE llm.answers SET held_until = now()"))
+    await answers.renew("u", "k", held)
+    assert await answers.hold("u", "k", b"f") is None
+    async with database.transaction() as connection:
+        await connection.execute(text("UPDATE llm.answers SET held_until = now()"))
+    await answers.renew("u", "k", Held(token=str(UUID(int=0))))
+    assert isinstance(await answers.hold("u", "k", b"f"), Held)
 
 
 async def test_answers_expire(database: Database):

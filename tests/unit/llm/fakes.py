@@ -79,6 +79,11 @@ class FakeAnswers:
 
     def __init__(self) -> None:
         self.rows: dict[tuple[str, str], tuple[bytes, Answer | None]] = {}
+        self.renewed = 0
+
+    async def renew(self, owner: str, key: str, held: Held) -> None:
+        del owner, key, held
+        self.renewed += 1
 
     async def hold(self, owner: str, key: str, fingerprint: bytes) -> Held | Answer | None:
         if (owner, key) not in self.rows:

@@ -7,7 +7,7 @@ import pytest
 
 from chassis.errors import Conflict, Invalid, Unavailable
 from services.llm.model import Chat, Message, Usage
-from services.llm.operations import Catalogue, Chats
+from services.llm.operations import Catalogue, Chats, chats
 from services.llm.operations.chats import Ports
 from tests.support.clock import FakeClock
 from tests.unit.llm.fakes import FakeAnswers, FakeBook, FakeLedger, FakeProvider, source
@@ -194,6 +194,21 @@ async def test_a_twin_gets_the_same_answer():
     first, second = await twins
     assert first == second
     assert world.provider.asked == 1
+
+
+async def test_a_key_is_renewed_while_its_answer_is_awaited(world, monkeypatch: pytest.MonkeyPatch):
+    """And no longer than that."""
+    monkeypatch.setattr(chats, "_RENEW_SECONDS", 0.001)
+    world.provider.pause.clear()
+    asking = asyncio.ensure_future(world.chats.chat(KEYED))
+    async with asyncio.timeout(10):
+        while world.answers.renewed < 2:
+            await asyncio.sleep(0.001)
+    world.provider.pause.set()
+    await asking
+    renewed = world.answers.renewed
+    await asyncio.sleep(0.05)
+    assert world.answers.renewed == renewed
 
 
 async def test_usage_is_looked_up(world):
