@@ -1,5 +1,6 @@
 """Decides requests of Envoy's protocol: what they ask of the counters, and what is said and counted of the answers."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -26,7 +27,8 @@ from services.ratelimit.model.descriptors import DescriptorBook, Rule
 from services.ratelimit.model.limits import SECOND_US, Algorithm, Ask
 
 # A request of the same bytes asks for the same under the same configuration; the largest are seldom the same twice.
-_PLANS_KEPT = 8192
+# A descriptor takes about half a kilobyte.
+_DESCRIPTORS_KEPT = 32_768
 _LONGEST_KEPT_BYTES = 512
 
 
@@ -91,7 +93,8 @@ class DescriptorLimits:
         self._manner = manner
         self._denials = denials
         self._now_us = now_us
-        self._plans: dict[bytes, tuple[DescriptorBook, Plan]] = {}
+        self._plans: OrderedDict[bytes, tuple[DescriptorBook, Plan]] = OrderedDict()
+        self._descriptors_kept = 0
 
     def count_load(self) -> None:
         """Counts that a configuration was read, and whether it is in force."""
@@ -146,10 +149,18 @@ class DescriptorLimits:
         if not plan.known_domain:
             self.statistics.count_unknown_domain(request.domain, len(plan.slots))
         elif len(raw) <= _LONGEST_KEPT_BYTES:
-            if len(self._plans) >= _PLANS_KEPT:
-                self._plans.clear()
-            self._plans[raw] = (book, plan)
+            self._keep(raw, book, plan)
         return plan
+
+    def _keep(self, raw: bytes, book: DescriptorBook, plan: Plan) -> None:
+        """One by one those that are known for longest go: all at once would stop everybody for 20 ms."""
+        if (before := self._plans.pop(raw, None)) is not None:
+            self._descriptors_kept -= len(before[1].slots)
+        self._plans[raw] = (book, plan)
+        self._descriptors_kept += len(plan.slots)
+        while self._descriptors_kept > _DESCRIPTORS_KEPT:
+            _, (_, oldest) = self._plans.popitem(last=False)
+            self._descriptors_kept -= len(oldest.slots)
 
     def _known(self, plan: Plan) -> list[int]:
         """Places of the asks that are known to be denied, in their order."""

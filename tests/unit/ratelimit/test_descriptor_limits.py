@@ -362,6 +362,19 @@ async def test_names_from_requests_do_not_fill_the_memory() -> None:
     assert lines["ratelimit.service.rate_limit.other.domain_not_found"] == 10_000
 
 
+async def test_what_requests_ask_does_not_fill_the_memory() -> None:
+    """Remembered are the newest, as many as have a bounded number of descriptors, each once under any configuration."""
+    desk = Desk()
+    free = [RateLimitDescriptor(entries=[RateLimitDescriptor.Entry(key="free")])] * 32
+    requests = [pb.RateLimitRequest(domain="shop", descriptors=free, hits_addend=hits) for hits in range(1100)]
+    raws = [request.SerializeToString() for request in requests]
+    await desk.limits.answer_all(raws)
+    assert list(desk.limits._plans) == raws[-1024:]
+    desk.configured.book = Configured(counts_denied=True).book
+    await desk.limits.answer_all(raws[-100:])
+    assert len(desk.limits._plans) == 1024
+
+
 def test_known_denials_are_bounded() -> None:
     """The first that was learnt goes; a size of 0 keeps none."""
     clock = FakeClock()
