@@ -12,7 +12,8 @@ from chassis.rpc.http2 import wire
 from chassis.rpc.http2.wire import Headers, Metadata, StatusError
 
 if TYPE_CHECKING:
-    from chassis.rpc.http2.connection import AnswerTogether, Connection
+    from chassis.rpc.http2.connection import Connection
+    from chassis.rpc.http2.together import AnswerTogether
 
 log = get_logger(__name__)
 
@@ -34,14 +35,14 @@ class Call:
         "_messages",
         "_started",
         "_timer",
-        "_unread_bytes",
         "_until",
         "ended",
         "handler",
+        "held_bytes",
         "stream_id",
         "task",
-        "timeout_seconds",
         "together",
+        "unread_bytes",
         "whole",
     )
 
@@ -49,17 +50,20 @@ class Call:
         self._connection = connection
         self._headers = headers
         self._buffer = bytearray()
-        self._messages: deque[bytes] = deque()
+        # Each with whether it is compressed: unpacked once it is read, as many small ones may hold a lot.
+        self._messages: deque[tuple[int, bytes]] = deque()
         self._arrived: asyncio.Future[None] | None = None
-        self._unread_bytes = 0
         self._started = False
         self._timer: asyncio.TimerHandle | None = None
         self._until: float | None = None
         self.stream_id = stream_id
         self.handler = handler
         self.task: asyncio.Task[None] | None = None
-        self.timeout_seconds: float | None = None
         self.together: AnswerTogether | None = None
+        # What it keeps of requests that the client's window no longer bounds.
+        self.held_bytes = 0
+        # What it has taken from the client's window and not given back yet.
+        self.unread_bytes = 0
         # The client has said all it has to say; the call is over on both sides.
         self.whole = False
         self.ended = False
@@ -67,7 +71,7 @@ class Call:
     # -- what handlers ask of their context ------------------------------------------------------------------------
 
     def invocation_metadata(self) -> Metadata:
-        """What the client sent along."""
+        """What the client sent along. Raises StatusError for binary values that are none."""
         return wire.metadata_of(self._headers)
 
     def header(self, name: bytes) -> bytes:
@@ -88,11 +92,11 @@ class Call:
                 return grpc.aio.EOF
             self._arrived = asyncio.get_running_loop().create_future()
             await self._arrived
-        body = self._messages.popleft()
-        if not self._messages and self._unread_bytes:
-            self._connection.allow(self.stream_id, self._unread_bytes)
-            self._unread_bytes = 0
-        return self._parsed(body)
+        packed = self._messages.popleft()
+        if not self._messages and self.unread_bytes:
+            self._connection.allow(self.stream_id, self.unread_bytes)
+            self.unread_bytes = 0
+        return self._parsed(self._unpacked(packed))
 
     async def write(self, message: Any) -> None:
         """Sends a message, as soon as the client takes it."""
@@ -112,7 +116,7 @@ class Call:
     def feed(self, data: bytes, credit: int) -> None:
         """Takes what has arrived; `credit` is what it costs the client's window, given back once it was read.
 
-        Raises StatusError for a message that this server does not take.
+        Raises StatusError, and takes nothing, for a message that this server does not take.
         """
         buffer: bytes | bytearray = data
         if self._buffer:
@@ -127,19 +131,29 @@ class Call:
             begin, end = at + _PREFIX_BYTES, at + _PREFIX_BYTES + size
             if end > len(buffer):
                 break
-            body = bytes(buffer[begin:end])
-            if compressed:
-                body = wire.inflated(body, self.header(b"grpc-encoding"), most_bytes)
-            self._messages.append(body)
+            if self._messages and not self._streams:
+                raise _not_one()
+            self._messages.append((compressed, bytes(buffer[begin:end])))
             at = end
         if at or buffer is data:
             self._buffer = bytearray(buffer[at:])
-        if self._messages and not self.whole:
-            self._unread_bytes += credit
-        elif credit:
+        self.held_bytes = len(self._buffer)
+        if self._messages and self._streams:
+            self.unread_bytes += credit
+        else:
             # A message may be larger than the window: nobody can read it before all of it is here.
-            self._connection.allow(self.stream_id, credit)
+            if credit:
+                self._connection.allow(self.stream_id, credit)
+            self.held_bytes += self.waiting_bytes
         self._wake()
+
+    @property
+    def _streams(self) -> bool:
+        return self.handler is not None and bool(self.handler.request_streaming)
+
+    def _unpacked(self, packed: tuple[int, bytes]) -> bytes:
+        compressed, body = packed
+        return wire.inflated(body, self.header(b"grpc-encoding"), self._connection.most_bytes) if compressed else body
 
     def finish(self) -> None:
         """The client has said all."""
@@ -153,28 +167,32 @@ class Call:
     def only_message(self) -> bytes:
         """The one message of a call that has one. Raises StatusError when there are more or less."""
         if len(self._messages) != 1 or self._buffer:
-            raise StatusError(grpc.StatusCode.INTERNAL, "the call has one message")
-        return self._messages[0]
+            raise _not_one()
+        return self._unpacked(self._messages[0])
 
     @property
     def waiting_bytes(self) -> int:
         """How much of messages waits to be read."""
-        return sum(map(len, self._messages))
+        return sum(len(body) for _, body in self._messages)
 
     # -- its life ----------------------------------------------------------------------------------------------------
 
-    def begin(self) -> None:
-        """Runs the handler, until the deadline if there is one."""
-        loop = asyncio.get_running_loop()
-        if self.timeout_seconds is not None:
-            self._until = loop.time() + self.timeout_seconds
+    def limit(self, timeout_seconds: float | None) -> None:
+        """Ends the call after so long, whether it has begun or not; None: never."""
+        if timeout_seconds is not None:
+            loop = asyncio.get_running_loop()
+            self._until = loop.time() + timeout_seconds
             self._timer = loop.call_at(self._until, self._expire)
-        self.task = loop.create_task(self._run())
+
+    def begin(self) -> None:
+        """Runs the handler."""
+        self.task = asyncio.get_running_loop().create_task(self._run())
+        self._connection.tasks.add(self.task)
         self.task.add_done_callback(self._done)
 
     def cancel(self) -> None:
         """Nobody waits for it any more."""
-        self.ended = True
+        self._close()
         if self.task is not None:
             self.task.cancel()
 
@@ -182,9 +200,13 @@ class Call:
         self.end(StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded"))
         self.cancel()
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _close(self) -> None:
+        self.ended = True
         if self._timer is not None:
             self._timer.cancel()
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._connection.tasks.discard(task)
         if task.cancelled():
             self.end(StatusError(grpc.StatusCode.CANCELLED, ""))
         elif (error := task.exception()) is not None:
@@ -239,11 +261,16 @@ class Call:
         self.end(None)
         return True
 
+    async def answer_slowly(self, body: bytes) -> None:
+        """Sends the one answer and the end, as the client takes it."""
+        await self._connection.send(self.stream_id, wire.framed(body))
+        self.end(None)
+
     def end(self, error: StatusError | None) -> None:
         """Tells the client how it ended, unless that is known."""
         if self.ended:
             return
-        self.ended = True
+        self._close()
         if error is None:
             self._start()
             trailers = wire.OK
@@ -252,3 +279,7 @@ class Call:
             if not self._started:
                 trailers = wire.RESPONSE + trailers
         self._connection.end(self, trailers)
+
+
+def _not_one() -> StatusError:
+    return StatusError(grpc.StatusCode.INTERNAL, "the call has one message")

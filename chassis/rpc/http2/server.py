@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from chassis.rpc.http2.connection import AnswerTogether, Connection, Served
+from chassis.endless import end
+from chassis.rpc.http2.connection import Connection, Served
+from chassis.rpc.http2.together import AnswerTogether
 
 _BACKLOG = 1024
+_HANDSHAKE_SECONDS = 20.0
 
 
 class Server:
@@ -30,6 +33,7 @@ class Server:
         self._connections: dict[Connection, asyncio.TimerHandle | None] = {}
         self._gone = asyncio.Event()
         self._gone.set()
+        self._stopped = False
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
         """Part of the server's interface that the generated code calls; the registered handlers below say the same."""
@@ -46,7 +50,13 @@ class Server:
         """Answers calls to a port, and returns which: port 0 is any that is free. Raises OSError for one in use."""
         loop = asyncio.get_running_loop()
         listener = await loop.create_server(
-            self._connection, host, port, ssl=tls, reuse_port=reuse_port, backlog=_BACKLOG
+            self._connection,
+            host,
+            port,
+            ssl=tls,
+            reuse_port=reuse_port,
+            backlog=_BACKLOG,
+            ssl_handshake_timeout=_handshake_seconds(tls),
         )
         self._listeners.append(listener)
         bound: int = listener.sockets[0].getsockname()[1]
@@ -55,19 +65,27 @@ class Server:
     async def listen_at(self, path: str, *, tls: ssl.SSLContext | None = None) -> None:
         """Answers calls to a socket in the file system."""
         loop = asyncio.get_running_loop()
-        self._listeners.append(await loop.create_unix_server(self._connection, path, ssl=tls, backlog=_BACKLOG))
+        listener = await loop.create_unix_server(
+            self._connection, path, ssl=tls, backlog=_BACKLOG, ssl_handshake_timeout=_handshake_seconds(tls)
+        )
+        self._listeners.append(listener)
 
     def _connection(self) -> Connection:
-        connection = Connection(self._served, self._lost)
+        return Connection(self._served, self._made, self._lost)
+
+    def _made(self, connection: Connection) -> None:
+        if self._stopped:
+            # It was accepted, or shook hands, while the others ended.
+            connection.abort()
         timer = None
         if self._max_age_seconds:
             timer = asyncio.get_running_loop().call_later(self._max_age_seconds, self._renew, connection)
         self._connections[connection] = timer
         self._gone.clear()
-        return connection
 
     async def stop(self, grace_seconds: float | None) -> None:
         """Takes no more calls, lets those under way end for so long, and ends what is left."""
+        self._stopped = True
         for listener in self._listeners:
             listener.close()
         for connection in tuple(self._connections):
@@ -76,7 +94,9 @@ class Server:
             with suppress(TimeoutError):
                 async with asyncio.timeout(grace_seconds):
                     await self._gone.wait()
-        await asyncio.gather(*(connection.abandon() for connection in tuple(self._connections)))
+        for connection in tuple(self._connections):
+            connection.abort()
+        await end(self._served.tasks)
 
     def _lost(self, connection: Connection) -> None:
         timer = self._connections.pop(connection, None)
@@ -89,3 +109,7 @@ class Server:
         connection.drain()
         loop = asyncio.get_running_loop()
         self._connections[connection] = loop.call_later(self._grace_seconds, connection.close)
+
+
+def _handshake_seconds(tls: ssl.SSLContext | None) -> float | None:
+    return None if tls is None else _HANDSHAKE_SECONDS

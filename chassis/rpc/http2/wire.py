@@ -1,5 +1,6 @@
 """What gRPC adds to HTTP/2: messages behind their length, deadlines, metadata and status as headers. Pure."""
 
+import binascii
 import zlib
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Sequence
@@ -55,7 +56,9 @@ def inflated(body: bytes, encoding: bytes, most_bytes: int) -> bytes:
         whole = unpacker.decompress(body, most_bytes)
     except zlib.error as error:
         raise StatusError(grpc.StatusCode.INTERNAL, "the message cannot be decompressed") from error
-    if unpacker.unconsumed_tail:
+    if not unpacker.eof:
+        if len(whole) < most_bytes:
+            raise StatusError(grpc.StatusCode.INTERNAL, "the message is compressed, and not whole")
         raise too_large(most_bytes)
     return whole
 
@@ -73,14 +76,25 @@ def timeout_seconds(value: bytes | None) -> float | None:
 
 
 def metadata_of(headers: Iterable[tuple[bytes, bytes]]) -> Metadata:
-    """The client's metadata: all headers but HTTP's own, those that end in ``-bin`` as bytes."""
-    return tuple((name.decode("latin-1"), _value_of(name, value)) for name, value in headers if name[:1] != b":")
+    """The client's metadata: all headers but HTTP's own; those that end in ``-bin`` are bytes, maybe several in one.
+
+    Raises StatusError for bytes that are not in base64.
+    """
+    found: list[tuple[str, str | bytes]] = []
+    for key, value in headers:
+        name = key.decode("latin-1")
+        if name.endswith("-bin"):
+            found.extend((name, _binary(one.strip())) for one in value.split(b","))
+        elif not name.startswith(":"):
+            found.append((name, value.decode("latin-1")))
+    return tuple(found)
 
 
-def _value_of(name: bytes, value: bytes) -> str | bytes:
-    if name.endswith(b"-bin"):
-        return b64decode(value + b"=" * (-len(value) % 4))
-    return value.decode("latin-1")
+def _binary(value: bytes) -> bytes:
+    try:
+        return b64decode(value + b"=" * (-len(value) % 4), validate=True)
+    except binascii.Error as error:
+        raise StatusError(grpc.StatusCode.INTERNAL, "binary metadata is not in base64") from error
 
 
 def status_headers(code: grpc.StatusCode, message: str, metadata: Iterable[tuple[str, str | bytes]]) -> Headers:

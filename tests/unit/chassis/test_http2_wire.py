@@ -32,6 +32,23 @@ def test_binary_metadata_loses_its_padding_and_gets_it_back():
     assert sent == [(b"grpc-status", b"0"), (b"b-bin", b"AQI")]
 
 
+def test_binary_metadata_may_be_several_in_one_header():
+    """Values that were joined with commas are taken apart."""
+    assert wire.metadata_of([(b"b-bin", b"AQI,Aw==, BA")]) == (
+        ("b-bin", b"\x01\x02"),
+        ("b-bin", b"\x03"),
+        ("b-bin", b"\x04"),
+    )
+
+
+@pytest.mark.parametrize("value", [b"A", b"!!!!", b"AQI=AQI="])
+def test_binary_metadata_that_is_none_is_refused(value: bytes):
+    """What is not in base64 ends the call with INTERNAL."""
+    with pytest.raises(wire.StatusError) as caught:
+        wire.metadata_of([(b"b-bin", value)])
+    assert caught.value.code is grpc.StatusCode.INTERNAL
+
+
 def test_a_status_message_is_percent_encoded():
     """Whatever is not printable ASCII travels as its UTF-8 bytes, and so does the percent sign."""
     sent = dict(wire.status_headers(grpc.StatusCode.NOT_FOUND, "100 % größer\n", []))
@@ -49,7 +66,9 @@ def test_compressed_messages_are_read(encoding: bytes, pack: object):
     ("body", "encoding", "code"),
     [
         (gzip.compress(b"x" * 1001), b"gzip", grpc.StatusCode.RESOURCE_EXHAUSTED),
+        (gzip.compress(bytes(1001)), b"gzip", grpc.StatusCode.RESOURCE_EXHAUSTED),
         (b"noise", b"gzip", grpc.StatusCode.INTERNAL),
+        (gzip.compress(b"x" * 900)[:-6], b"gzip", grpc.StatusCode.INTERNAL),
         (b"", b"snappy", grpc.StatusCode.UNIMPLEMENTED),
         (b"", b"", grpc.StatusCode.UNIMPLEMENTED),
     ],
