@@ -11,6 +11,7 @@ from jh2.exceptions import FrameTooLargeError
 from jh2.settings import SettingCodes, Settings
 
 _MOST_STREAMS = 1000
+_FEW_STREAMS = 64
 _HEADER_BYTES = 16 * 1024
 _FRAME_BYTES = 256 * 1024
 _FRAME_HEADER_BYTES = 9
@@ -37,6 +38,7 @@ class Frames(H2Connection):  # type: ignore[misc]  # the library has no types
 
     def __init__(self) -> None:
         super().__init__(_CONFIGURATION)
+        self._count_at = _FEW_STREAMS
         self.local_settings = Settings(
             client=False,
             initial_values={
@@ -64,6 +66,17 @@ class Frames(H2Connection):  # type: ignore[misc]  # the library has no types
         """Whether a stream still takes frames; one that the client has reset does not, even before its events."""
         stream = self.streams.get(stream_id)
         return stream is not None and stream.open
+
+    @property
+    def open_inbound_streams(self) -> int:
+        """No less than the streams that are open; as many as there are when there may be too many."""
+        # Counting looks at every stream, and forgets those that have ended; the library asks whenever one begins.
+        known = len(self.streams)
+        if known < self._count_at:
+            return known
+        count: int = super().open_inbound_streams
+        self._count_at = min(2 * count + _FEW_STREAMS, _MOST_STREAMS)
+        return count
 
     def _receive_settings_frame(self, frame: Any) -> Any:
         # All settings that were ever named are gone through again with each frame of them.

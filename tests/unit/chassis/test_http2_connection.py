@@ -272,3 +272,19 @@ async def test_a_reset_reaches_the_handler(peer: Peer, served: Handlers):
     assert served.cancelled == 1
     assert not peer.served.tasks
     assert not peer.connection._calls
+
+
+async def test_so_many_calls_at_once_and_no_more(peer: Peer, served: Handlers):
+    """A thousand calls run at once, ended ones do not count, and who begins one more than that is no client."""
+    for _ in range(500):
+        peer.h2.reset_stream(peer.begin("/s/Wait", b""))
+    for _ in range(1000):
+        peer.begin("/s/Wait", b"")
+    peer.say()
+    assert not peer.pipe.closed
+    await asyncio.sleep(0)
+    peer.begin("/s/Wait", b"")
+    peer.say()
+    await peer.hear()
+    assert peer.pipe.closed
+    assert served.cancelled == 1000
