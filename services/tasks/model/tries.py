@@ -13,6 +13,8 @@ GONE, TOO_MANY_REQUESTS, SERVICE_UNAVAILABLE = 410, 429, 503
 _OK, _NO_LONGER_OK = 200, 300
 # A wait is that share shorter or longer, so that what failed together does not come back together.
 _JITTER = 0.1
+# No date of HTTP is longer.
+_MOST_DATE = 64
 _LOST = "The process that tried was not heard of again"
 
 
@@ -75,7 +77,8 @@ def parse_retry_after(value: str, now: datetime) -> float | None:
         # More digits than any wait has would be a number without end.
         return float(value[:10])
     try:
-        at = parsedate_to_datetime(value)
-    except (ValueError, TypeError):
+        at = parsedate_to_datetime(value[:_MOST_DATE])
+        return max(0.0, ((at if at.tzinfo else at.replace(tzinfo=UTC)) - now).total_seconds())
+    except (ValueError, TypeError, IndexError, OverflowError):
+        # All of these come from what a receiver may write there: numbers without end, years that no clock has.
         return None
-    return max(0.0, ((at if at.tzinfo else at.replace(tzinfo=UTC)) - now).total_seconds())

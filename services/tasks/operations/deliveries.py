@@ -6,7 +6,7 @@ Several processes share the work; who takes a delivery has it until its lease is
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import partial
 
@@ -16,7 +16,7 @@ from chassis.errors import Unavailable
 from chassis.logging import get_logger
 from services.tasks.model import signing, tries
 from services.tasks.model.tries import Bounds
-from services.tasks.model.webhooks import DeliveryState, Parcel, Settlement, Try
+from services.tasks.model.webhooks import Answer, DeliveryState, Parcel, Settlement, Try
 from services.tasks.operations.upkeep import repeat
 from services.tasks.ports import DeliveryStore, Post
 
@@ -89,7 +89,7 @@ class Couriers:
         with telemetry.span(f"deliver {parcel.type}", telemetry.CLIENT, parcel.traceparent, attributes) as recording:
             body = signing.body_of(parcel.payload, parcel.secrets[0])
             headers = signing.headers_of(parcel.event_id, at, body, parcel.secrets)
-            answer = await self._post.send(parcel.url, headers, body)
+            answer = await self._send(parcel, headers, body)
             recording.set("http.response.status_code", answer.status)
             if answer.error:
                 recording.fail(answer.error)
@@ -101,6 +101,15 @@ class Couriers:
         telemetry.WEBHOOK_TRIES.labels("well" if tries.is_success(answer.status) else "failed").inc()
         if settlement.state is not DeliveryState.WAITING:
             telemetry.WEBHOOK_DELIVERIES.labels(settlement.state.name.lower()).inc()
+
+    async def _send(self, parcel: Parcel, headers: Mapping[str, str], body: bytes) -> Answer:
+        """A failed try for whatever goes wrong: no endpoint ends the tries of all others."""
+        try:
+            return await self._post.send(parcel.url, headers, body)
+        except Exception:
+            # A stranger's answer may find a fault in any library on the way.
+            log.exception("A try failed by a fault of ours", webhook=parcel.webhook_id)
+            return Answer(status=0, error="Its answer was not understood")
 
     async def _settle(self, parcel: Parcel, settlement: Settlement) -> None:
         """Writes it down, also when the database is away for a while: nobody else tries before the lease is over."""

@@ -9,8 +9,10 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 
 from chassis.clock import Clock
 from chassis.errors import MeshError
@@ -22,6 +24,8 @@ from services.tasks.peers.addresses import Guard, Resolver
 _ENDING_SECONDS = 0.5
 _MOST_ANSWER_BYTES = 4096
 _LOOK_UP_SECONDS = 5.0
+# Headers and that little. Interim answers (1xx) without end would keep this process from all others' calls.
+_MOST_RECEIVED_BYTES = 64 * 1024
 # The first that fits.
 _SENTENCES: tuple[tuple[type[Exception], str], ...] = (
     (TimeoutError, "It did not answer in time"),
@@ -105,6 +109,9 @@ async def open_endpoints(
         ssl=tls or ssl.create_default_context(),
         socket_factory=socket_for,
     )
+    # There is no public way to say how a connection reads; a test would see it if this were another name.
+    factory = partial(_Bounded, loop=asyncio.get_running_loop())
+    connector._factory = factory  # type: ignore[assignment]  # noqa: SLF001 - of what it makes, a kind
     try:
         async with aiohttp.ClientSession(
             connector=connector,
@@ -116,6 +123,20 @@ async def open_endpoints(
             yield Endpoints(session, guard, resolver, clock)
     finally:
         await resolver.close()
+
+
+class _Bounded(ResponseHandler):
+    """Reads no more of an answer than counts: at `_MOST_RECEIVED_BYTES` the connection ends."""
+
+    _left = _MOST_RECEIVED_BYTES
+
+    def data_received(self, data: bytes) -> None:
+        if self._left:
+            wanted = data[: self._left]
+            self._left -= len(wanted)
+            super().data_received(wanted)
+        if not self._left and self.transport is not None:
+            self.transport.abort()
 
 
 def _words(error: Exception) -> str:

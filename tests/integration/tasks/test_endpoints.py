@@ -1,8 +1,9 @@
 """The way out to webhooks over real sockets: whose certificate is believed, what is called, what is said of it."""
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
 from pathlib import Path
@@ -150,3 +151,32 @@ async def test_what_goes_wrong_is_said_without_addresses() -> None:
     async with way_out() as out:
         answer = await out.send(url, {}, b"{}")
     assert (answer.status, answer.error) == (0, "No connection could be made")
+
+
+@pytest.mark.parametrize(
+    ("begin", "more", "status"),
+    [
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 500, 0),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n", b"x" * 10_000, 200),
+    ],
+)
+async def test_an_answer_without_end_is_not_read_to_its_end(begin: bytes, more: bytes, status: int) -> None:
+    """It would take all of the process's time for as long as a try may take."""
+    written = 0
+
+    async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal written
+        await reader.readuntil(b"{}")
+        with suppress(OSError):
+            writer.write(begin)
+            while True:
+                writer.write(more)
+                await writer.drain()
+                written += len(more)
+
+    async with await asyncio.start_server(flood, "127.0.0.1", 0) as server, way_out() as out:
+        port = server.sockets[0].getsockname()[1]
+        async with asyncio.timeout(20):
+            assert (await out.send(f"http://127.0.0.1:{port}/", {}, b"{}")).status == status
+    # What the kernel buffers on both sides may have been written, but has not been parsed.
+    assert written < 50_000_000

@@ -53,6 +53,7 @@ class World:
         self.clock = FakeClock()
         self.waiting = [parcel(number) for number in range(waiting)]
         self.posted: list[str] = []
+        self.faulty: set[str] = set()
         self.traces: list[str] = []
         self.settled: list[tuple[str, DeliveryState]] = []
         self.returned: list[str] = []
@@ -73,6 +74,8 @@ class World:
         self.traces.append(telemetry.current_traceparent())
         self.changed.set()
         await self.answering.wait()
+        if headers["webhook-id"] in self.faulty:
+            raise OverflowError
         return Answer(status=204)
 
     async def settle_delivery(self, one: Parcel, settlement: Settlement, failing_seconds: float) -> bool:
@@ -122,6 +125,18 @@ async def test_no_more_is_taken_than_there_are_places() -> None:
         await world.until(lambda: len(world.settled) == 5)
     assert world.posted == [f"evt_{number}" for number in range(5)]
     assert world.asked[0] == {}
+
+
+async def test_a_fault_on_the_way_is_a_failed_try() -> None:
+    """The tries of all others go on."""
+    world = World(3)
+    world.answering.set()
+    world.faulty.add("evt_0")
+    async with running(world):
+        await world.until(lambda: len(world.settled) == 3)
+    assert dict(world.settled) == {
+        "evt_0": DeliveryState.WAITING, "evt_1": DeliveryState.DELIVERED, "evt_2": DeliveryState.DELIVERED
+    }  # fmt: skip
 
 
 async def test_a_database_that_is_away_delays_the_writing_down(monkeypatch: pytest.MonkeyPatch) -> None:

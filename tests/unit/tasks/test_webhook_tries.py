@@ -105,6 +105,10 @@ def test_the_log_keeps_the_last_tries_and_tells_of_lost_ones() -> None:
         ("soon", None),
         ("٣", None),
         ("Thu, 99 Jan 2026 00:00:00 GMT", None),
+        ("Thu, 31 Dec 99999999999999999999 23:59:59 GMT", None),
+        ("Thu, 31 Dec 2026 23:59:59 +99999999999999", None),
+        ("Mon, 01 Jan 0001 00:00:00 +2300", 0),
+        ("(" * 7000, None),
     ],
 )
 def test_retry_after_is_seconds_or_a_date(value: str, seconds: float | None) -> None:
