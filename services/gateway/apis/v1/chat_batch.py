@@ -46,8 +46,13 @@ class ChatFailure(TypedDict):
     error: ChatError
 
 
+_DESCRIPTION = (
+    "Up to 20 messages are answered in their order, each with an answer or an error. More become a task of kind "
+    "`llm.batch`, whose result has the same under `items`. It counts as one request, and reserves the `max_tokens` of "
+    "every message (2048 where it has none) of the caller's tokens a minute; of a task none go back."
+)
 BATCH_BODY: TypeAdapter[list[ChatBody]] = TypeAdapter(
-    Annotated[list[ChatBody], Field(min_length=1, max_length=_MOST, title="ChatBatch")]
+    Annotated[list[ChatBody], Field(min_length=1, max_length=_MOST, title="ChatBatch", description=_DESCRIPTION)]
 )
 BATCH_ANSWER: TypeAdapter[list[ChatAnswer | ChatFailure]] = TypeAdapter(list[ChatAnswer | ChatFailure])
 
