@@ -7,7 +7,7 @@ import pytest
 from mesh.tasks.v1 import tasks_pb2 as pb
 
 from tests.support.faults.audit import Record, faults_of
-from tests.support.faults.plan import SERVICES, STORES, draw
+from tests.support.faults.plan import INSIDE, OUTSIDE, SERVICES, STORES, Fault, draw
 
 
 def _record() -> Record:
@@ -55,7 +55,12 @@ def test_a_planted_fault_is_found(harm: Callable[[Record], None]):
     assert list(faults_of(record))
 
 
-def test_a_plan_is_had_again_by_its_seed():
+@pytest.mark.parametrize("everything", [False, True])
+def test_a_plan_is_had_again_by_its_seed(everything: bool):
     """The same seed means the same faults, and within some time everything is harmed."""
-    assert draw(1, 60) == draw(1, 60) != draw(2, 60)
-    assert {fault.target for fault in draw(1, 120)} == {*STORES, *SERVICES}
+
+    def drawn(seed: int) -> list[Fault]:
+        return draw(seed, 600, every_seconds=2.5, everything=everything)
+
+    assert drawn(1) == drawn(1) != drawn(2)
+    assert {fault.target for fault in drawn(1)} >= {*STORES, *SERVICES, *INSIDE, *OUTSIDE}
