@@ -23,7 +23,7 @@ from jh2.hyperframe.frame import GoAwayFrame
 from chassis.logging import get_logger
 from chassis.rpc.http2 import wire
 from chassis.rpc.http2.call import Call
-from chassis.rpc.http2.frames import Frames
+from chassis.rpc.http2.frames import HEADER_BYTES, Frames
 from chassis.rpc.http2.together import AnswerTogether, Together
 from chassis.rpc.http2.wire import Headers, StatusError
 
@@ -38,6 +38,8 @@ _GREETING_SECONDS = 20.0
 _STALLED_SECONDS = 60.0
 # How long a connection that ends may still send.
 _LINGER_SECONDS = 20.0
+# How long a client may take to leave after the last goodbye. Who closes first would cut off calls that it has not read.
+_PARTING_SECONDS = 2.0
 _NO_STREAM_YET = 2**31 - 1
 _FAREWELL = b"farewell"
 
@@ -117,8 +119,8 @@ class Connection(asyncio.Protocol):
         # uvloop's transports are no subclass of asyncio's.
         self._transport = cast("asyncio.Transport", transport)
         self._wait_for_client(_GREETING_SECONDS)
-        self._flush()
         self._made(self)
+        self._flush()
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -198,13 +200,13 @@ class Connection(asyncio.Protocol):
         data = self._h2.data_to_send()
         if data and self._transport is not None:
             self._transport.write(data)
-        if self._parted and not self._calls:
-            self.close()
+        if self._parted and not self._calls and self._patience is None:
+            self._wait_for_client(_PARTING_SECONDS)
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Takes no more calls, and closes once those under way have ended.
+        """Takes no more calls, and lets the client go once those under way have ended.
 
         In two steps, as a call may be on its way: the client hears that it shall begin no more, and has begun the last
         one when it answers the ping.
@@ -213,8 +215,7 @@ class Connection(asyncio.Protocol):
             return
         self._draining = True
         if not self._greeted:
-            self.close()
-            return
+            self._wait_for_client(_PARTING_SECONDS)
         self._say_goodbye(_NO_STREAM_YET)
         self._h2.ping(_FAREWELL)
         self._flush()
@@ -255,6 +256,9 @@ class Connection(asyncio.Protocol):
         call = self._calls[stream_id] = Call(self, stream_id, headers, handler)
         if together is None and handler is None:
             call.end(StatusError(StatusCode.UNIMPLEMENTED, "Method not found!"))
+            return
+        if sum(map(len, named.values())) > HEADER_BYTES:
+            call.end(StatusError(StatusCode.RESOURCE_EXHAUSTED, f"metadata has at most {HEADER_BYTES} bytes"))
             return
         call.together = together
         if handler is not None:

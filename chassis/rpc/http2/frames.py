@@ -12,7 +12,9 @@ from jh2.settings import SettingCodes, Settings
 
 _MOST_STREAMS = 1000
 _FEW_STREAMS = 64
-_HEADER_BYTES = 16 * 1024
+# What a client is told, and what it may send before it loses its connection and not only the call.
+HEADER_BYTES = 16 * 1024
+_MOST_HEADER_BYTES = 64 * 1024
 _FRAME_BYTES = 256 * 1024
 _FRAME_HEADER_BYTES = 9
 _STREAM_WINDOW_BYTES = 1024 * 1024
@@ -44,13 +46,13 @@ class Frames(H2Connection):  # type: ignore[misc]  # the library has no types
             initial_values={
                 SettingCodes.ENABLE_PUSH: 0,
                 SettingCodes.MAX_CONCURRENT_STREAMS: _MOST_STREAMS,
-                SettingCodes.MAX_HEADER_LIST_SIZE: _HEADER_BYTES,
+                SettingCodes.MAX_HEADER_LIST_SIZE: HEADER_BYTES,
                 SettingCodes.MAX_FRAME_SIZE: _FRAME_BYTES,
                 SettingCodes.INITIAL_WINDOW_SIZE: _STREAM_WINDOW_BYTES,
             },
         )
         self.max_inbound_frame_size = _FRAME_BYTES
-        self.decoder.max_header_list_size = _HEADER_BYTES
+        self.decoder.max_header_list_size = _MOST_HEADER_BYTES
         self.initiate_connection()
         self.increment_flow_control_window(_CONNECTION_WINDOW_BYTES - _FIRST_WINDOW_BYTES)
 

@@ -12,6 +12,7 @@ from chassis.rpc.http2.together import AnswerTogether
 
 _BACKLOG = 1024
 _HANDSHAKE_SECONDS = 20.0
+_CLEAN_UP_SECONDS = 1.0
 
 
 class Server:
@@ -96,6 +97,9 @@ class Server:
                     await self._gone.wait()
         for connection in tuple(self._connections):
             connection.abort()
+        if self._served.tasks:
+            # Their connections have cancelled them, and again would cut off what they do at their end.
+            await asyncio.wait(self._served.tasks, timeout=_CLEAN_UP_SECONDS)
         await end(self._served.tasks)
 
     def _lost(self, connection: Connection) -> None:

@@ -44,7 +44,7 @@ async def together(calls: Sequence[Call]) -> list[bytes]:
 @pytest.fixture
 async def server() -> AsyncIterator[Server]:
     served = Server(max_message_bytes=MOST_BYTES)
-    handlers = {
+    handlers: dict[str, Any] = {
         "Echo": grpc.unary_unary_rpc_method_handler(echo),
         "Many": grpc.unary_stream_rpc_method_handler(many),
         "Last": grpc.stream_unary_rpc_method_handler(last),
@@ -74,7 +74,7 @@ async def status_of(call: Any) -> grpc.StatusCode:
     return code
 
 
-async def test_calls_that_come_together_are_answered_together(channel: grpc.aio.Channel):
+async def test_calls_that_come_together_are_answered_together(channel: Any):
     """Each of a hundred calls gets its own answer, and some came with others."""
     method = channel.unary_unary(f"/{SERVICE}/Together")
     answers = await asyncio.gather(*(method(b"%d" % n) for n in range(100)))
@@ -83,34 +83,34 @@ async def test_calls_that_come_together_are_answered_together(channel: grpc.aio.
 
 
 @pytest.mark.parametrize("method", ["Echo", "Together"])
-async def test_messages_beyond_every_window_arrive(channel: grpc.aio.Channel, method: str):
+async def test_messages_beyond_every_window_arrive(channel: Any, method: str):
     """Messages of a megabyte, several at once, pass both ways."""
     bodies = [bytes([n]) * (MOST_BYTES - n) for n in range(8)]
     answers = await asyncio.gather(*(channel.unary_unary(f"/{SERVICE}/{method}")(body) for body in bodies))
     assert [answer[-len(body) :] for answer, body in zip(answers, bodies, strict=True)] == bodies
 
 
-async def test_a_message_that_is_too_large_fails_alone(channel: grpc.aio.Channel):
+async def test_a_message_that_is_too_large_fails_alone(channel: Any):
     """It ends with RESOURCE_EXHAUSTED, and the connection serves on."""
     method = channel.unary_unary(f"/{SERVICE}/Echo")
     assert await status_of(method(bytes(MOST_BYTES + 1))) is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert await method(b"after") == b"after"
 
 
-async def test_compressed_requests_are_read(channel: grpc.aio.Channel):
+async def test_compressed_requests_are_read(channel: Any):
     """A client may compress; the answer is what it would have been."""
     method = channel.unary_unary(f"/{SERVICE}/Echo")
     for compression in (grpc.Compression.Gzip, grpc.Compression.Deflate):
         assert await method(b"x" * 10_000, compression=compression) == b"x" * 10_000
 
 
-async def test_a_method_that_nobody_serves_is_unimplemented(channel: grpc.aio.Channel):
+async def test_a_method_that_nobody_serves_is_unimplemented(channel: Any):
     """Also when the client streams."""
     assert await status_of(channel.unary_unary("/test.Echo/Nothing")(b"")) is grpc.StatusCode.UNIMPLEMENTED
     assert await status_of(channel.stream_unary("/test.Nobody/Echo")(iter([b""]))) is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_streams_go_both_ways(channel: grpc.aio.Channel):
+async def test_streams_go_both_ways(channel: Any):
     """A stream of answers arrives whole, and so does a stream of requests, also one of none."""
     answers = channel.unary_stream(f"/{SERVICE}/Many")(b"x" * 500)
     assert [answer async for answer in answers] == [b"x" * 500] * 500
@@ -119,7 +119,7 @@ async def test_streams_go_both_ways(channel: grpc.aio.Channel):
     assert await method(iter([])) == b""
 
 
-async def test_who_breaks_the_protocol_ends_its_own_connection(channel: grpc.aio.Channel, port: int):
+async def test_who_breaks_the_protocol_ends_its_own_connection(channel: Any, port: int):
     """HTTP/1 and frames that cannot be end their connection, and another one is served meanwhile."""
     for noise in (b"GET / HTTP/1.1\r\n\r\n" * 4, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9)):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -131,7 +131,7 @@ async def test_who_breaks_the_protocol_ends_its_own_connection(channel: grpc.aio
         assert await channel.unary_unary(f"/{SERVICE}/Echo")(b"meanwhile") == b"meanwhile"
 
 
-async def test_a_server_that_stops_is_gone(server: Server, channel: grpc.aio.Channel, port: int):
+async def test_a_server_that_stops_is_gone(server: Server, channel: Any, port: int):
     """After it has stopped, its port is free and calls are UNAVAILABLE."""
     method = channel.unary_unary(f"/{SERVICE}/Echo")
     assert await method(b"before") == b"before"
@@ -146,7 +146,8 @@ async def test_an_old_connection_is_renewed():
     served = Server(max_message_bytes=MOST_BYTES, max_age_seconds=0.05, grace_seconds=1)
     served.add_registered_method_handlers(SERVICE, {"Echo": grpc.unary_unary_rpc_method_handler(echo)})
     port = await served.listen("127.0.0.1", 0)
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+    client: Any = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+    async with client as channel:
         method = channel.unary_unary(f"/{SERVICE}/Echo")
         for n in range(100):
             assert await method(b"%d" % n, wait_for_ready=True) == b"%d" % n

@@ -20,6 +20,7 @@ class Serving:
     def __init__(self) -> None:
         self.servers: list[Server] = []
         self.begun = asyncio.Event()
+        self.given_up = asyncio.Event()
         self.answered = 0
         self.cleaned = False
 
@@ -27,7 +28,7 @@ class Serving:
         """One more server, maybe at the port of another."""
         server = Server(max_message_bytes=1024)
         self.servers.append(server)
-        handlers = {
+        handlers: dict[str, Any] = {
             "Echo": grpc.unary_unary_rpc_method_handler(self.echo),
             "Slow": grpc.unary_unary_rpc_method_handler(self.slow),
         }
@@ -52,9 +53,15 @@ class Serving:
         try:
             await asyncio.sleep(60)
         finally:
+            self.given_up.set()
             await asyncio.sleep(0.1)
             self.cleaned = True
         return request
+
+
+def channel_to(port: int) -> Any:
+    """A client, of messages that are bytes."""
+    return grpc.aio.insecure_channel(f"127.0.0.1:{port}")
 
 
 @pytest.fixture
@@ -83,11 +90,12 @@ async def test_a_handshake_under_way_holds_up_no_end():
 async def test_a_server_that_has_stopped_runs_nothing_any_more(serving: Serving):
     """The handler of a client that has gone cleans up before the stop returns."""
     server, port = await serving.listen()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+    async with channel_to(port) as channel:
         call = channel.unary_unary(f"/{SERVICE}/Slow")(b"")
         async with asyncio.timeout(10):
             await serving.begun.wait()
-        call.cancel()
+            call.cancel()
+            await serving.given_up.wait()
     await server.stop(None)
     assert serving.cleaned
 
@@ -99,7 +107,7 @@ async def test_no_call_is_lost_between_two_servers(serving: Serving, method: str
     _, port = await serving.listen()
     asked = 0
     stopped = asyncio.Event()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+    async with channel_to(port) as channel:
         ask = channel.unary_unary(f"/{SERVICE}/{method}")
 
         async def load() -> None:
@@ -122,7 +130,7 @@ async def test_no_call_is_lost_between_two_servers(serving: Serving, method: str
 async def test_more_calls_than_streams_are_all_answered(serving: Serving):
     """Two thousand calls at once of one client wait for each other."""
     _, port = await serving.listen()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+    async with channel_to(port) as channel:
         asks = [channel.unary_unary(f"/{SERVICE}/{method}") for method in ("Echo", "Together")]
         answers = await asyncio.gather(*(asks[n % 2](b"%d" % n) for n in range(2000)))
     assert answers == [b"%d" % n for n in range(2000)]

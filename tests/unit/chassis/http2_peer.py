@@ -8,6 +8,7 @@ import grpc
 from jh2.config import H2Configuration
 from jh2.connection import H2Connection
 from jh2.events import DataReceived, ResponseReceived, TrailersReceived
+from jh2.hyperframe.frame import GoAwayFrame
 
 from chassis.rpc.http2.call import Call
 from chassis.rpc.http2.connection import Connection, Served
@@ -132,6 +133,8 @@ class Peer:
         self.connection = Connection(self.served, lambda _: None, lambda _: self.lost.set())
         self.pipe = Pipe(self.connection)
         self.h2 = H2Connection(H2Configuration(client_side=True, header_encoding=None, validate_outbound_headers=False))
+        # A client that is told goodbye may still say what it had begun.
+        self.h2._frame_dispatch_table[GoAwayFrame] = lambda _: ([], [])
         self.answers: dict[int, dict[bytes, bytes]] = {}
         self.bodies: dict[int, bytes] = {}
         self.connection.connection_made(self.pipe)

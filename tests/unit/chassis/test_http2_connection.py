@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import grpc
 import pytest
+from jh2.errors import ErrorCodes
 from jh2.hyperframe.frame import GoAwayFrame, RstStreamFrame
 
 from chassis.endless import end
@@ -288,3 +289,27 @@ async def test_so_many_calls_at_once_and_no_more(peer: Peer, served: Handlers):
     await peer.hear()
     assert peer.pipe.closed
     assert served.cancelled == 1000
+
+
+async def test_too_much_metadata_fails_alone(peer: Peer):
+    """Metadata beyond what the client was told ends its call, and the connection goes on."""
+    large = peer.begin("/s/Echo", b"", extra=[(b"a", b"v" * 30_000)])
+    other = peer.begin("/s/Echo", b"")
+    peer.say()
+    await peer.hear()
+    assert (peer.status(large), peer.status(other)) == (EXHAUSTED, OK)
+
+
+async def test_a_call_behind_the_last_goodbye_is_refused(peer: Peer):
+    """It is told so, and does not find a closed connection; the client leaves first, or is cut off."""
+    peer.say()
+    await peer.hear()
+    peer.connection.drain()
+    await peer.hear()
+    reset = peer.begin("/s/Echo", b"")
+    peer.say()
+    await asyncio.sleep(0)
+    assert not peer.pipe.closed
+    refused = RstStreamFrame(reset)
+    refused.error_code = ErrorCodes.REFUSED_STREAM
+    assert refused.serialize() in peer.pipe.take()
