@@ -117,7 +117,7 @@ class Schedules:
                 timezone=body.timezone,
                 misfire=_number(body.misfire),
                 paused=body.paused,
-                task=work_request(body.task),
+                task=work_request(body.task, principal),
             )
         )
         return _shown(answer.schedule)
@@ -141,7 +141,7 @@ class Schedules:
         if body.misfire is not None:
             wanted.misfire = _number(body.misfire)
         if body.task is not None:
-            wanted.task.CopyFrom(work_request(body.task))
+            wanted.task.CopyFrom(work_request(body.task, require_scope(request.scope, "tasks")))
         return await self._update(request, schedule_id, wanted)
 
     async def pause(self, request: Request, schedule_id: str) -> ScheduleView:

@@ -1,12 +1,13 @@
 """Tasks over the native API."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from mesh.tasks.v1 import tasks_pb2
 
 from tests.unit.gateway.apis.task_fakes import KINDS
-from tests.unit.gateway.apis.world import World
+from tests.unit.gateway.apis.world import USER, WHO, World
 
 TASKS = "/api/v1/tasks"
 EXAMPLE = {"task_type": "automation", "payload": {"action": "process_data"}, "priority": 1}
@@ -293,3 +294,22 @@ async def test_a_submission_under_way_refuses_its_repetition(world: World):
     assert (again.status, again.json["error"]["code"]) == (409, "IDEMPOTENCY_IN_FLIGHT")
     go.set()
     assert ((await first).status, (await other).status) == (201, 201)
+
+
+@pytest.mark.parametrize("path", [TASKS, f"{TASKS}/batch", f"{TASKS}/schedules"])
+async def test_a_task_is_no_way_around_its_own_route(world: World, path: str):
+    """Models are fetched for administrators alone."""
+    task = {"task_type": "model.pull", "payload": {"model": "m"}}
+    body = {TASKS: task, f"{TASKS}/batch": {"tasks": [task]}}.get(path, {"name": "n", "cron": "@daily", "task": task})
+    assert (await world.ask("POST", path, body)).status == 403
+    assert not world.tasks.requests
+    if path == TASKS:
+        assert (await world.ask("POST", path, body, who="admin")).status == 201
+
+
+async def test_a_conversation_as_a_task_needs_the_scope_of_conversations(world: World, monkeypatch: pytest.MonkeyPatch):
+    """Whatever tasks the credential may submit."""
+    task = {"task_type": "llm.batch", "payload": {"items": [{"message": "Hi"}]}}
+    for scopes, status in (({"tasks"}, 403), ({"tasks", "chat"}, 201), ({"*"}, 201)):
+        monkeypatch.setitem(WHO, "user", replace(USER, scopes=frozenset(scopes)))
+        assert (await world.ask("POST", TASKS, task)).status == status
