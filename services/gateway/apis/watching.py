@@ -1,9 +1,10 @@
-"""Whether a socket or stream that stands may go on standing: as long as its credential is good."""
+"""Whether a socket or stream that stands may go on standing: as long as its credential is good for what it was."""
 
 from collections.abc import Awaitable, Callable
 
 from chassis.errors import Unauthenticated, Unavailable
 from services.gateway.edge.asgi import Scope
+from services.gateway.edge.context import require_user
 from services.gateway.edge.credentials import of_scope
 from services.gateway.identity.operations import Identity
 
@@ -13,17 +14,17 @@ StillAllowed = Callable[[], Awaitable[bool]]
 def watch_credential(identity: Identity, scope: Scope) -> StillAllowed:
     """What to ask now and then for a request that passed the edge."""
     credential = of_scope(scope, dict(scope["headers"])) or ""
+    role = require_user(scope).role
 
     async def still_allowed() -> bool:
-        if identity.recall(credential) is not None:
-            return True
         try:
-            await identity.authenticate(credential)
+            principal = identity.recall(credential) or await identity.authenticate(credential)
         except Unauthenticated:
             return False
         except Unavailable:
             # Nobody can tell now; what was good stays good, as it does for requests.
             return True
-        return True
+        # Whoever lost a role opens anew what another role may see, and no worker stays that may not be one.
+        return principal.role == role
 
     return still_allowed
