@@ -153,7 +153,7 @@ class DescriptorLimits:
         return plan
 
     def _keep(self, raw: bytes, book: DescriptorBook, plan: Plan) -> None:
-        """One by one those that are known for longest go: all at once would stop everybody for 20 ms."""
+        """One by one those that are known for longest go: all at once would stop everybody meanwhile."""
         if (before := self._plans.pop(raw, None)) is not None:
             self._descriptors_kept -= len(before[1].slots)
         self._plans[raw] = (book, plan)

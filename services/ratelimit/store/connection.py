@@ -13,6 +13,10 @@ from typing import Any, cast
 import hiredis
 from redis.asyncio.connection import SSLConnection, parse_url
 
+from chassis.logging import get_logger
+
+log = get_logger(__name__)
+
 Argument = bytes | str | int
 # Gets the reply, or an exception: hiredis.ReplyError for Redis's own, ConnectionError when there will be no reply.
 OnReply = Callable[[Any], None]
@@ -38,8 +42,23 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._unheard_since = self._loop.time()
         self._reader.feed(data)
-        while (reply := self._reader.gets()) is not _NOTHING:
+        while (reply := self._next()) is not _NOTHING:
+            if not self._waiting:
+                self._distrust("an answer that nobody asked for")
+                return
             self._waiting.popleft()(reply)
+
+    def _next(self) -> Any:
+        try:
+            return self._reader.gets()
+        except hiredis.ProtocolError as error:
+            self._distrust(str(error))
+            return _NOTHING
+
+    def _distrust(self, said: str) -> None:
+        """Whoever talks like this is not Redis, as another server on its port while it is away."""
+        log.error("What answers in the place of Redis is not Redis", said=said)
+        self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
