@@ -111,7 +111,7 @@ async def open_endpoints(
     )
     # There is no public way to say how a connection reads; a test would see it if this were another name.
     factory = partial(_Bounded, loop=asyncio.get_running_loop())
-    connector._factory = factory  # type: ignore[assignment]  # noqa: SLF001 - of what it makes, a kind
+    connector._factory = factory  # type: ignore[assignment]  # noqa: SLF001 - a subclass of what it makes
     try:
         async with aiohttp.ClientSession(
             connector=connector,
