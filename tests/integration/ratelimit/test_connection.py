@@ -14,17 +14,23 @@ async def test_who_is_not_redis_is_not_listened_to(said: bytes):
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
         writer.write(said)
-        await writer.drain()
+        # Until the other side leaves.
+        await reader.read()
+        writer.close()
+        left.set()
 
+    left = asyncio.Event()
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     connection = await connect(f"redis://127.0.0.1:{port}", timeout_seconds=5)
     asked = connection.ask("PING")
     async with asyncio.timeout(5):
         await connection.closed
+        await left.wait()
     if said.startswith(b"HTTP"):
         with pytest.raises(ConnectionError):
             await asked
     else:
         assert await asked == b"OK"
     server.close()
+    await server.wait_closed()
