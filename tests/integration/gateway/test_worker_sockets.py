@@ -62,6 +62,7 @@ async def until_ready(asking: Client) -> None:
                 if (await asking.get("/readyz")).status == 200:
                     return
             except OSError:
+                # It does not listen yet; how long it may take is bounded above.
                 pass
             await asyncio.sleep(0.1)
 
