@@ -45,6 +45,8 @@ _ANSWER_TOKENS = {
     "/api/v1/chat/stream": V1_ANSWER_TOKENS,
     "/api/v1/chat/batch": V1_ANSWER_TOKENS,
 }
+# Tasks may be conversations; the paths below them are their requeueing.
+_SUBMITTING = ("/api/v1/tasks", "/task")
 
 
 def dialect_of(path: str) -> Dialect:
@@ -77,9 +79,13 @@ def classify(method: str, path: str) -> str:
             return _V1_POSTS.get(path, known) if method == "POST" else known
 
 
-def answer_tokens(method: str, path: str) -> int:
-    """How many tokens an answer may have where its request does not say; 0 where none are used."""
-    return _ANSWER_TOKENS.get(path, 0) if method == "POST" else 0
+def answer_tokens(method: str, path: str) -> int | None:
+    """How many tokens an answer may have where its request does not say; 0 where the route tells that once it has read
+    the body, None where none are used.
+    """
+    if method != "POST":
+        return None
+    return 0 if path.startswith(_SUBMITTING) else _ANSWER_TOKENS.get(path)
 
 
 def is_public(method: str, path: str) -> bool:

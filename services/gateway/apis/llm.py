@@ -32,6 +32,11 @@ def prompt_tokens(request: llm_pb2.ChatRequest) -> int:
     return max(1, size // _BYTES_A_TOKEN + media * _MEDIA_TOKENS)
 
 
+def text_tokens(size_bytes: int) -> int:
+    """The same of a text."""
+    return max(1, size_bytes // _BYTES_A_TOKEN)
+
+
 async def reserve(request: llm_pb2.ChatRequest, tokens: Reservation | None) -> None:
     """Sees to it that so many tokens are reserved as a request says it may use. Raises Exhausted."""
     if tokens is not None:

@@ -15,9 +15,9 @@ from chassis.errors import Invalid, MeshError
 from chassis.logging import get_logger
 from services.gateway.edge.context import RequestContext
 from services.gateway.edge.denials import Denials, Key
-from services.gateway.edge.errors import OverLimit
 from services.gateway.edge.holds import Holds
 from services.gateway.edge.places import Places, limits_of
+from services.gateway.edge.refusals import beyond, refusal, too_many
 from services.gateway.edge.rules_watch import TOKENS, RulesWatch
 from services.gateway.edge.tokens import Reservation, Taken
 
@@ -26,8 +26,6 @@ log = get_logger(__name__)
 # A decision takes about a millisecond. Beyond this a request is better served than kept.
 _PATIENCE_SECONDS = 0.5
 _MOST_TOKENS = 1_000_000
-# Longer than any wait that can be told.
-_NEVER_MS = 2**64
 
 
 class Limits:
@@ -64,13 +62,14 @@ class Limits:
         self._denials.follow(generation)
         self._places.follow(generation)
 
-    async def decide(self, context: RequestContext, tokens: int = 0) -> None:
+    async def decide(self, context: RequestContext, tokens: int | None = None) -> None:
         """Puts the decision into the context. Raises OverLimit when it is no; nothing is taken then.
 
         Whoever asks ends the request with `leave`, whatever becomes of it.
 
         Args:
-            tokens: how many the request will probably use of its user's tokens; 0: it uses none.
+            tokens: how many the request will probably use of its user's tokens; 0: nobody knows yet, None: it uses
+                none.
         """
         if self._denials:
             self._recall(context)
@@ -87,19 +86,21 @@ class Limits:
         self._places.learn(_key(context), subject.role, decision)
         if len(subjects) > 1:
             self._reserve(context, (subjects[1], asked_at), decisions[1])
+        elif tokens is not None and self.watch.counts_tokens:
+            context.tokens = self._reservation(context)
         if not decision.allowed:
             self._denials.keep(_key(context), decision, asked_at, self._clock.monotonic())
-            raise _refusal(*decisions)
+            raise refusal(*decisions)
         self._take(context, (subject, asked_at), decision)
         if context.tokens is not None and context.tokens.refused:
-            raise _refusal(*decisions)
+            raise beyond(decisions[1], tokens or 0) or refusal(*decisions)
 
     def _recall(self, context: RequestContext) -> None:
         denial = self._denials.find(_key(context), self._clock.monotonic())
         if denial is not None:
             self._remembered.inc()
             context.decision = denial
-            raise _refusal(denial)
+            raise refusal(denial)
 
     def _take(self, context: RequestContext, asked: Taken, decision: ratelimit_pb2.Decision) -> None:
         subject, asked_at = asked
@@ -111,7 +112,7 @@ class Limits:
                 self.holds.refund(subject, 1, asked_at)
                 # Its figures are not those that refuse.
                 context.decision, context.degraded = None, True
-                raise _too_many(rule)
+                raise too_many(rule)
             self._places.take(subject, limits)
             self.holds.take(subject, min(leases))
             context.holds = True
@@ -123,24 +124,29 @@ class Limits:
         """All or nothing over both subjects: of a refused request `leave` gives back what either of them took."""
         if not decision.rules:
             return
+        reservation = context.tokens = self._reservation(context)
+        reservation.decision, reservation.refused = decision, not decision.allowed
+        if decision.allowed:
+            reservation.taken.append(asked)
 
-        async def reserve(tokens: int) -> Taken | None:
-            return await self._reserve_more(context, reservation, tokens)
+    def _reservation(self, context: RequestContext) -> Reservation:
+        async def reserve(tokens: int, needed: int) -> Taken | None:
+            return await self._reserve_more(context, reservation, tokens, needed)
 
-        allowed = decision.allowed
-        reservation = context.tokens = Reservation(
-            taken=[asked] if allowed else [], decision=decision, refused=not allowed, reserve=reserve
-        )
+        reservation = Reservation(reserve=reserve)
+        return reservation
 
-    async def _reserve_more(self, context: RequestContext, reservation: Reservation, tokens: int) -> Taken | None:
+    async def _reserve_more(
+        self, context: RequestContext, reservation: Reservation, tokens: int, needed: int
+    ) -> Taken | None:
         subject, asked_at = _token_subject(context, tokens), self._clock.monotonic()
         decisions = await self._ask(context, [subject])
-        if decisions is None:
+        if decisions is None or not decisions[0].rules:
             return None
         decision = reservation.decision = decisions[0]
         if not decision.allowed:
             reservation.refused = True
-            raise _refusal(decision)
+            raise beyond(decision, needed) or refusal(decision)
         return subject, asked_at
 
     # -- the end of a request --------------------------------------------------------------------------------------
@@ -216,7 +222,7 @@ class Limits:
         if subject.hold:
             limits = self._places.known(_key(context), subject.role)
             if rule := self._places.full(subject.user, limits):
-                raise _too_many(rule)
+                raise too_many(rule)
             self._places.take(subject, limits, doubtful=True)
             context.subject = subject
         self._unasked.inc()
@@ -252,21 +258,3 @@ def _token_subject(context: RequestContext, tokens: int) -> ratelimit_pb2.Subjec
     subject.route_class = TOKENS
     subject.cost = min(tokens, _MOST_TOKENS)
     return subject
-
-
-def _refusal(*decisions: ratelimit_pb2.Decision) -> OverLimit:
-    """The answer to a request that was refused by at least one of its decisions."""
-    denied = [decision for decision in decisions if not decision.allowed]
-    # Whoever can tell no time outlasts the others: the request would not pass at theirs.
-    slowest = max(denied, key=lambda one: one.retry_after_ms if one.HasField("retry_after_ms") else _NEVER_MS)
-    seconds = slowest.retry_after_ms / 1000 if slowest.HasField("retry_after_ms") else None
-    if not slowest.rules:
-        return OverLimit("Rate limit exceeded", retry_after_seconds=seconds)
-    rule = slowest.rules[slowest.tightest]
-    if rule.concurrent:
-        return _too_many(rule.name, seconds)
-    return OverLimit("Rate limit exceeded", details={"rule": rule.name}, retry_after_seconds=seconds)
-
-
-def _too_many(rule: str, seconds: float | None = None) -> OverLimit:
-    return OverLimit("Too many requests at the same time", details={"rule": rule}, retry_after_seconds=seconds)

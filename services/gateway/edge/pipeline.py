@@ -59,7 +59,7 @@ class Rules:
         client_gone: what the application raises when the client left before it was answered.
         speaks_openai: whether answers on a path carry the headers that OpenAI's SDKs read.
         answer_tokens: method and path → tokens that an answer may have where the request does not say, of those that
-            its user has a minute; 0: it takes none of them.
+            its user has a minute; 0: its route tells once the body is read; None: it takes none of them.
     """
 
     classify: Callable[[str, str], str]
@@ -67,7 +67,7 @@ class Rules:
     render: Callable[[str, str, MeshError, str, datetime], tuple[int, list[Header], bytes]]
     client_gone: type[Exception]
     speaks_openai: Callable[[str], bool]
-    answer_tokens: Callable[[str, str], int]
+    answer_tokens: Callable[[str, str], int | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,11 +183,11 @@ class Edge:
         if refusal is not None:
             raise refusal
 
-    def _tokens(self, scope: Scope, headers: dict[bytes, bytes], principal: Principal | None) -> int:
+    def _tokens(self, scope: Scope, headers: dict[bytes, bytes], principal: Principal | None) -> int | None:
         """How many tokens a request will probably take; its route knows better once the body is read."""
         answer = self._rules.answer_tokens(_method(scope), scope["path"])
         if not answer or principal is None:
-            return 0
+            return answer if principal else None
         length = headers.get(b"content-length", b"")
         # What is no length is refused later, and counted all the same.
         known = int(length) if length.isdigit() and len(length) <= _LENGTH_DIGITS else 0

@@ -51,9 +51,7 @@ class KeptAnswers:
             # It was given back between the two statements; the caller asks again.
             return None
         if row.fingerprint != fingerprint:
-            raise Conflict(
-                "The idempotency key was used for another request", code="IDEMPOTENCY_MISMATCH", details={"key": key}
-            )
+            raise Conflict("The idempotency key was used for another request", code="IDEMPOTENCY_MISMATCH")
         return None if row.answer is None else _decode(row.answer)
 
     async def _take(self, connection: AsyncConnection, owner: str, key: str, fingerprint: bytes) -> UUID | None:

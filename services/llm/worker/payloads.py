@@ -6,6 +6,8 @@ from services.llm.model import Answer, Chat, Message
 from worker.handler import INVALID_INPUT, Reject
 
 MOST_ITEMS = 500
+# Where a conversation does not say, as in the native API: so many were reserved of its owner's tokens.
+_ANSWER_TOKENS = 2048
 _ROLES = ("system", "user", "assistant")
 
 
@@ -18,7 +20,7 @@ def read_chat(payload: Any, *, owner_id: str, key: str) -> Chat:
         model=_of(body, "model", str) or "",
         messages=_messages(body),
         temperature=_of(body, "temperature", float, int),
-        max_tokens=_of(body, "max_tokens", int),
+        max_tokens=_of(body, "max_tokens", int) or _ANSWER_TOKENS,
         top_p=_of(body, "top_p", float, int),
         seed=_of(body, "seed", int),
         stop=_texts(body, "stop"),

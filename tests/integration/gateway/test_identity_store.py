@@ -65,7 +65,7 @@ def a_key(user: User, created_at: datetime = NOW) -> tuple[ApiKey, bytes]:
         user_id=user.id,
         name="laptop",
         prefix=f"amk_{key_id}",
-        scopes=("chat", "tasks:read"),
+        scopes=("chat", "tasks"),
         created_at=created_at,
         expires_at=LATER,
     )

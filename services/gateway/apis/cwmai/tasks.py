@@ -84,6 +84,7 @@ class Tasks:
         principal = require_scope(request.scope, "tasks")
         told = {"title": body.title, "description": body.description, "estimated_hours": body.estimated_hours}
         submitted = await self._submissions.submit(
+            request.scope,
             tasks_pb2.SubmitRequest(
                 kind=body.task_type,
                 owner_id=principal.user_id,
@@ -91,7 +92,7 @@ class Tasks:
                 labels=orjson.dumps(told),
                 priority=_NUMBERS[body.priority],
                 idempotency_key=idempotency_key(request.headers.get(IDEMPOTENCY_KEY.decode(), "")),
-            )
+            ),
         )
         return TaskView(
             id=submitted.task_id,

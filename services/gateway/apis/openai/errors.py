@@ -13,6 +13,7 @@ _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit
 _CODES = {
     "AUTH_FAILED": "invalid_api_key",
     "RATE_LIMITED": "rate_limit_exceeded",
+    "TOKENS_BEYOND_LIMIT": "rate_limit_exceeded",
     "PERMISSION_DENIED": "insufficient_permissions",
 }
 

@@ -98,7 +98,7 @@ class Tasks:
             idempotency_key=idempotency_key(request.headers.get(IDEMPOTENCY_KEY.decode(), "")),
         )
         try:
-            submitted = await self._submissions.submit(wanted)
+            submitted = await self._submissions.submit(request.scope, wanted)
         except Invalid as error:
             if error.code == _UNKNOWN_KIND and is_by_name(body.type):
                 raise Unavailable("No worker of that name has connected yet", code="WORKER_OFFLINE") from None

@@ -14,21 +14,24 @@ from typing_extensions import TypedDict
 from chassis.errors import Conflict, Invalid, MeshError
 from services.gateway.apis.exchange import Attendance, header, read_body, send_json
 from services.gateway.apis.idempotency import IDEMPOTENCY_KEY, idempotency_key
-from services.gateway.apis.llm import V1_ANSWER_TOKENS, prompt_tokens
+from services.gateway.apis.llm import prompt_tokens
 from services.gateway.apis.problems import refused
+from services.gateway.apis.special_kinds import BATCH
 from services.gateway.apis.submissions import Submissions
 from services.gateway.apis.v1 import task_shapes
 from services.gateway.apis.v1.chat import ChatAnswer, ChatBody, spoken, to_request
 from services.gateway.edge.asgi import Receive, Scope, Send
 from services.gateway.edge.body import parse_json
 from services.gateway.edge.context import current, require_scope
+from services.gateway.edge.errors import PayloadTooLarge
 from services.gateway.edge.tokens import Reservation
 from services.gateway.identity.model import Principal
 
-_KIND = "llm.batch"
 # So many are answered while the client waits; more are a task.
 _MOST_AT_ONCE = 20
 _MOST = 500
+# The payload of a task has no more, whoever submits it.
+MOST_TASK_BYTES = 256 * 1024
 # Of one batch; it holds one place of its user's.
 _SIDE_BY_SIDE = 4
 
@@ -48,8 +51,10 @@ class ChatFailure(TypedDict):
 
 _DESCRIPTION = (
     "Up to 20 messages are answered in their order, each with an answer or an error. More become a task of kind "
-    "`llm.batch`, whose result has the same under `items`. It counts as one request, and reserves the `max_tokens` of "
-    "every message (2048 where it has none) of the caller's tokens a minute; of a task none go back."
+    "`llm.batch`, whose result has the same under `items`; as a task they may have 256 KiB together (413). It counts "
+    "as one request, and reserves of the caller's tokens a minute the `max_tokens` of every message (2048 where it has "
+    "none) and those of its text; of a task none go back. What needs more than a minute has at all is refused as "
+    "`TOKENS_BEYOND_LIMIT`."
 )
 BATCH_BODY: TypeAdapter[list[ChatBody]] = TypeAdapter(
     Annotated[list[ChatBody], Field(min_length=1, max_length=_MOST, title="ChatBatch", description=_DESCRIPTION)]
@@ -73,12 +78,12 @@ class ChatBatch:
         bodies = _checked(parse_json(await read_body(receive)))
         key = idempotency_key(header(scope, IDEMPOTENCY_KEY))
         requests = [to_request(body, principal, _item_key(key, index)) for index, body in enumerate(bodies)]
+        if len(requests) > _MOST_AT_ONCE:
+            await send_json(send, await self._submit(scope, requests, principal, key), 202)
+            return
         tokens = current(scope).tokens
         if tokens is not None:
-            await tokens.need(sum(prompt_tokens(each) + (each.max_tokens or V1_ANSWER_TOKENS) for each in requests))
-        if len(requests) > _MOST_AT_ONCE:
-            await send_json(send, await self._submit(requests, principal, key, tokens), 202)
-            return
+            await tokens.need(sum(prompt_tokens(each) + each.max_tokens for each in requests))
         with Attendance(receive):
             answers = await self._answers(requests, tokens)
         await send_json(send, answers)
@@ -114,11 +119,7 @@ class ChatBatch:
         return answers
 
     async def _submit(
-        self,
-        requests: Sequence[llm_pb2.ChatRequest],
-        principal: Principal,
-        key: str,
-        tokens: Reservation | None,
+        self, scope: Scope, requests: Sequence[llm_pb2.ChatRequest], principal: Principal, key: str
     ) -> dict[str, Any]:
         items = [
             {
@@ -129,19 +130,21 @@ class ChatBatch:
             }
             for request in requests
         ]
-        submitted = await self._submissions.submit(
-            tasks_pb2.SubmitRequest(
-                owner_id=principal.user_id,
-                kind=_KIND,
-                payload=orjson.dumps({"items": items}),
-                priority=tasks_pb2.PRIORITY_NORMAL,
-                idempotency_key=key,
+        payload = orjson.dumps({"items": items})
+        if len(payload) > MOST_TASK_BYTES:
+            raise PayloadTooLarge(
+                f"More than {_MOST_AT_ONCE} messages become a task, which may have {MOST_TASK_BYTES} bytes; these make "
+                f"{len(payload)}: send fewer in one request",
+                details={"field": "body", "most_bytes": str(MOST_TASK_BYTES), "bytes": str(len(payload))},
             )
+        submission = tasks_pb2.SubmitRequest(
+            owner_id=principal.user_id,
+            kind=BATCH,
+            payload=payload,
+            priority=tasks_pb2.PRIORITY_NORMAL,
+            idempotency_key=key,
         )
-        if tokens is not None:
-            # Nobody tells later what it has used, so all that was reserved counts as used.
-            tokens.used = sum(subject.cost for subject, _ in tokens.taken)
-        return task_shapes.accepted(submitted).model_dump(mode="json")
+        return task_shapes.accepted(await self._submissions.submit(scope, submission)).model_dump(mode="json")
 
 
 def _checked(body: Any) -> list[ChatBody]:

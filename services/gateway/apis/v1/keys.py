@@ -20,7 +20,7 @@ Scope = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 class NewKey(Body):
     """A wish for a key.
 
-    `scopes` narrow it: chat, models, tasks, agents, webhooks, keys, limits; ``*`` is all of its maker's.
+    `scopes` narrow it: chat, models, tasks, agents, webhooks, worker, users, keys, limits; ``*`` is all of its maker's.
     """
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=100)] = Field(examples=["ci"])

@@ -13,13 +13,12 @@ from services.gateway import views
 from services.gateway.apis.body_route import StrictRoute
 from services.gateway.apis.idempotency import IDEMPOTENCY_KEY, IDEMPOTENCY_PARAMETER, idempotency_key
 from services.gateway.apis.shapes import Body
+from services.gateway.apis.special_kinds import PULL
 from services.gateway.apis.submissions import Submissions
 from services.gateway.apis.v1 import task_shapes
 from services.gateway.apis.v1.task_shapes import Accepted
 from services.gateway.edge.context import require_admin, require_scope
 from services.gateway.views import Instant
-
-_PULL = "model.pull"
 
 
 class ModelView(BaseModel):
@@ -103,14 +102,14 @@ class Models:
         key = idempotency_key(request.headers.get(IDEMPOTENCY_KEY.decode(), ""))
         submission = tasks_pb2.SubmitRequest(
             owner_id=principal.user_id,
-            kind=_PULL,
+            kind=PULL,
             payload=orjson.dumps({"model": body.model}),
             priority=tasks_pb2.PRIORITY_NORMAL,
             idempotency_key=key,
             # Who asks again while it is being fetched is told of that task.
             unique_key=body.model,
         )
-        return task_shapes.accepted(await self._submissions.submit(submission))
+        return task_shapes.accepted(await self._submissions.submit(request.scope, submission))
 
 
 def _shown(model: llm_pb2.Model) -> dict[str, str | None]:

@@ -11,6 +11,7 @@ from services.gateway import views
 from services.gateway.apis.body_route import StrictRoute
 from services.gateway.apis.ids import is_schedule_id
 from services.gateway.apis.shapes import Body
+from services.gateway.apis.special_kinds import check_schedulable
 from services.gateway.apis.v1.shapes import Page, Paginated, PerPage, paginated
 from services.gateway.apis.v1.task_shapes import Work, owner_of, work_request
 from services.gateway.edge.context import require_scope
@@ -28,7 +29,8 @@ class NewSchedule(Body):
 
     `cron` has five fields (minute, hour, day of month, month, day of week), six with seconds first, or is @hourly,
     @daily, @weekly, @monthly or @yearly. `misfire` says what becomes of times that passed while the mesh was down.
-    For one single time a task's own `run_at` is enough.
+    For one single time a task's own `run_at` is enough. Conversations (`llm.chat`, `llm.batch`) are not scheduled: they
+    count against the tokens a minute of whoever submits them.
     """
 
     name: Name = Field(default="", examples=["nightly report"])
@@ -109,6 +111,7 @@ class Schedules:
 
     async def create(self, request: Request, body: NewSchedule) -> ScheduleView:
         principal = require_scope(request.scope, "tasks")
+        check_schedulable(body.task.task_type, principal)
         answer = await self._tasks.CreateSchedule(
             tasks_pb2.CreateScheduleRequest(
                 owner_id=principal.user_id,
@@ -117,7 +120,7 @@ class Schedules:
                 timezone=body.timezone,
                 misfire=_number(body.misfire),
                 paused=body.paused,
-                task=work_request(body.task, principal),
+                task=work_request(body.task),
             )
         )
         return _shown(answer.schedule)
@@ -141,7 +144,8 @@ class Schedules:
         if body.misfire is not None:
             wanted.misfire = _number(body.misfire)
         if body.task is not None:
-            wanted.task.CopyFrom(work_request(body.task, require_scope(request.scope, "tasks")))
+            check_schedulable(body.task.task_type, require_scope(request.scope, "tasks"))
+            wanted.task.CopyFrom(work_request(body.task))
         return await self._update(request, schedule_id, wanted)
 
     async def pause(self, request: Request, schedule_id: str) -> ScheduleView:

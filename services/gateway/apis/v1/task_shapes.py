@@ -6,17 +6,13 @@ import orjson
 from mesh.tasks.v1 import tasks_pb2
 from pydantic import BaseModel, Field, StringConstraints
 
-from chassis.errors import Forbidden, NotFound
+from chassis.errors import NotFound
 from services.gateway import views
 from services.gateway.apis.ids import is_task_id
 from services.gateway.apis.shapes import WHOLE, Body, Moment
 from services.gateway.apis.submissions import Submitted
-from services.gateway.identity.model import ACCESS_SCOPE, Principal
+from services.gateway.identity.model import Principal
 from services.gateway.views import Instant
-
-_PULL = "model.pull"
-# What else than the scope ``tasks`` is needed for tasks that other routes make too.
-_SCOPES = {"llm.chat": "chat", "llm.batch": "chat", _PULL: "models"}
 
 Status = Literal["scheduled", "queued", "running", "completed", "failed", "dead", "cancelled", "expired"]
 Kind = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$")]
@@ -175,9 +171,8 @@ def known(task_id: str) -> str:
     return task_id
 
 
-def work_request(body: Work, principal: Principal) -> tasks_pb2.SubmitRequest:
-    """The part of a submission that schedules have too. Raises Forbidden where the kind's own route would."""
-    _check_kind(body.task_type, principal)
+def work_request(body: Work) -> tasks_pb2.SubmitRequest:
+    """The part of a submission that schedules have too."""
     return tasks_pb2.SubmitRequest(
         kind=body.task_type,
         payload=orjson.dumps(body.payload),
@@ -190,7 +185,7 @@ def work_request(body: Work, principal: Principal) -> tasks_pb2.SubmitRequest:
 
 def submit_request(body: Submission, principal: Principal, key: str) -> tasks_pb2.SubmitRequest:
     """A whole submission."""
-    request = work_request(body, principal)
+    request = work_request(body)
     request.owner_id = principal.user_id
     request.idempotency_key = key
     for name, moment in (("run_at", body.run_at), ("deadline_at", body.deadline_at)):
@@ -274,12 +269,3 @@ def event_of(event: tasks_pb2.Event) -> TaskEvent:
         at=views.required_instant(event, "at"),
         data=views.json_object(event.data),
     )
-
-
-def _check_kind(kind: str, principal: Principal) -> None:
-    """A task is no way around what the route of its kind asks for."""
-    scope = _SCOPES.get(kind, ACCESS_SCOPE)
-    if kind in _SCOPES and not {ACCESS_SCOPE, scope} & set(principal.scopes):
-        raise Forbidden(f"The credential lacks the scope {scope}")
-    if kind == _PULL and not principal.is_admin:
-        raise Forbidden("Administrative privileges required")

@@ -83,13 +83,13 @@ class Tasks:
     async def submit(self, request: Request, body: Submission) -> Accepted:
         principal = require_scope(request.scope, "tasks")
         key = idempotency_key(request.headers.get(IDEMPOTENCY_KEY.decode(), ""))
-        submitted = await self._submissions.submit(task_shapes.submit_request(body, principal, key))
+        submitted = await self._submissions.submit(request.scope, task_shapes.submit_request(body, principal, key))
         return task_shapes.accepted(submitted)
 
     async def submit_many(self, request: Request, body: Batch) -> AcceptedBatch:
         principal = require_scope(request.scope, "tasks")
         requests = [task_shapes.submit_request(each, principal, "") for each in body.tasks]
-        submitted = await self._submissions.submit_many(requests)
+        submitted = await self._submissions.submit_many(request.scope, requests)
         return AcceptedBatch(tasks=[task_shapes.accepted(each) for each in submitted])
 
     async def get(self, request: Request, task_id: str) -> TaskDetail:
@@ -121,8 +121,7 @@ class Tasks:
         owner = owner_of(require_scope(request.scope, "tasks"))
         wanted = body or Requeue()
         query = tasks_pb2.RequeueTaskRequest(id=known(task_id), owner_id=owner, attempts=wanted.attempts)
-        answer = await self._tasks.RequeueTask(query)
-        return task_shapes.detail(answer.task)
+        return task_shapes.detail(await self._submissions.requeue(request.scope, query))
 
     async def cancel(self, request: Request, task_id: str) -> None:
         owner = owner_of(require_scope(request.scope, "tasks"))

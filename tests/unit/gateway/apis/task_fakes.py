@@ -10,7 +10,7 @@ from chassis.errors import Conflict, Invalid, MeshError, NotFound
 from services.gateway.views import stamp_of
 from tests.support.clock import FakeClock
 
-KINDS = ("automation", "sentiment_analysis", "feature", "bug", "docs", "test", "llm.batch", "model.pull")
+KINDS = ("automation", "sentiment_analysis", "feature", "bug", "docs", "test", "llm.chat", "llm.batch", "model.pull")
 
 
 class FakeSchedules:

@@ -99,8 +99,10 @@ def test_what_is_held_has_a_class_of_its_own(method: str, path: str, route_class
 
 
 def test_chats_use_tokens():
-    """In both dialects that ask a model; nothing else does."""
+    """In both dialects that ask a model; of what submits tasks the body tells, and nothing else does."""
     chats = ("/v1/chat/completions", "/api/v1/chat", "/api/v1/chat/stream")
     assert all(answer_tokens("POST", path) for path in chats)
     assert not any(answer_tokens("GET", path) for path in chats)
-    assert not answer_tokens("POST", "/api/v1/tasks")
+    submitting = ("/api/v1/tasks", "/api/v1/tasks/batch", "/api/v1/tasks/task_1/requeue", "/task")
+    assert [answer_tokens("POST", path) for path in submitting] == [0] * 4
+    assert answer_tokens("POST", "/api/v1/agents") is None

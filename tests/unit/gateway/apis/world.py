@@ -55,10 +55,14 @@ class Answer:
 
 
 class World:
-    """Everything behind the APIs; `app` is them behind the least of an edge: a principal in, errors out."""
+    """Everything behind the APIs; `app` is them behind the least of an edge: a principal in, errors out.
+
+    `tokens` is the Reservation that every request has.
+    """
 
     def __init__(self) -> None:
         self.clock = FakeClock()
+        self.tokens: Any = None
         self.llm, self.tasks, self.agents = FakeLlm(), FakeTasks(self.clock), FakeAgents(self.clock)
         self.identity = FakeIdentity(self.clock, WHO)
         executions: Any = Executions(self.agents)  # type: ignore[arg-type]  # as below
@@ -96,7 +100,7 @@ class World:
             return
         headers = dict(scope["headers"])
         token = headers.get(b"authorization", b"").decode().removeprefix("Bearer ")
-        scope[KEY] = RequestContext(request_id="req_1", traceparent="", principal=WHO.get(token))
+        scope[KEY] = RequestContext(request_id="req_1", traceparent="", principal=WHO.get(token), tokens=self.tokens)
         try:
             if WHO.get(token) is None and not is_public(scope.get("method", ""), scope["path"]):
                 await self.identity.authenticate(token)

@@ -63,6 +63,27 @@ async def test_the_rest_of_a_reservation_comes_back():
         await until(lambda: world.limiter.refunded == [("openai.tokens", 980)], "the rest to come back")
 
 
+async def test_a_route_may_reserve_what_nobody_could_know_before():
+    """Nothing with the decision, then what the body says; more than one question may ask for in several."""
+    async with counting(using(7, need=1_000_500), tokens=2_000_000) as world:
+        assert (await world.ask("/task")).status == 200
+        assert [one.cost for one in world.limiter.asked] == [0, 1_000_000, 500]
+        await until(lambda: world.limiter.tokens == 2_000_000 - 7, "the rest to come back")
+
+
+async def test_a_request_that_needs_more_than_ever_passes_is_told_so():
+    """In words and figures, and without a time to come back at."""
+    async with counting(using(0, need=43_000)) as world:
+        answer = await world.ask("/task")
+        assert (answer.status, answer.body["details"]["limit"], answer.body["details"]["needed"]) == (
+            429,
+            "10000",
+            "43000",
+        )
+        assert "43000 tokens, and at most 10000 pass in 60 seconds" in answer.body["message"]
+        assert answer.body["retry_after"] is None
+
+
 async def test_what_the_request_says_is_reserved_before_it_runs():
     """An answer longer than was thought is asked for, and what it does not use comes back of both."""
     async with counting(using(1200, need=1500)) as world:

@@ -116,7 +116,7 @@ class World:
             render=render,
             client_gone=ClientGone,
             speaks_openai=lambda path: path.startswith("/v1/"),
-            answer_tokens=lambda _, path: 1000 if path.startswith("/v1/") else 0,
+            answer_tokens=lambda _, path: {"v1": 1000, "task": 0}.get(path.split("/")[1]),
         )
         self.edge = Edge(app, layers, rules, self.clock, body_limit_bytes=100)
 

@@ -1,8 +1,11 @@
+import re
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from chassis.errors import Forbidden, Invalid
+from services import gateway
 from services.gateway.identity import model
 from services.gateway.identity.model import ApiKey, Principal, RefreshToken
 from tests.support.clock import FakeClock
@@ -33,14 +36,25 @@ def test_what_is_no_address(address: str):
         ("key", (), None),
         ("key", ("Chat",), None),
         ("key", ("chat",) * 33, None),
+        ("key", ("chat", "tasks:read"), None),
         ("key", ("*",), NOW),
         ("key", ("*",), (NOW + SECOND).replace(tzinfo=None)),
     ],
 )
 def test_keys_that_may_not_be(name: str, scopes: tuple[str, ...], expires_at: object):
-    """Names are printable, scopes are words, an expiry lies ahead."""
+    """Names are printable, scopes are known, an expiry lies ahead."""
     with pytest.raises(Invalid):
         model.check_key(name, scopes, expires_at, NOW)  # type: ignore[arg-type]  # parametrized
+
+
+def test_the_scopes_that_a_key_may_have_are_those_that_routes_ask_for():
+    """And whoever asks for another is told them."""
+    routes = "".join(path.read_text() for path in Path(gateway.__path__[0]).rglob("*.py"))
+    asked_for = re.findall(r'(?:require_scope\([\w.]+, |\b_SCOPE = )"(\w+)"', routes)
+    assert set(asked_for) | {"*"} == set(model.SCOPES)
+    with pytest.raises(Invalid) as refused:
+        model.check_key("key", ("chatt",), None, NOW)
+    assert refused.value.details == {"field": "scopes", "known": ", ".join(model.SCOPES)}
 
 
 def test_a_key_lives_until_its_end():
