@@ -19,7 +19,7 @@ class Limits(Group):
     # of one client, two instances and Redis, none of 56,000 decisions missed 5 ms; where nine times as many processes
     # wanted the cores 1 to 5 % did, and 10 ms at most 0.2 %: there more is right. Two deadlines in a row are the most
     # that a decision waits, and end well within Envoy's 20 ms. A late answer is still taken in, so a miss costs no more
-    # than a `degraded` mark.
+    # than a `degraded` mark. Work that waits in this process is no part of it, however much.
     store_deadline_seconds: float = Field(
         default=0.005, gt=0, validation_alias="MESH_RATE_LIMITS_STORE_DEADLINE_SECONDS"
     )

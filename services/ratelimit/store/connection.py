@@ -5,7 +5,9 @@ take turns where these share.
 """
 
 import asyncio
+import select
 import ssl
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
@@ -33,14 +35,16 @@ class Connection(asyncio.Protocol):
         self._waiting: deque[OnReply] = deque()
         self._loop = asyncio.get_running_loop()
         self._unheard_since = 0.0
+        self._socket = select.poll()
         self.closed = self._loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are no subclass of asyncio's.
         self._transport = cast("asyncio.Transport", transport)
+        self._socket.register(transport.get_extra_info("socket"), select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
-        self._unheard_since = self._loop.time()
+        self._unheard_since = time.monotonic()
         self._reader.feed(data)
         while (reply := self._next()) is not _NOTHING:
             if not self._waiting:
@@ -70,8 +74,14 @@ class Connection(asyncio.Protocol):
 
     @property
     def silent_seconds(self) -> float:
-        """For how long commands have been waiting without a word from Redis; 0 when none waits."""
-        return self._loop.time() - self._unheard_since if self._waiting else 0.0
+        """For how long Redis has owed an answer without a word; 0 while it owes none.
+
+        Time that passes in this process is none of it: an answer that waits to be read was given, and what was asked
+        after it counts from its reading on. (What the loop calls now is when its turn began.)
+        """
+        if not self._waiting or self._socket.poll(0):
+            return 0.0
+        return time.monotonic() - self._unheard_since
 
     def send(self, on_reply: OnReply, *command: Argument) -> None:
         """Sends a command; `on_reply` is called once, from the event loop, never from in here."""
@@ -79,7 +89,7 @@ class Connection(asyncio.Protocol):
             self._loop.call_soon(on_reply, ConnectionError("the connection to Redis is closed"))
             return
         if not self._waiting:
-            self._unheard_since = self._loop.time()
+            self._unheard_since = time.monotonic()
         self._waiting.append(on_reply)
         self._transport.write(hiredis.pack_command(command))  # type: ignore[arg-type]  # the stub names a tuple of one
 

@@ -1,4 +1,4 @@
-"""A script call on its way: its deadline, and who gets which part of the answer."""
+"""A script call on its way, and who gets which part of the answer."""
 
 import asyncio
 import hashlib
@@ -16,9 +16,6 @@ from services.ratelimit.ports import Answer, Debt, InDoubt, Ledger, Moved
 from services.ratelimit.store.connection import Argument, Connection
 from services.ratelimit.store.frame import Place, decide_arguments, number_before, read_answer, settle_arguments
 
-# An answer that arrived while this process was busy is no silence of Redis's: one look at the socket before giving up.
-# It is the last part of the deadline.
-_GRACE_SECONDS = 0.001
 # How a node of a cluster says that it has run nothing, because it is not, or not alone, the one to ask.
 _ELSEWHERE = ("MOVED", "ASK", "TRYAGAIN", "Script attempted to access a non local key")
 
@@ -51,19 +48,14 @@ class Flight(ABC):
 
     Args:
         ended: called once, with what went wrong or None, when nothing more will come.
-        overdue: called when the deadline has passed without an answer.
     """
 
-    def __init__(
-        self, script: Script, ended: "Callable[[Flight, Exception | None], None]", overdue: Callable[[], None]
-    ) -> None:
+    def __init__(self, script: Script, ended: "Callable[[Flight, Exception | None], None]") -> None:
         self._script = script
         self._ended = ended
-        self._overdue = overdue
         self._arguments: Sequence[Argument] = ()
         self._connection: Connection | None = None
         self._place: Callable[[], Place] = Place
-        self._timer: asyncio.TimerHandle | None = None
         # What the server writes down with this call, and what it had written down before.
         self.number = 0
         self.before = 0
@@ -92,25 +84,16 @@ class Flight(ABC):
     def owe_again(self, ledger: Ledger) -> None:
         """It was answered, and then the server lost what it had counted."""
 
-    def send(self, connection: Connection, deadline_seconds: float, place: Callable[[], Place]) -> None:
+    def send(self, connection: Connection, place: Callable[[], Place]) -> None:
         """Sends it. `place` makes another number for each sending, so that numbers are written in their order."""
         self._connection, self._place = connection, place
         self._number()
         connection.send(self._replied, *self._script.by_digest(self._arguments))
-        first_seconds = max(0.0, deadline_seconds - _GRACE_SECONDS)
-        self._timer = asyncio.get_running_loop().call_later(first_seconds, self._look_again)
 
     def _number(self) -> None:
         place = self._place()
         self.number = place.number
         self._arguments = self.arguments(place)
-
-    def _look_again(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(_GRACE_SECONDS, self._expire)
-
-    def _expire(self) -> None:
-        self.expire()
-        self._overdue()
 
     def _replied(self, reply: Any) -> None:
         if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT") and self._connection:
@@ -118,8 +101,6 @@ class Flight(ABC):
             self._number()
             self._connection.send(self._replied, *self._script.by_source(self._arguments))
             return
-        if self._timer is not None:
-            self._timer.cancel()
         failure: Exception | None = None
         if isinstance(reply, hiredis.ReplyError) and str(reply).removeprefix("ERR ").startswith(_ELSEWHERE):
             failure = Moved(private=str(reply))
@@ -142,9 +123,8 @@ class Settlement(Flight):
         ledger: Ledger,
         script: Script,
         ended: Callable[[Flight, Exception | None], None],
-        overdue: Callable[[], None],
     ) -> None:
-        super().__init__(script, ended, overdue)
+        super().__init__(script, ended)
         self._debts = debts
         self._ledger = ledger
 
@@ -184,9 +164,8 @@ class Frame(Flight):
         waiters: Sequence[Waiter],
         script: Script,
         ended: Callable[[Flight, Exception | None], None],
-        overdue: Callable[[], None],
     ) -> None:
-        super().__init__(script, ended, overdue)
+        super().__init__(script, ended)
         self._waiters = waiters
         self._asks = waiters[0].asks if len(waiters) == 1 else [ask for waiter in waiters for ask in waiter.asks]
         self._in_doubt = False

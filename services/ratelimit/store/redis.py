@@ -46,7 +46,7 @@ class RedisStore:
     """The counters that all instances share.
 
     Args:
-        deadline_seconds: how long Redis may take to answer a frame before its asks are decided without it.
+        deadline_seconds: for how long Redis may owe an answer before what it was asked is decided without it.
         in_flight: how many frames may be unanswered; what arrives meanwhile forms the next one.
         keeps: whether this Redis keeps a counter; on a cluster each node keeps some.
     """
@@ -70,6 +70,9 @@ class RedisStore:
         self._calls = Calls(ledger, keeps)
         self._queue: deque[Waiter] = deque()
         self._flights: set[Flight] = set()
+        # What is in flight has gone on without an answer.
+        self._in_doubt = False
+        self._watch: asyncio.TimerHandle | None = None
         self._lull = Lull(self._queue, self._pump)
         self._rounds = 0
         self._was_ready = False
@@ -105,6 +108,8 @@ class RedisStore:
 
     def _pump_soon(self) -> None:
         """Sends the next frame once nobody else comes to go along; without that a frame is one or two calls."""
+        if self._in_doubt:
+            return
         if self._is_full and len(self._flights) < _FULL_IN_FLIGHT:
             self._pump()
         elif self._queue and not self._lull.awaited and len(self._flights) < self._most_in_flight:
@@ -116,15 +121,42 @@ class RedisStore:
         return bool(self._queue) and 2 * len(self._queue[0].asks) >= _FRAME_ASKS
 
     def _pump(self) -> None:
+        if self._in_doubt:
+            return
         room = (_FULL_IN_FLIGHT if self._is_full else self._most_in_flight) - len(self._flights)
         # What is owed goes ahead of the frame, so that it is decided with it; it takes no room.
         self._tell_more()
         while self._queue and room > 0 and self._connection is not None:
             if waiters := self._next_waiters():
-                frame = Frame(waiters, self._script, self._ended, self._overdue)
-                self._flights.add(frame)
-                frame.send(self._connection, self._deadline_seconds, self._calls.next)
+                frame = Frame(waiters, self._script, self._ended)
+                self._send(frame, self._connection)
                 room -= 1
+
+    def _send(self, flight: Flight, connection: Connection) -> None:
+        self._flights.add(flight)
+        flight.send(connection, self._calls.next)
+        if self._watch is None:
+            self._watch = asyncio.get_running_loop().call_later(self._deadline_seconds, self._look)
+
+    def _look(self) -> None:
+        """Is called whenever Redis could be late: goes on without it when it is.
+
+        Redis is not asked again before it has answered what it was asked. Who came too late to be asked waits once more
+        as long: most often Redis has only stumbled, and then nobody else goes without it and has to be settled later.
+        """
+        self._watch = None
+        if self._connection is None or not self._flights:
+            return
+        left_seconds = (1 + self._in_doubt) * self._deadline_seconds - self._connection.silent_seconds
+        if left_seconds <= 0:
+            if self._in_doubt:
+                self._refuse("Redis does not answer in time")
+                return
+            self._in_doubt = True
+            for flight in self._flights:
+                flight.expire()
+            left_seconds = self._deadline_seconds
+        self._watch = asyncio.get_running_loop().call_later(left_seconds, self._look)
 
     def _next_waiters(self) -> list[Waiter]:
         """Takes out who goes along in one frame."""
@@ -144,6 +176,7 @@ class RedisStore:
     def _ended(self, flight: Flight, failure: Exception | None) -> None:
         """A script call was answered, or never will be."""
         self._flights.discard(flight)
+        was_in_doubt, self._in_doubt = self._in_doubt, self._in_doubt and bool(self._flights)
         moved = isinstance(failure, Moved) and self._in_cluster
         if failure is not None and not moved:
             self._give_up(f"{type(failure).__name__}: {failure}")
@@ -154,15 +187,13 @@ class RedisStore:
             if not self._flights:
                 # Those who were in doubt go first: what they find out is part of what is owed.
                 asyncio.get_running_loop().call_soon(self._settle)
+        elif was_in_doubt:
+            asyncio.get_running_loop().call_soon(self._pump_soon)
         else:
             self._pump_soon()
             # Debts that were refused wait for those who know where they belong.
             if not self._lull.awaited and not moved:
                 self._tell_more()
-
-    def _overdue(self) -> None:
-        """Redis is not asked again before it has answered what it was asked."""
-        self._refuse("Redis does not answer in time")
 
     def _give_up(self, reason: str) -> None:
         self._refuse(reason)
@@ -211,14 +242,14 @@ class RedisStore:
 
     def _tell_more(self) -> None:
         """What is still owed although Redis decides goes along between the frames."""
-        if self._ready and self._ledger.owes and self._connection is not None and not self.withholds:
+        if self._in_doubt or self.withholds or not self._ready:
+            return
+        if self._ledger.owes and self._connection is not None:
             self._tell(self._connection)
 
     def _tell(self, connection: Connection) -> None:
         debts = [] if self.withholds else self._ledger.take_debts(_DEBTS_A_CALL)
-        settlement = Settlement(debts, self._ledger, self._script, self._ended, self._overdue)
-        self._flights.add(settlement)
-        settlement.send(connection, self._deadline_seconds, self._calls.next)
+        self._send(Settlement(debts, self._ledger, self._script, self._ended), connection)
 
     def tell_soon(self) -> None:
         """Tells what is owed now and not with the next frame."""

@@ -32,10 +32,11 @@ class Deciding:
         *,
         open_store: type[RedisStore | ClusterStore] = RedisStore,
         rules: Path | None = None,
+        deadline_seconds: float = 0.25,
     ) -> None:
         self.shadow = MemoryShadow(SystemClock(), lambda: instances, cap=10_000)
         # Generous, so that a busy machine is not taken for a Redis that hangs.
-        self.store = open_store(url, self.shadow, deadline_seconds=0.25)
+        self.store = open_store(url, self.shadow, deadline_seconds=deadline_seconds)
         self.limiter = Limiter(rules=RuleFile(rules), store=self.store, shadow=self.shadow)
         self._task = asyncio.get_running_loop().create_task(self.store.run())
 

@@ -1,6 +1,8 @@
 """The connection to Redis, when somebody else answers."""
 
 import asyncio
+import socket
+import time
 
 import pytest
 
@@ -34,3 +36,23 @@ async def test_who_is_not_redis_is_not_listened_to(said: bytes):
         assert await asked == b"OK"
     server.close()
     await server.wait_closed()
+
+
+async def test_only_its_own_silence_is_redis():
+    """Nobody has answered: that is silence. An answer that is not read yet ends it, and so does reading it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        connection = await connect(f"redis://127.0.0.1:{listener.getsockname()[1]}", timeout_seconds=5)
+        redis, _ = listener.accept()
+        asked = [connection.ask("PING") for _ in range(2)]
+        time.sleep(0.5)  # noqa: ASYNC251 - this process is busy
+        silent_seconds = connection.silent_seconds
+        assert silent_seconds >= 0.5
+        redis.sendall(b"+OK\r\n")
+        assert connection.silent_seconds == 0
+        await asked[0]
+        assert 0 < connection.silent_seconds < silent_seconds
+        redis.sendall(b"+OK\r\n")
+        await asked[1]
+        assert connection.silent_seconds == 0
+        connection.close()
+        redis.close()

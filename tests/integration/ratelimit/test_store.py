@@ -7,11 +7,14 @@ import redis
 
 from deploy.local.stores.redis import Redis
 from services.ratelimit.model.limits import Subject
+from services.ratelimit.ports import InDoubt
 from tests.integration.ratelimit.conftest import Deciding
 
 pytestmark = pytest.mark.redis
 
 CHAT = Subject("v1.chat", user="anna")  # 10 a minute
+MANY = Subject("v1.cache", user="anna")  # 1000 a minute
+FRAME = 130  # so many leave at once
 
 
 async def admitted(deciding: Deciding, tries: int, subject: Subject = CHAT) -> int:
@@ -88,11 +91,26 @@ async def test_a_hanging_redis_costs_one_deadline(deciding: Deciding, redis_serv
     assert await admitted(deciding, 2) == 2
     redis_server.pause()
     assert await admitted(deciding, 1) == 1
-    assert not deciding.store.ready
+    await deciding.until(ready=False)
     assert await admitted(deciding, 2) == 2
     redis_server.resume()
     await deciding.until(ready=True)
     assert await admitted(deciding, 8) == 5
+
+
+async def test_who_was_not_asked_yet_waits_for_a_redis_that_stumbles(redis_url: str, redis_server: Redis) -> None:
+    """What Redis was asked goes on without it; what came after that is still decided there."""
+    deciding = Deciding(redis_url, deadline_seconds=0.5)
+    await deciding.until(ready=True)
+    redis_server.pause()
+    asked = deciding.store.decide([deciding.limiter.book.ask(MANY)] * FRAME)
+    waiting = deciding.store.decide([deciding.limiter.book.ask(MANY)])
+    with pytest.raises(InDoubt):
+        await asked
+    redis_server.resume()
+    answer = await waiting
+    assert (answer.verdicts[0].levels[0], deciding.store.ready) == (1000 - FRAME - 1, True)
+    await deciding.close()
 
 
 async def test_a_long_hang_is_survived_too(deciding: Deciding, redis_server: Redis) -> None:
