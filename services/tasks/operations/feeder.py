@@ -156,7 +156,8 @@ class Feeder:
         for queue in wanted:
             owners = [one.owner_id for one in taken if (one.group, one.priority) == (queue.group, queue.priority)]
             self._windows[queue.group, queue.priority].take(owners, queue.most)
-        if taken and any(window.waits and window.credit > 0 for window in self._windows.values()):
+        # Nothing taken, and still something may wait: the turn begins with the first owner again.
+        if any(window.waits and window.credit > 0 for window in self._windows.values()):
             return 0.0
         return _LOOK_EVERY_SECONDS if some_wait else self._rest(now)
 

@@ -1,6 +1,16 @@
 """How far ahead of the workers a queue is filled."""
 
-from services.tasks.operations.feeder import Window
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+from services.tasks.model.states import Priority
+from services.tasks.model.work import Queue, WaitingPointer
+from services.tasks.operations.feeder import Feeder, Window
+from tests.support.clock import FakeClock
+
+_AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def fill(window: Window) -> None:
@@ -60,3 +70,46 @@ def test_the_short_way_is_for_queues_with_room_in_which_nobody_waits() -> None:
     assert not window.reserve()
     window.take(["ann"], window.credit)
     assert window.reserve()
+
+
+class _Backlog:
+    """A table with a backlog of one owner, and queues that are always empty."""
+
+    left = 1000
+
+    async def feed(self, queues: Sequence[Queue], _publish: object) -> list[WaitingPointer]:
+        (wanted,) = (queue for queue in queues if queue.priority is Priority.NORMAL)
+        count = 0 if wanted.after_owner else min(wanted.most, self.left)
+        self.left -= count
+        return [
+            WaitingPointer(
+                lane="",
+                group=wanted.group,
+                priority=wanted.priority,
+                owner_id="ann",
+                seq=number,
+                task_id=f"t{number}",
+                attempt=0,
+                traceparent="",
+                at=_AT,
+            )
+            for number in range(count)
+        ]
+
+    async def recall_direct(self, _older_seconds: float) -> int:
+        return 0
+
+    async def count_ready(self, _group: str, _priority: Priority) -> int:
+        return 0
+
+
+async def test_a_backlog_is_fed_without_long_rests() -> None:
+    """Also when the turn begins with the first owner again: a round in which nobody was left is no end."""
+    backlog: Any = _Backlog()
+    figures: Any = SimpleNamespace(any_bounds=False, groups=("builtin",))
+    clock = FakeClock()
+    feeder = Feeder(backlog, backlog, figures, backlog, clock=clock)
+    while backlog.left:
+        rest = await feeder.feed()
+        assert rest <= 0.02 or not backlog.left
+        clock.advance(0.02)
