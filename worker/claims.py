@@ -15,6 +15,7 @@ from chassis.clock import Clock
 from chassis.errors import Invalid, MeshError, NotFound
 from chassis.logging import get_logger
 from chassis.messaging.consumer import Delivery
+from chassis.messaging.delivery import ack_all
 from chassis.retry import backoff_seconds
 from worker.attempts import key_of
 from worker.intake import Intake
@@ -69,7 +70,7 @@ class Claims:
         """Drops what waits: its queue has it back."""
         self._intake.clear()
 
-    async def take_in(self, delivery: Delivery, priority_class: int) -> None:
+    def take_in(self, delivery: Delivery, priority_class: int) -> None:
         """Lets a delivery wait for its claim. Raises Invalid for what is no pointer, which parks it."""
         try:
             pointer = tasks_pb2.Pointer.FromString(delivery.message.body)
@@ -108,9 +109,8 @@ class Claims:
         finally:
             self.in_flight = False
         self._owner.start(session_id, claimed)
-        for (delivery, _), _ in taken:
-            # On a channel that is gone this does nothing: the pointer comes again and meets the claim's guard.
-            await delivery.ack()
+        # On a channel that is gone this does nothing: the pointer comes again and meets the claim's guard.
+        await ack_all([delivery for (delivery, _), _ in taken])
         return True
 
     async def _ask(self, session_id: str, pointers: list[tasks_pb2.Pointer]) -> list[tasks_pb2.Claimed]:

@@ -3,7 +3,7 @@
 It knows nothing of claims: it hands deliveries on and leaves when told to, which gives back what was not acknowledged.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
@@ -11,7 +11,7 @@ from chassis.messaging.connection import Broker
 from chassis.messaging.consumer import Consumer, Delivery
 from chassis.messaging.topology import QueueType, work_queues
 
-Take = Callable[[Delivery, int], Awaitable[None]]
+Take = Callable[[Delivery, int], None]
 
 
 class Feed(Protocol):
@@ -44,8 +44,8 @@ class RabbitFeed:
         queues = work_queues(self.group, self._queue_type)
         classes = {queue.name: priority_class for priority_class, queue in enumerate(queues)}
 
-        async def handle(delivery: Delivery) -> None:
-            await take(delivery, classes[delivery.queue])
+        def handle(delivery: Delivery) -> None:
+            take(delivery, classes[delivery.queue])
 
         async with Consumer(self._broker, queue=queues, prefetch=self._prefetch, handle=handle).open():
             yield

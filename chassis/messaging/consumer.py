@@ -5,7 +5,7 @@ cancel by the server) and after what ends it without a word: a queue with messag
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from aio_pika.exceptions import ChannelPreconditionFailed
@@ -18,7 +18,7 @@ from chassis.endless import end, endless
 from chassis.errors import Unavailable
 from chassis.logging import get_logger
 from chassis.messaging.connection import Broker, Use, close_channel
-from chassis.messaging.delivery import Delivery, Handling
+from chassis.messaging.delivery import Delivery, Handle, Handling, Unsettled
 from chassis.messaging.link import BROKER_ERRORS, CALL_TIMEOUT_SECONDS
 from chassis.messaging.publisher import Publisher
 from chassis.messaging.topology import QueueSpec
@@ -41,9 +41,9 @@ class Consumer:
         queue: one spec or several; each has its own channel, so their shares follow their prefetch counts.
         prefetch: how many deliveries of a queue may be unsettled at once; one number for all or one for each queue.
         handle: called for each delivery, in the order of the queue, without waiting for the one before. It settles the
-            delivery (``ack``, ``reject``, ``park``), then or later. When it raises instead: Invalid parks the message,
-            anything else returns it to its queue after a pause, and parks it after ten such failures unless they were
-            Unavailable.
+            delivery (``ack``, ``reject``, ``park``), then or later; a plain function only takes it in. When it raises
+            instead: Invalid parks the message, anything else returns it to its queue after a pause, and parks it after
+            ten such failures unless they were Unavailable.
         on_subscribed: told the queue's name whenever a subscription begins anew; an exclusive queue may have missed
             messages before.
     """
@@ -54,7 +54,7 @@ class Consumer:
         *,
         queue: QueueSpec | Sequence[QueueSpec],
         prefetch: int | Sequence[int],
-        handle: Callable[[Delivery], Awaitable[None]],
+        handle: Handle,
         clock: Clock | None = None,
         on_subscribed: Callable[[str], None] | None = None,
     ) -> None:
@@ -124,7 +124,7 @@ class _Subscription:
         self._queue = spec.name
         self._tag = ""
         self._wanted = True
-        self._unsettled: set[int] = set()
+        self._unsettled: Unsettled | None = None
         self._last_heard = clock.monotonic()
         # Set by whatever ends this subscription: the channel's end, the server's cancel, the watchdog.
         self._ended = asyncio.Event()
@@ -132,7 +132,7 @@ class _Subscription:
 
     @property
     def unsettled(self) -> int:
-        return len(self._unsettled)
+        return len(self._unsettled or ())
 
     async def supervise(self) -> None:
         """Subscribes, waits for the end of the subscription, and starts over."""
@@ -177,7 +177,7 @@ class _Subscription:
 
     async def _subscribe(self) -> None:
         channel = await self._broker.channel(Use.CONSUME)
-        self._channel, self._unsettled = channel, set()
+        self._channel, self._unsettled = channel, None
         self._ended.clear()
         async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
             try:
@@ -195,7 +195,7 @@ class _Subscription:
             self._on_subscribed(self.name)
 
     async def _consume(self, channel: Channel) -> None:
-        unsettled = self._unsettled
+        unsettled = self._unsettled = self._unsettled or Unsettled(channel)
 
         async def take(received: DeliveredMessage) -> None:
             tag = received.delivery_tag
@@ -203,7 +203,7 @@ class _Subscription:
                 return
             self._last_heard = self._clock.monotonic()
             unsettled.add(tag)
-            self._handling.begin(self.name, received, lambda: unsettled.discard(tag))
+            self._handling.begin(self.name, received, unsettled)
 
         answer = await channel.basic_consume(self._queue, take, timeout=CALL_TIMEOUT_SECONDS)
         self._tag = answer.consumer_tag or ""

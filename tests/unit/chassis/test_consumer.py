@@ -10,7 +10,7 @@ from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
 from chassis.errors import Internal, Invalid, Unavailable
-from chassis.messaging.delivery import Delivery, Handling
+from chassis.messaging.delivery import Delivery, Handling, Unsettled, ack_all
 from chassis.messaging.publisher import Publisher
 
 
@@ -21,8 +21,8 @@ class Channel:
         self.settled: list[str] = []
         self.gone = False
 
-    async def basic_ack(self, tag: int, **_options: Any) -> None:
-        self._settle(f"ack {tag}")
+    async def basic_ack(self, tag: int, *, multiple: bool = False, **_options: Any) -> None:
+        self._settle(f"ack {tag} and before" if multiple else f"ack {tag}")
 
     async def basic_nack(self, tag: int, *, requeue: bool, **_options: Any) -> None:
         self._settle(f"nack {tag} requeue={requeue}")
@@ -68,19 +68,20 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return slept
 
 
-def received(channel: Any, *, kind: str | None = "mesh.sample.v1.X") -> DeliveredMessage:
+def received(channel: Any, *, kind: str | None = "mesh.sample.v1.X", tag: int = 5) -> DeliveredMessage:
     headers = {"cloudEvents:time": "2026-01-01T00:00:00+00:00"}
     properties = Basic.Properties(message_id="m-1", message_type=kind, headers=headers)  # type: ignore[arg-type]  # as a stranger may send it
     header = ContentHeader(properties=properties)
-    frame = Basic.Deliver("tag", 5, redelivered=True, exchange="mesh.work", routing_key="work.x.p0")
+    frame = Basic.Deliver("tag", tag, redelivered=True, exchange="mesh.work", routing_key="work.x.p0")
     return DeliveredMessage(delivery=frame, header=header, body=b"b", channel=channel)
 
 
 async def run(handling: Handling, what: DeliveredMessage) -> int:
-    settled: list[int] = []
-    handling.begin("work.x.p0", what, lambda: settled.append(1))
+    unsettled = Unsettled(what.channel)
+    unsettled.add(5)
+    handling.begin("work.x.p0", what, unsettled)
     await handling.finish(5)
-    return len(settled)
+    return 1 - len(unsettled)
 
 
 async def test_the_first_settlement_counts(channel: Channel, publisher: FakePublisher) -> None:
@@ -175,7 +176,45 @@ async def test_a_handler_that_does_not_end_is_cancelled(channel: Channel, publis
         await asyncio.Event().wait()
 
     handling = Handling(publisher, handle)
-    handling.begin("work.x.p0", received(channel), lambda: None)
+    handling.begin("work.x.p0", what := received(channel), Unsettled(what.channel))
     await handling.finish(0)
     assert channel.settled == []
     assert handling._tasks == set()
+
+
+def _delivered(channel: Channel, publisher: FakePublisher, tags: int) -> list[Delivery]:
+    unsettled = Unsettled(channel)  # type: ignore[arg-type]  # as much of a channel as is used
+    deliveries: list[Delivery] = []
+    handling = Handling(publisher, deliveries.append)
+    for tag in range(1, tags + 1):
+        unsettled.add(tag)
+        what = received(channel, tag=tag)
+        handling.begin("work.x.p0", what, unsettled)
+    return deliveries
+
+
+async def test_those_that_came_one_after_the_other_share_an_acknowledgement(
+    channel: Channel, publisher: FakePublisher
+) -> None:
+    """One frame says it for all of them."""
+    await ack_all(_delivered(channel, publisher, 4))
+    assert channel.settled == ["ack 4 and before"]
+
+
+async def test_no_acknowledgement_speaks_for_what_somebody_else_settles(
+    channel: Channel, publisher: FakePublisher
+) -> None:
+    """What comes after it is acknowledged one by one, and it is still there to be returned."""
+    first, second, third, fourth = _delivered(channel, publisher, 4)
+    await ack_all([first, third, fourth])
+    await second.reject()
+    await ack_all([second, third])
+    assert channel.settled == ["ack 1 and before", "ack 3", "ack 4", "nack 2 requeue=True"]
+
+
+async def test_what_is_settled_already_is_not_acknowledged_again(channel: Channel, publisher: FakePublisher) -> None:
+    """The broker would end the channel over a number that it does not know."""
+    first, second = _delivered(channel, publisher, 2)
+    await second.reject()
+    await ack_all([first, second])
+    assert channel.settled == ["nack 2 requeue=True", "ack 1 and before"]

@@ -4,12 +4,20 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
+from aiormq.abc import DeliveredMessage
 from mesh.tasks.v1 import tasks_pb2 as pb
+from pamqp.commands import Basic
+from pamqp.header import ContentHeader
 
 from chassis.errors import MeshError, NotFound
+from chassis.messaging.delivery import Delivery, Unsettled
+from chassis.messaging.message import WORK, Message
 from worker.feed import Take
+
+_NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class FakeTasks:
@@ -119,23 +127,30 @@ class FakeTasks:
         return pb.CloseSessionResponse()
 
 
-class FakeMessage:
-    def __init__(self, body: bytes) -> None:
-        self.body = body
-        self.id = "m"
+class FakeChannel:
+    """Remembers whether anything was acknowledged."""
+
+    acked = False
+
+    async def basic_ack(self, _tag: int, **_options: object) -> None:
+        self.acked = True
 
 
-class FakeDelivery:
-    """A pointer from nowhere."""
+class FakeDelivery(Delivery):
+    """A pointer from nowhere, the only one of its channel."""
 
     def __init__(self, task_id: str, attempt: int = 0, body: bytes | None = None) -> None:
         given = pb.Pointer(task_id=task_id, attempt=attempt).SerializeToString() if body is None else body
-        self.message = FakeMessage(given)
-        self.queue = "work.test.p2"
-        self.acked = False
+        message = Message(exchange=WORK, routing_key="work.test.p2", type="", body=given, id="m", time=_NOW, source="")
+        self.fake = FakeChannel()
+        frame = Basic.Deliver("tag", 1, exchange=WORK, routing_key="work.test.p2")
+        received = DeliveredMessage(delivery=frame, header=ContentHeader(), body=given, channel=self.fake)  # type: ignore[arg-type]  # as much of a channel as is used
+        unsettled = Unsettled(self.fake)  # type: ignore[arg-type]  # as above
+        super().__init__(message, "work.test.p2", received, None, unsettled)  # type: ignore[arg-type]  # nothing is parked
 
-    async def ack(self) -> None:
-        self.acked = True
+    @property
+    def acked(self) -> bool:
+        return self.fake.acked
 
 
 class FakeFeed:
@@ -161,5 +176,5 @@ class FakeFeed:
         while self.take is None:
             await asyncio.sleep(0)
         for delivery in deliveries:
-            await self.take(delivery, priority_class)  # type: ignore[arg-type]  # as much of a delivery as is used
+            self.take(delivery, priority_class)
         return deliveries
