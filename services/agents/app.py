@@ -90,7 +90,7 @@ def _relay(host: Host, database: Database, broker: Broker, hooks: Webhooks) -> C
 
 async def _listen(settings: Settings, host: Host, broker: Broker, engine: Engine) -> None:
     queue = events_queue(_NEWS_QUEUE, events.NEWS_PATTERNS, queue_type=settings.rabbit.queue_type)
-    listener = Listener(engine)
+    listener = Listener(engine, _NEWS_AT_ONCE)
     await host.enter(Consumer(broker, queue=queue, prefetch=_NEWS_AT_ONCE, handle=listener.handle).open())
 
 

@@ -38,7 +38,7 @@ from services.tasks.rpc.webhooks import WebhookService
 from services.tasks.rpc.workers import WorkerService
 from services.tasks.store.store import PLANNER, Store
 from services.tasks.tables import outbox_events
-from services.tasks.wire.messages import changed_message, pointer_message
+from services.tasks.wire.messages import changed_messages, pointer_message
 
 # A second writer begins when a full batch waits, so that one commit's wait is the other's work.
 _WRITERS = 2
@@ -56,7 +56,7 @@ async def build(settings: Settings, host: Host) -> None:
     waker = Waker()
     hot = await host.enter(open_database(settings.postgres, schema="tasks", planner=PLANNER))
     keys_live_seconds = settings.tasks.idempotency_key_seconds
-    store = Store(database, changed_message, waker.wake, keys_live_seconds=keys_live_seconds, hot=hot)
+    store = Store(database, changed_messages, waker.wake, keys_live_seconds=keys_live_seconds, hot=hot)
     limits = Limits(most=settings.tasks.most_queued, by_group=settings.tasks.limits_by_group)
     figures = Figures(
         store, host.clock, lambda: relay.backlog, limits=limits, most_unpublished=settings.tasks.most_unpublished

@@ -27,11 +27,11 @@ class Executions:
     def __init__(self, agents: "agents_pb2_grpc.AgentServiceAsyncStub") -> None:
         self._agents = agents
 
-    def frame_of(self, message: Message, watched: Watched) -> Frame | None:
+    def frames_of(self, message: Message, watched: Watched) -> list[Frame]:
         """See `Source`."""
         del watched
         build = _BUILDERS.get(message.type)
-        return None if build is None else _frame(build(message.body), message.subject, message.sequence)
+        return [] if build is None else [_frame(build(message.body), message.subject, message.sequence)]
 
     async def history(self, subject: str, since: int) -> list[Frame]:
         """See `Source`; always from the beginning, because an execution does not remember its events' numbers."""

@@ -74,8 +74,7 @@ class Hub:
         """Passes an event on to those it belongs to, in order. Raises DecodeError for a body that is none."""
         if self._heard_at is None or message.time > self._heard_at:
             self._heard_at = message.time
-        frame = self.source.frame_of(message, self.rooms.watched)
-        if frame is not None:
+        for frame in self.source.frames_of(message, self.rooms.watched):
             self._send(self._order.accept(frame, self._clock.monotonic()))
 
     def suspect(self) -> None:

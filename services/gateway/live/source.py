@@ -1,6 +1,6 @@
 """Where the frames of a feed come from: the events of the bus, and whoever can be asked for those it did not bring."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -14,8 +14,8 @@ Watched = Callable[[str], bool]
 class Source(Protocol):
     """One feed's events and their history."""
 
-    def frame_of(self, message: Message, watched: Watched) -> Frame | None:
-        """The frame for an event, None where sockets are told nothing. Raises DecodeError for a body that is none."""
+    def frames_of(self, message: Message, watched: Watched) -> Sequence[Frame]:
+        """The frames for a message, none where sockets are told nothing. Raises DecodeError for a body that is none."""
 
     async def history(self, subject: str, since: int) -> list[Frame]:
         """The frames of a subject, in order, from those after sequence `since` at the latest. Raises MeshError."""

@@ -15,7 +15,7 @@ from services.gateway.live.source import Watched
 
 PATTERNS = ("tasks.task.#",)
 
-_TASK_CHANGED = "mesh.tasks.v1.TaskChanged"
+_TASKS_CHANGED = "mesh.tasks.v1.TasksChanged"
 _SUCCEEDED, _PROGRESS = "succeeded", "progress"
 ENDS = frozenset({_SUCCEEDED, "failed", "dead", "cancelled", "expired"})
 # What a task is after an event, in the words of the documented APIs.
@@ -35,12 +35,12 @@ class Tasks:
     def __init__(self, tasks: "tasks_pb2_grpc.TaskServiceAsyncStub") -> None:
         self._tasks = tasks
 
-    def frame_of(self, message: Message, watched: Watched) -> Frame | None:
+    def frames_of(self, message: Message, watched: Watched) -> list[Frame]:
         """See `Source`; what nobody watches is read no further than its owner."""
-        if message.type != _TASK_CHANGED:
-            return None
-        event = events_pb2.TaskChanged.FromString(message.body)
-        return _frame(event, event.kind, event.owner_id, event.result) if watched(event.owner_id) else None
+        if message.type != _TASKS_CHANGED:
+            return []
+        changes = events_pb2.TasksChanged.FromString(message.body).changes
+        return [_frame(one, one.kind, one.owner_id, one.result) for one in changes if watched(one.owner_id)]
 
     async def history(self, subject: str, since: int) -> list[Frame]:
         """See `Source`."""

@@ -12,7 +12,7 @@ from services.tasks.model.states import Due
 from services.tasks.model.task import Notice
 from services.tasks.model.work import DIRECT_LANE
 
-Wording = Callable[[Notice], Message]
+Wording = Callable[[Sequence[Notice]], Sequence[Message]]
 
 # Told what a commit has left to do.
 Wake = Callable[[Collection[Due]], None]
@@ -52,7 +52,7 @@ class Transaction:
 
         Answers the numbers of the pointers to tasks in `direct` that may take the short way.
         """
-        news = [_row(self._wording(notice)) for notice in notices if notice.type]
+        news = [_row(message) for message in self._wording([notice for notice in notices if notice.type])]
         pointers = [_pointer_row(notice, direct) for notice in notices if notice.asks_for_work]
         columns = _columns(news, 10)
         written = []

@@ -25,7 +25,7 @@ from services.tasks.operations.watches import Watches
 from services.tasks.operations.webhooks import Webhooks
 from services.tasks.ports import Post
 from services.tasks.store.store import Store
-from services.tasks.wire.messages import changed_message
+from services.tasks.wire.messages import changed_messages
 
 KIND = Kind(kind="automation", group="builtin", max_attempts=3, timeout_seconds=60)
 
@@ -173,7 +173,7 @@ async def open_core(url: str, *, most_queued: int = 100_000) -> AsyncIterator[Co
     """Opens the operations with their batchers running."""
     async with open_database(Postgres(url=url), schema="tasks") as database:
         due: list[Due] = []
-        store = Store(database, changed_message, due.extend)
+        store = Store(database, changed_messages, due.extend)
         queues = Queues()
         post = Anywhere()
         figures = Figures(store, SystemClock(), lambda: 0, limits=Limits(most=most_queued), most_unpublished=1_000_000)

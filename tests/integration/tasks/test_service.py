@@ -27,7 +27,7 @@ from services.tasks.app import build
 from services.tasks.config import Settings
 from services.tasks.operations.checks import check_draft
 from services.tasks.store.store import Store
-from services.tasks.wire.messages import changed_message
+from services.tasks.wire.messages import changed_messages
 from tests.integration.tasks.core import draft
 from tests.support.rpc import open_host
 
@@ -72,7 +72,7 @@ class Service:
         await delivery.ack()
 
     async def on_event(self, delivery: Delivery) -> None:
-        self.events.append(events_pb2.TaskChanged.FromString(delivery.message.body))
+        self.events += events_pb2.TasksChanged.FromString(delivery.message.body).changes
         await delivery.ack()
 
 
@@ -180,7 +180,7 @@ async def test_what_was_committed_and_not_published_is_published_by_the_next_pro
 ) -> None:
     """The accepting process dies between commit and publish; whoever comes next relays."""
     async with open_database(Postgres(url=tasks_url), schema="tasks") as database:
-        store = Store(database, changed_message, lambda _due: None)
+        store = Store(database, changed_messages, lambda _due: None)
         kind = (await store.read_kinds())[1]
         submission = check_draft(draft(), kind, "task_01J0000000000000000000000A", SystemClock().now())
         await store.accept([submission])

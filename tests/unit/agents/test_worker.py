@@ -109,27 +109,30 @@ class _Engine:
             raise self._failure
 
 
-def _event(kind: str) -> bytes:
-    labels = json.dumps({"execution_id": "e", "run_id": "r"}).encode()
-    return events_pb2.TaskChanged(kind=kind, type="started", labels=labels).SerializeToString()
+def _event(*kinds: str) -> bytes:
+    labels = [json.dumps({"execution_id": "e", "run_id": f"r{number}"}).encode() for number in range(len(kinds))]
+    changes = [
+        events_pb2.TaskChanged(kind=kind, type="started", labels=mine) for kind, mine in zip(kinds, labels, strict=True)
+    ]
+    return events_pb2.TasksChanged(changes=changes).SerializeToString()
 
 
 @pytest.mark.parametrize("failure", [None, Unavailable()])
 async def test_news_is_heard_and_acknowledged(failure: MeshError | None):
     """Also when it cannot be applied now: the repair does it then. Other kinds are none of our business."""
     engine = _Engine(failure)
-    listener = Listener(engine)  # type: ignore[arg-type]  # as much of an engine as it uses
-    for kind in ("agent.run", "automation"):
-        delivery = _Delivery(_event(kind))
+    listener = Listener(engine, at_once=2)  # type: ignore[arg-type]  # as much of an engine as it uses
+    for kinds in (["agent.run"] * 3, ["automation"]):
+        delivery = _Delivery(_event(*kinds))
         await listener.handle(delivery)  # type: ignore[arg-type]  # as much of a delivery as it uses
         assert delivery.acked
-    assert [news.run_id for news in engine.heard] == ["r"]
+    assert [news.run_id for news in engine.heard] == ["r0", "r1", "r2"]
 
 
 async def test_what_is_no_event_is_invalid():
     """Which parks it."""
     with pytest.raises(Invalid):
-        await Listener(_Engine()).handle(_Delivery(b"\xff\xff"))  # type: ignore[arg-type]  # as above
+        await Listener(_Engine(), 1).handle(_Delivery(b"\xff\xff"))  # type: ignore[arg-type]  # as above
 
 
 async def test_a_runner_is_present_while_it_serves():

@@ -1,5 +1,6 @@
 """Model and contract say the same, in both directions."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -12,7 +13,7 @@ from services.tasks.model.states import Join, Priority, State
 from services.tasks.model.task import RetryPolicy, Task, TaskError, notice_of
 from services.tasks.model.work import Outcome, WaitingPointer
 from services.tasks.wire import tasks as wire
-from services.tasks.wire.messages import changed_message, pointer_message
+from services.tasks.wire.messages import changed_messages, pointer_message
 from services.tasks.wire.workers import opening_from, outcomes_from
 from tests.unit.tasks.test_rules import live
 
@@ -137,10 +138,10 @@ def test_a_requeued_task_is_news_and_work() -> None:
             at=AT,
         )
     )
-    event = changed_message(notice_of(rules.lose(live())))
+    (event,) = changed_messages([notice_of(rules.lose(live()))])
     assert (pointer.exchange, pointer.routing_key) == ("mesh.work", "work.builtin.p0")
     assert tasks_pb2.Pointer.FromString(pointer.body) == tasks_pb2.Pointer(task_id="task_1", attempt=1)
-    changed = events_pb2.TaskChanged.FromString(event.body)
+    (changed,) = events_pb2.TasksChanged.FromString(event.body).changes
     assert (event.exchange, event.routing_key) == ("mesh.events", f"tasks.task.queued.{changed.kind}")
     assert event.id == "task_1#3"
     assert (changed.type, changed.sequence, changed.data) == ("queued", 3, b'{"reason":"WORKER_LOST"}')
@@ -148,7 +149,28 @@ def test_a_requeued_task_is_news_and_work() -> None:
 
 def test_a_result_travels_with_the_news_of_success() -> None:
     """Whoever waits for it needs to ask nobody."""
-    event = changed_message(notice_of(rules.complete(live(), b'{"a":1}')))
-    changed = events_pb2.TaskChanged.FromString(event.body)
+    (event,) = changed_messages([notice_of(rules.complete(live(), b'{"a":1}'))])
+    (changed,) = events_pb2.TasksChanged.FromString(event.body).changes
     assert event.routing_key == f"tasks.task.succeeded.{changed.kind}"
     assert changed.result == b'{"a":1}'
+
+
+def test_news_of_one_way_travel_together() -> None:
+    """One message for all that succeeded, another for what failed; alone, it says which task it is about."""
+    done = [notice_of(rules.complete(replace(live(), task_id=f"task_{n}"), b"{}")) for n in range(3)]
+    lost = notice_of(rules.lose(live()))
+    together, alone = changed_messages([*done[:2], lost, done[2]])
+    changes = events_pb2.TasksChanged.FromString(together.body).changes
+    assert [one.task_id for one in changes] == ["task_0", "task_1", "task_2"]
+    assert (together.id, together.subject, together.sequence) == ("task_0#3", "", 0)
+    assert (alone.id, alone.subject, alone.sequence) == ("task_1#3", "task_1", 3)
+
+
+def test_large_news_travel_apart() -> None:
+    """A message stays small, whatever the results of its tasks; none is left out."""
+    result = b'"' + b"x" * 100_000 + b'"'
+    done = [notice_of(rules.complete(replace(live(), task_id=f"task_{n}"), result)) for n in range(5)]
+    messages = changed_messages(done)
+    told = [one.task_id for m in messages for one in events_pb2.TasksChanged.FromString(m.body).changes]
+    assert (told, len(messages)) == ([f"task_{n}" for n in range(5)], 3)
+    assert len({message.id for message in messages}) == 3

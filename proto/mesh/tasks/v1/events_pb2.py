@@ -25,13 +25,15 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1amesh/tasks/v1/events.proto\x12\rmesh.tasks.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc5\x01\n\x0bTaskChanged\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x10\n\x08owner_id\x18\x03 \x01(\t\x12\x0c\n\x04type\x18\x04 \x01(\t\x12\x10\n\x08sequence\x18\x05 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\r\x12&\n\x02\x61t\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x64\x61ta\x18\x08 \x01(\x0c\x12\x0e\n\x06result\x18\t \x01(\x0c\x12\x0e\n\x06labels\x18\n \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1amesh/tasks/v1/events.proto\x12\rmesh.tasks.v1\x1a\x1fgoogle/protobuf/timestamp.proto\";\n\x0cTasksChanged\x12+\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x1a.mesh.tasks.v1.TaskChanged\"\xda\x01\n\x0bTaskChanged\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x10\n\x08owner_id\x18\x03 \x01(\t\x12\x0c\n\x04type\x18\x04 \x01(\t\x12\x10\n\x08sequence\x18\x05 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\r\x12&\n\x02\x61t\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x64\x61ta\x18\x08 \x01(\x0c\x12\x0e\n\x06result\x18\t \x01(\x0c\x12\x0e\n\x06labels\x18\n \x01(\x0c\x12\x13\n\x0btraceparent\x18\x0b \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mesh.tasks.v1.events_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TASKCHANGED']._serialized_start=79
-  _globals['_TASKCHANGED']._serialized_end=276
+  _globals['_TASKSCHANGED']._serialized_start=78
+  _globals['_TASKSCHANGED']._serialized_end=137
+  _globals['_TASKCHANGED']._serialized_start=140
+  _globals['_TASKCHANGED']._serialized_end=358
 # @@protoc_insertion_point(module_scope)

@@ -3,12 +3,15 @@
 isort:skip_file
 What the tasks service tells the bus. Routing keys: tasks.task.<type>.<kind>, where the type is queued, started, progress, retrying,
 succeeded, failed, dead, cancelled or expired, and the kind may have dots in it, as in tasks.task.succeeded.agent.run.
-Message properties carry CloudEvents names: id, source, type, time, subject (the task), sequence (per task), traceparent.
+One message tells of all tasks that changed in one commit in the same way, so it has one routing key. Its properties carry CloudEvents names: id,
+source, type, time (of the commit); subject (the task), sequence (per task) and traceparent only where it tells of one task.
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,6 +22,28 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+@_typing.final
+class TasksChanged(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskChanged]:
+        """Different tasks, at least one. What happens to one task is told in messages one after the other."""
+
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[Global___TaskChanged] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TasksChanged: _TypeAlias = TasksChanged  # noqa: Y015
 
 @_typing.final
 class TaskChanged(_message.Message):
@@ -34,6 +59,7 @@ class TaskChanged(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     kind: _builtins.str
     owner_id: _builtins.str
@@ -47,6 +73,8 @@ class TaskChanged(_message.Message):
     """A JSON document; on succeeded only."""
     labels: _builtins.bytes
     """As submitted."""
+    traceparent: _builtins.str
+    """W3C context of the request that submitted it."""
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -62,10 +90,11 @@ class TaskChanged(_message.Message):
         data: _builtins.bytes = ...,
         result: _builtins.bytes = ...,
         labels: _builtins.bytes = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "attempt", b"attempt", "data", b"data", "kind", b"kind", "labels", b"labels", "owner_id", b"owner_id", "result", b"result", "sequence", b"sequence", "task_id", b"task_id", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "attempt", b"attempt", "data", b"data", "kind", b"kind", "labels", b"labels", "owner_id", b"owner_id", "result", b"result", "sequence", b"sequence", "task_id", b"task_id", "traceparent", b"traceparent", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

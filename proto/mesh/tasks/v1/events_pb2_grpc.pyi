@@ -3,7 +3,8 @@
 isort:skip_file
 What the tasks service tells the bus. Routing keys: tasks.task.<type>.<kind>, where the type is queued, started, progress, retrying,
 succeeded, failed, dead, cancelled or expired, and the kind may have dots in it, as in tasks.task.succeeded.agent.run.
-Message properties carry CloudEvents names: id, source, type, time, subject (the task), sequence (per task), traceparent.
+One message tells of all tasks that changed in one commit in the same way, so it has one routing key. Its properties carry CloudEvents names: id,
+source, type, time (of the commit); subject (the task), sequence (per task) and traceparent only where it tells of one task.
 """
 
 from collections import abc as _abc

@@ -36,4 +36,4 @@ def task_changed(sequence: int, kind: str = "progress", owner: str = "u1", task_
     )
     if kind == "succeeded":
         event.result = b'{"ok":true}'
-    return told(event, task_id, sequence)
+    return told(tasks_events_pb2.TasksChanged(changes=[event]), task_id, sequence)
