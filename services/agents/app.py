@@ -7,6 +7,7 @@ import uuid_utils
 from mesh.agents.v1 import agents_pb2_grpc
 from mesh.llm.v1 import llm_pb2_grpc
 from mesh.tasks.v1 import tasks_pb2_grpc, webhooks_pb2_grpc
+from prometheus_client import REGISTRY
 
 from chassis.database import Database, open_database
 from chassis.lifecycle import Host
@@ -47,7 +48,7 @@ async def build(settings: Settings, host: Host) -> None:
     host.health.add("rabbitmq", broker.ping)
     llm = await host.enter(open_peer(host, "llm", settings.discovery))
     tasks = await host.enter(open_peer(host, "tasks", settings.discovery))
-    committed = _relay(host, database, broker, Webhooks(webhooks_pb2_grpc.WebhookServiceStub(tasks)))
+    committed = _relay(host, database, broker, Webhooks(webhooks_pb2_grpc.WebhookServiceStub(tasks), REGISTRY))
     agents = AgentStore(
         database,
         Telling(announce=events.announce_agent, tell_owner=webhooks.tell_owner_of_agent, committed=committed),

@@ -6,6 +6,7 @@ from datetime import UTC
 
 from mesh.llm.v1 import llm_pb2, llm_pb2_grpc
 from mesh.tasks.v1 import tasks_pb2, tasks_pb2_grpc, webhooks_pb2, webhooks_pb2_grpc
+from prometheus_client import CollectorRegistry, Counter
 
 from chassis import telemetry
 from chassis.errors import Conflict, Invalid, MeshError, Unavailable
@@ -96,29 +97,34 @@ class TasksPeer:
 class Webhooks:
     """Where the outbox for owners goes: the tasks service, which delivers to their webhooks. An event is taken once."""
 
-    def __init__(self, stub: "webhooks_pb2_grpc.WebhookServiceAsyncStub") -> None:
+    def __init__(self, stub: "webhooks_pb2_grpc.WebhookServiceAsyncStub", registry: CollectorRegistry) -> None:
         self._stub = stub
+        self._refused = Counter(
+            "mesh_agents_webhook_events_refused", "Events for owners that were dropped as invalid", registry=registry
+        )
 
     async def publish_many(self, messages: Sequence[Message]) -> list[bool]:
-        """Of each message whether it is committed there. Raises Unavailable."""
-        outcomes: list[bool] = []
+        """Each is committed there then, or refused for good and needs no other try. Raises Unavailable."""
         for start in range(0, len(messages), _EMITTED_AT_ONCE):
-            outcomes += await self._emit(messages[start : start + _EMITTED_AT_ONCE])
-        return outcomes
+            await self._emit(messages[start : start + _EMITTED_AT_ONCE])
+        return [True] * len(messages)
 
-    async def _emit(self, messages: Sequence[Message]) -> list[bool]:
+    async def _emit(self, messages: Sequence[Message]) -> None:
         events = [webhooks_pb2.WebhookEvent.FromString(message.body) for message in messages]
         try:
             await self._stub.Emit(webhooks_pb2.EmitRequest(events=events))
-        except Invalid as error:
+        except Invalid:
             if len(messages) > 1:
                 # One that is refused must not hold up the others.
-                return [(await self._emit([message]))[0] for message in messages]
-            log.warning("A webhook event is refused and waits", event_id=messages[0].id, error=str(error))
-            return [False]
+                for message in messages:
+                    await self._emit([message])
+                return
+            # What breaks the contract breaks it at every try.
+            self._refused.inc()
+            event = messages[0]
+            log.exception("A webhook event is refused and dropped", event_id=event.id, type=event.routing_key)
         except MeshError as error:
             raise Unavailable(private=str(error)) from error
-        return [True] * len(messages)
 
 
 class LlmPeer:

@@ -47,15 +47,6 @@ def stamp_of(moment: datetime | None) -> Timestamp | None:
     return stamp
 
 
-def duration_ms(holder: Any, start: str, end: str) -> int | None:
-    """Whole milliseconds between two Timestamp fields, None while either is unset."""
-    if not (holder.HasField(start) and holder.HasField(end)):
-        return None
-    began: Timestamp = getattr(holder, start)
-    ended: Timestamp = getattr(holder, end)
-    return max(0, (ended.ToNanoseconds() - began.ToNanoseconds()) // 1_000_000)
-
-
 def percentage(part: int, whole: int) -> float:
     """`part` of `whole` in percent with one decimal, 0.0 of nothing."""
     return round(100 * part / whole, 1) if whole else 0.0

@@ -5,7 +5,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pydantic import Field, field_validator
 
 from chassis.config import Discovery, Group, Postgres, Process, Rabbit, Rpc, Telemetry
-from services.tasks.model.tries import SCHEDULE_SECONDS, Bounds, Policy
+from services.tasks.model.tries import SCHEDULE_SECONDS, Bounds, Policy, Share
 
 
 class Tasks(Group):
@@ -89,12 +89,18 @@ class Webhooks(Group):
         description="a webhook whose every try failed for so long is disabled",
     )
     most_per_owner: int = Field(default=20, gt=0, le=200, validation_alias="MESH_WEBHOOKS_MOST_PER_OWNER")
-    # More than one owner's webhooks can take, so that nobody's slow endpoints hold up everybody.
     most_under_way: int = Field(
         default=256, gt=0, validation_alias="MESH_WEBHOOKS_MOST_UNDER_WAY", description="tries at a time, in a process"
     )
     most_per_webhook: int = Field(
         default=8, gt=0, validation_alias="MESH_WEBHOOKS_MOST_PER_WEBHOOK", description="of these, to one webhook"
+    )
+    # A small part, so that it takes many owners with slow endpoints to hold up everybody.
+    most_of_owner: int = Field(
+        default=32,
+        gt=0,
+        validation_alias="MESH_WEBHOOKS_MOST_OF_OWNER",
+        description="of these, to one owner's webhooks",
     )
     most_waiting: int = Field(
         default=10_000,
@@ -139,7 +145,7 @@ class Webhooks(Group):
             timeout_seconds=self.timeout_seconds,
             failing_seconds=self.failing_seconds,
             most_under_way=self.most_under_way,
-            most_per_webhook=self.most_per_webhook,
+            share=Share(per_webhook=self.most_per_webhook, per_owner=self.most_of_owner),
             most_waiting=self.most_waiting,
             retained_days=self.retained_days,
         )

@@ -13,6 +13,7 @@ from services.tasks.model.figures import Channel, Depth, Rate, Tallies
 from services.tasks.model.graph import Standing
 from services.tasks.model.states import Priority, State
 from services.tasks.model.task import Accepted, Change, Event, Kind, Live, Receipt, Revival, Submission, Task
+from services.tasks.model.tries import Share
 from services.tasks.model.webhooks import Answer, Delivery, Facts, Happening, Once, Page, Parcel, Settlement, Webhook
 from services.tasks.model.work import (
     ClaimBatch,
@@ -252,10 +253,11 @@ class DeliveryStore(Protocol):
         """A delivery to this webhook, whatever it wants."""
 
     async def take(
-        self, limit: int, per_webhook: int, under_way: Mapping[str, int], *, lease_seconds: float, render: Render
+        self, limit: int, share: Share, under_way: Mapping[str, int], *, lease_seconds: float, render: Render
     ) -> tuple[int, Sequence[Parcel]]:
-        """Takes deliveries that are due, the oldest first, and no more to a webhook than `per_webhook` less those
-        `under_way`. Nobody else takes them before the lease is over. Also how many were looked at.
+        """Takes deliveries that are due, of each webhook the oldest first, in turns of the owners, and no more than the
+        `share` less those `under_way`, by webhook. Nobody else takes them before the lease is over. Also how many were
+        looked at.
         """
 
     async def settle_delivery(self, parcel: Parcel, settlement: Settlement, failing_seconds: float) -> bool:

@@ -86,6 +86,7 @@ def to_run(run: Run) -> agents_pb2.Run:
         task_id=run.task_id,
         model=run.model,
         tokens=run.tokens,
+        duration_ms=run.duration_ms if run.started_at and run.finished_at else None,
     )
 
 

@@ -10,7 +10,7 @@ from mesh.agents.v1 import agents_pb2, agents_pb2_grpc, events_pb2
 from chassis.messaging.message import Message
 from services.gateway.live.frames import Frame, kind_text
 from services.gateway.live.source import Watched
-from services.gateway.views import duration_ms, percentage
+from services.gateway.views import percentage
 
 PATTERNS = ("agents.#",)
 
@@ -19,6 +19,11 @@ _COMPLETED = "execution_completed"
 _UNDER_WAY = frozenset({"pending", "running"})
 # Of one user, since a moment seconds or minutes ago.
 _MOST_RECENT_RUNS = 1000
+# Of everybody.
+_MOST_RECENT_AGENTS = 200
+# Agents are subjects of their own, of which only their making is told.
+_AGENT = "agent:"
+_CREATED = "agent_created"
 
 
 class Executions:
@@ -36,6 +41,10 @@ class Executions:
     async def history(self, subject: str, since: int) -> list[Frame]:
         """See `Source`; always from the beginning, because an execution does not remember its events' numbers."""
         del since
+        if subject.startswith(_AGENT):
+            made = await self._agents.GetAgent(agents_pb2.GetAgentRequest(id=subject.removeprefix(_AGENT)))
+            event = events_pb2.AgentCreated(agent_id=made.agent.id, name=made.agent.name)
+            return [_frame(_agent_created(event.SerializeToString()), made.agent.id, 1)]
         answer = await self._agents.GetExecution(agents_pb2.GetExecutionRequest(id=subject))
         return history_of(answer.execution)
 
@@ -43,7 +52,15 @@ class Executions:
         """See `Source`."""
         query = agents_pb2.ListRunsRequest(owner_id=owner, limit=_MOST_RECENT_RUNS)
         answer = await self._agents.ListRuns(query)
-        return list(dict.fromkeys(run.execution_id for run in answer.runs if _is_since(run, since)))
+        names = dict.fromkeys(run.execution_id for run in answer.runs if _is_since(run, since))
+        return [*names, *await self._recent_agents(since)]
+
+    async def _recent_agents(self, since: datetime) -> list[str]:
+        """They are listed oldest first, so the end of the list has to be found."""
+        total = (await self._agents.ListAgents(agents_pb2.ListAgentsRequest(limit=1))).total
+        query = agents_pb2.ListAgentsRequest(skip=max(0, total - _MOST_RECENT_AGENTS), limit=_MOST_RECENT_AGENTS)
+        made = (await self._agents.ListAgents(query)).agents
+        return [_AGENT + agent.id for agent in made if agent.created_at.ToDatetime(tzinfo=UTC) >= since]
 
 
 def _is_since(run: agents_pb2.Run, since: datetime) -> bool:
@@ -64,9 +81,13 @@ def history_of(execution: agents_pb2.Execution) -> list[Frame]:
 
 def _frame(built: Built, subject: str, sequence: int) -> Frame:
     owner, kind, data = built
-    key = f"{kind} {data.get('agent_id', '')}"
     return Frame(
-        text=kind_text(kind, data), owner=owner, subject=subject, sequence=sequence, key=key, last=kind == _COMPLETED
+        text=kind_text(kind, data),
+        owner=owner,
+        subject=_AGENT + subject if kind == _CREATED else subject,
+        sequence=sequence,
+        key=f"{kind} {data.get('agent_id', '')}",
+        last=kind in {_COMPLETED, _CREATED},
     )
 
 
@@ -87,7 +108,7 @@ def _completed(execution: agents_pb2.Execution, run: agents_pb2.Run) -> Built:
         agent_id=run.agent_id,
         agent_name=run.agent_name,
         status=run.status,
-        duration_ms=duration_ms(run, "started_at", "finished_at") or 0,
+        duration_ms=run.duration_ms,
     )
     return _agent_completed(event.SerializeToString())
 
@@ -136,7 +157,7 @@ def _execution_completed(body: bytes) -> Built:
 
 def _agent_created(body: bytes) -> Built:
     event = events_pb2.AgentCreated.FromString(body)
-    return "", "agent_created", {"agent_id": event.agent_id, "name": event.name}
+    return "", _CREATED, {"agent_id": event.agent_id, "name": event.name}
 
 
 _BUILDERS: Mapping[str, Callable[[bytes], Built]] = MappingProxyType(

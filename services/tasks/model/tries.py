@@ -32,6 +32,14 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """How many tries of a process may be under way at a time to one webhook, and to all of one owner's."""
+
+    per_webhook: int
+    per_owner: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
     """What the tries of one process keep to; see the settings."""
 
@@ -39,7 +47,7 @@ class Bounds:
     timeout_seconds: float
     failing_seconds: float
     most_under_way: int
-    most_per_webhook: int
+    share: Share
     most_waiting: int
     retained_days: int
 

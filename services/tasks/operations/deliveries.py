@@ -61,7 +61,7 @@ class Couriers:
             return False
         seen, parcels = await self._store.take(
             places,
-            self._bounds.most_per_webhook,
+            self._bounds.share,
             Counter(parcel.webhook_id for parcel in self._under_way.values()),
             lease_seconds=self._bounds.timeout_seconds + LEASE_MARGIN_SECONDS,
             render=signing.payload_of_task,

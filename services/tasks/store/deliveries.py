@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from chassis.database import Database
 from services.tasks.model.states import Due
-from services.tasks.model.tries import MOST_TRIES_LOGGED
+from services.tasks.model.tries import MOST_TRIES_LOGGED, Share
 from services.tasks.model.webhooks import (
     Delivery,
     DeliveryState,
@@ -23,7 +23,8 @@ from services.tasks.store.outgoing import Outgoing
 _WAITING, _DELIVERED, _FAILED = (f"{state:d}" for state in DeliveryState)
 
 # The webhooks that something waits for, each found by one step in the index, however much waits; then of each the first
-# that are due, as many as it may have under way.
+# that are due, as many as it may have under way; then of each owner the same. Owners take turns: whoever has less under
+# way comes first.
 _DUE = f"""
 WITH RECURSIVE h AS (
   (SELECT webhook_id FROM tasks.webhook_delivery WHERE state = {_WAITING} ORDER BY webhook_id LIMIT 1)
@@ -31,18 +32,25 @@ WITH RECURSIVE h AS (
   SELECT (SELECT d.webhook_id FROM tasks.webhook_delivery d WHERE d.state = {_WAITING} AND d.webhook_id > h.webhook_id
           ORDER BY d.webhook_id LIMIT 1)
   FROM h WHERE h.webhook_id IS NOT NULL
+), b AS (
+  SELECT w.owner_id, u.* FROM unnest($4::text[], $5::int[]) AS u(webhook_id, under_way)
+  JOIN tasks.webhook w USING (webhook_id)
 ), c AS (
-  SELECT d.delivery_id, d.due_at, row_number() OVER (PARTITION BY h.webhook_id ORDER BY d.due_at) AS place,
-         coalesce(b.under_way, 0) AS under_way
-  FROM h LEFT JOIN unnest($3::text[], $4::int[]) AS b(webhook_id, under_way) USING (webhook_id)
+  SELECT w.owner_id, d.delivery_id, d.due_at,
+         row_number() OVER (PARTITION BY h.webhook_id ORDER BY d.due_at) + coalesce(b.under_way, 0) AS place
+  FROM h LEFT JOIN tasks.webhook w USING (webhook_id) LEFT JOIN b USING (webhook_id)
   CROSS JOIN LATERAL (
     SELECT delivery_id, due_at FROM tasks.webhook_delivery x
     WHERE x.webhook_id = h.webhook_id AND x.state = {_WAITING} AND x.due_at <= clock_timestamp()
     ORDER BY x.due_at LIMIT $2
   ) AS d
+), t AS (
+  SELECT delivery_id, due_at, row_number() OVER (PARTITION BY owner_id ORDER BY place, due_at)
+         + coalesce((SELECT sum(b.under_way) FROM b WHERE b.owner_id = c.owner_id), 0) AS turn
+  FROM c WHERE place <= $2
 )
 SELECT d.*, w.url, w.secret, w.enabled, CASE WHEN w.old_until > clock_timestamp() THEN w.old_secret END AS old_secret
-FROM (SELECT delivery_id FROM c WHERE place + under_way <= $2 ORDER BY due_at LIMIT $1) AS c
+FROM (SELECT delivery_id FROM t WHERE turn <= $3 ORDER BY turn, due_at LIMIT $1) AS t
 JOIN tasks.webhook_delivery d USING (delivery_id) LEFT JOIN tasks.webhook w USING (webhook_id)
 WHERE d.state = {_WAITING} AND d.due_at <= clock_timestamp() ORDER BY d.due_at FOR UPDATE OF d SKIP LOCKED
 """
@@ -139,11 +147,12 @@ class Deliveries:
         return to_delivery(row, h.payload)
 
     async def take(
-        self, limit: int, per_webhook: int, under_way: Mapping[str, int], *, lease_seconds: float, render: Render
+        self, limit: int, share: Share, under_way: Mapping[str, int], *, lease_seconds: float, render: Render
     ) -> tuple[int, Sequence[Parcel]]:
         """See `ports.DeliveryStore`."""
+        bounds = limit, share.per_webhook, share.per_owner
         async with self._database.driver() as pg:
-            rows = await pg.fetch(_DUE, limit, per_webhook, list(under_way), list(under_way.values()))
+            rows = await pg.fetch(_DUE, *bounds, list(under_way), list(under_way.values()))
             dead = [row["delivery_id"] for row in rows if not row["enabled"]]
             if dead:
                 await pg.execute(GIVE_UP, dead, "The webhook was disabled")

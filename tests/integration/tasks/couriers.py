@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from chassis.clock import SystemClock
-from services.tasks.model.tries import Bounds, Policy
+from services.tasks.model.tries import Bounds, Policy, Share
 from services.tasks.operations.deliveries import Couriers
 from services.tasks.peers.addresses import Guard, Resolver
 from services.tasks.peers.endpoints import open_endpoints
@@ -22,7 +22,7 @@ BOUNDS = Bounds(
     timeout_seconds=60.0,
     failing_seconds=3600.0,
     most_under_way=16,
-    most_per_webhook=4,
+    share=Share(per_webhook=4, per_owner=8),
     most_waiting=100,
     retained_days=14,
 )

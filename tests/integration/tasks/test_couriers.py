@@ -10,7 +10,7 @@ from aiohttp import web
 from standardwebhooks import Webhook as Verifier
 from standardwebhooks import WebhookVerificationError
 
-from services.tasks.model.tries import Policy
+from services.tasks.model.tries import Policy, Share
 from services.tasks.model.webhooks import Delivery, DeliveryState, HookWish, Page, Parcel, Settlement, Telling, Webhook
 from services.tasks.peers.addresses import Guard
 from tests.integration.tasks.core import Core, open_core, success
@@ -101,7 +101,7 @@ async def test_gone_disables_the_webhook_at_once(core: Core, receiver: Receiver)
     receiver.planned.append(410)
     webhook = await make(core, receiver)
     await tell(core, "evt_1", "evt_2", "evt_3")
-    async with couriers(core, most_per_webhook=1):
+    async with couriers(core, share=Share(per_webhook=1, per_owner=1)):
         log = await settled(core, webhook, DeliveryState.FAILED)
         disabled = await core.webhooks.get(webhook.webhook_id, "ann")
         assert (disabled.enabled, disabled.disabled_reason) == (False, "gone")
@@ -169,7 +169,7 @@ async def test_a_slow_endpoint_holds_up_nobody_else(core: Core, receiver: Receiv
     receiver.usual = hang
     slow = await make(core, receiver)
     await tell(core, *(f"evt_slow_{number}" for number in range(30)))
-    async with receiving() as fast, couriers(core, most_under_way=8, most_per_webhook=2):
+    async with receiving() as fast, couriers(core, most_under_way=8, share=Share(per_webhook=2, per_owner=8)):
         await receiver.wait_for(2)
         await core.webhooks.create("bob", HookWish(url=fast.url), "")
         await tell(core, *(f"evt_{number}" for number in range(20)), owner_id="bob")
@@ -178,6 +178,42 @@ async def test_a_slow_endpoint_holds_up_nobody_else(core: Core, receiver: Receiv
         released.set()
         await settled(core, slow)
     assert len({got.event_id for got in receiver.got}) == 30
+
+
+async def test_an_owner_of_many_slow_endpoints_holds_up_nobody_else(core: Core, receiver: Receiver) -> None:
+    """They share what is one owner's, however many they are and however early they were due."""
+    released = asyncio.Event()
+
+    async def hang(request: web.Request) -> web.StreamResponse:
+        await released.wait()
+        return web.Response(status=204)
+
+    receiver.usual = hang
+    slow = [await make(core, receiver) for _ in range(4)]
+    await tell(core, *(f"evt_slow_{number}" for number in range(10)))
+    shares = Share(per_webhook=2, per_owner=3)
+    async with receiving() as fast, couriers(core, most_under_way=4, share=shares):
+        await receiver.wait_for(3)
+        await core.webhooks.create("bob", HookWish(url=fast.url), "")
+        await tell(core, *(f"evt_{number}" for number in range(10)), owner_id="bob")
+        await fast.wait_for(10)
+        assert len(receiver.got) == 3
+        released.set()
+        for webhook in slow:
+            await settled(core, webhook)
+    assert len(receiver.got) == 40
+
+
+async def test_owners_take_turns(core: Core, receiver: Receiver) -> None:
+    """Whoever has less under way comes first, however much of another was due before."""
+    await make(core, receiver)
+    await make(core, receiver)
+    await tell(core, *(f"evt_{number}" for number in range(9)))
+    await core.webhooks.create("bob", HookWish(url=receiver.url), "")
+    await tell(core, "evt_of_bob", owner_id="bob")
+    share = Share(per_webhook=9, per_owner=9)
+    _, taken = await core.store.take(2, share, {}, lease_seconds=60.0, render=lambda facts: b"{}")
+    assert "evt_of_bob" in {parcel.event_id for parcel in taken}
 
 
 async def test_silence_is_a_failure_after_a_time(core: Core, receiver: Receiver) -> None:
@@ -249,8 +285,12 @@ async def test_who_lost_a_delivery_settles_nothing(core: Core, receiver: Receive
     """It was taken by another after the lease; the late word of the first has no effect."""
     webhook = await make(core, receiver)
     await tell(core, "evt_1")
-    _, (first,) = await core.store.take(1, 1, {}, lease_seconds=0.0, render=lambda facts: b"{}")
-    _, (second,) = await core.store.take(1, 1, {}, lease_seconds=60.0, render=lambda facts: b"{}")
+    _, (first,) = await core.store.take(
+        1, Share(per_webhook=1, per_owner=1), {}, lease_seconds=0.0, render=lambda facts: b"{}"
+    )
+    _, (second,) = await core.store.take(
+        1, Share(per_webhook=1, per_owner=1), {}, lease_seconds=60.0, render=lambda facts: b"{}"
+    )
     assert (second.number, second.lost, second.payload) == (first.number + 1, True, first.payload)
     done = Settlement(state=DeliveryState.FAILED, failures=1, delay_seconds=0, tries=(), gone=True)
     assert not await core.store.settle_delivery(first, done, 1.0)
@@ -348,6 +388,6 @@ async def test_a_crowd_for_one_webhook_is_worked_off_in_order(core: Core, receiv
     webhook = await make(core, receiver)
     for number in range(5):
         await tell(core, f"evt_{number}")
-    async with couriers(core, most_per_webhook=1, policy=Policy()):
+    async with couriers(core, share=Share(per_webhook=1, per_owner=1), policy=Policy()):
         await settled(core, webhook)
     assert [got.event_id for got in receiver.got] == [f"evt_{number}" for number in range(5)]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from mesh.tasks.v1 import webhooks_pb2
+from prometheus_client import CollectorRegistry
 
 from chassis.errors import Invalid, MeshError, Unavailable
 from chassis.messaging.message import Message
@@ -137,20 +138,25 @@ def _messages(count: int) -> list[Message]:
     return [message for event in events if (message := webhooks.tell_owner(event)) is not None]
 
 
+def _hooks(service: _Service, registry: CollectorRegistry | None = None) -> Webhooks:
+    return Webhooks(service, registry or CollectorRegistry())  # type: ignore[arg-type]  # a stand-in
+
+
 async def test_events_go_in_bounded_calls():
     """In order, whatever their number."""
     service = _Service()
-    assert await Webhooks(service).publish_many(_messages(250)) == [True] * 250  # type: ignore[arg-type]  # a stand-in
+    assert await _hooks(service).publish_many(_messages(250)) == [True] * 250
     assert service.calls == [100, 100, 50]
     assert service.taken == [f"e-{number}" for number in range(1, 251)]
 
 
-async def test_an_event_that_is_refused_holds_up_no_other():
-    """It stays and the others go."""
-    service = _Service()
+async def test_an_event_that_is_refused_is_dropped_and_holds_up_no_other():
+    """It would be refused for ever; a figure tells of it."""
+    service, registry = _Service(), CollectorRegistry()
     service.refuses = "e-2"
-    assert await Webhooks(service).publish_many(_messages(3)) == [True, False, True]  # type: ignore[arg-type]  # a stand-in
+    assert await _hooks(service, registry).publish_many(_messages(3)) == [True] * 3
     assert service.taken == ["e-1", "e-3"]
+    assert registry.get_sample_value("mesh_agents_webhook_events_refused_total") == 1
 
 
 @pytest.mark.parametrize("error", [Unavailable(), MeshError()])
@@ -159,4 +165,4 @@ async def test_a_service_that_does_not_take_them_is_away(error: MeshError):
     service = _Service()
     service.error = error
     with pytest.raises(Unavailable):
-        await Webhooks(service).publish_many(_messages(2))  # type: ignore[arg-type]  # a stand-in
+        await _hooks(service).publish_many(_messages(2))

@@ -1,6 +1,7 @@
 """Model ↔ proto of the agents service."""
 
 import json
+from datetime import timedelta
 
 from mesh.agents.v1 import agents_pb2, events_pb2
 from mesh.tasks.v1 import events_pb2 as task_events_pb2
@@ -10,7 +11,7 @@ from services.agents.model.agent import AgentChange, Figures, Measured
 from services.agents.model.execution import Answer, News, RunStatus, answer_of
 from services.agents.model.order import Order
 from services.agents.wire import calls, events
-from tests.unit.agents.fakes import NOW, agent
+from tests.unit.agents.fakes import NOW, agent, news
 
 
 def _changed(type_: str, **fields: object) -> task_events_pb2.TaskChanged:
@@ -75,3 +76,15 @@ def test_events_travel_with_their_names():
     assert (message.routing_key, message.id, message.sequence) == ("agents.execution.started", "e:1", 1)
     assert (message.type, message.traceparent) == ("mesh.agents.v1.ExecutionStarted", "00-tp")
     assert events_pb2.ExecutionStarted.FromString(message.body).agent_count == 1
+
+
+def test_a_run_lasts_as_long_in_its_record_as_in_its_event():
+    """To the millisecond, however it is rounded; it lasts nothing before its end."""
+    order = Order(owner_id="u", agent_ids=(), parallel=True, timeout_seconds=1, input="", idempotency_key="")
+    execution = steps.begin(order, [Measured(agent=agent("a"), figures=Figures())], ["e", "r"], NOW, "").execution
+    for at, status in ((NOW, RunStatus.RUNNING), (NOW + timedelta(microseconds=2_500_900), RunStatus.SUCCESS)):
+        assert not calls.to_run(execution.runs[0]).HasField("duration_ms")
+        step = steps.hear(execution, news(execution, execution.runs[0], status, at=at), at)
+        execution = step.execution
+    told = events_pb2.RunFinished.FromString(events.announce(step.events[0]).body)
+    assert told.duration_ms == calls.to_run(execution.runs[0]).duration_ms == 2501

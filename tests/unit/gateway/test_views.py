@@ -32,16 +32,6 @@ def test_a_field_that_is_not_set_is_null():
     assert views.instant(run, "started_at") == "2024-01-15T12:00:00Z"
 
 
-def test_durations_are_whole_milliseconds():
-    """Null while it runs; never below nothing, also when clocks disagree."""
-    run = agents_pb2.Run(started_at=views.stamp_of(NOON))
-    assert views.duration_ms(run, "started_at", "finished_at") is None
-    run.finished_at.FromDatetime(NOON + timedelta(seconds=2, microseconds=500_900))
-    assert views.duration_ms(run, "started_at", "finished_at") == 2500
-    run.finished_at.FromDatetime(NOON - timedelta(seconds=1))
-    assert views.duration_ms(run, "started_at", "finished_at") == 0
-
-
 @pytest.mark.parametrize(("part", "whole", "shown"), [(120, 127, 94.5), (4, 5, 80.0), (0, 0, 0.0), (1, 3, 33.3)])
 def test_percentages_have_one_decimal(part, whole, shown):
     """And nothing of nothing is 0."""

@@ -11,7 +11,7 @@ from prometheus_client import REGISTRY
 from chassis import telemetry
 from chassis.errors import Unavailable
 from services.tasks.model.signing import make_secret
-from services.tasks.model.tries import Bounds, Policy
+from services.tasks.model.tries import Bounds, Policy, Share
 from services.tasks.model.webhooks import Answer, DeliveryState, Parcel, Settlement
 from services.tasks.operations import deliveries
 from services.tasks.operations.deliveries import Couriers
@@ -23,7 +23,7 @@ BOUNDS = Bounds(
     timeout_seconds=5.0,
     failing_seconds=3600.0,
     most_under_way=2,
-    most_per_webhook=2,
+    share=Share(per_webhook=2, per_owner=2),
     most_waiting=100,
     retained_days=14,
 )
@@ -64,7 +64,7 @@ class World:
         self.answering = asyncio.Event()
         self.changed = asyncio.Event()
 
-    async def take(self, limit: int, per_webhook: int, under_way: Mapping[str, int], **_: Any) -> Any:
+    async def take(self, limit: int, share: Share, under_way: Mapping[str, int], **_: Any) -> Any:
         self.asked.append(dict(under_way))
         taken, self.waiting = self.waiting[:limit], self.waiting[limit:]
         return len(taken), taken

@@ -485,6 +485,7 @@ class Run(_message.Message):
     TASK_ID_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
+    DURATION_MS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     execution_id: _builtins.str
     agent_id: _builtins.str
@@ -501,6 +502,8 @@ class Run(_message.Message):
     """The model that answered."""
     tokens: _builtins.int
     """Tokens of the question and the answer together."""
+    duration_ms: _builtins.int
+    """Milliseconds from its start to its end, as in the event of its end; absent until it has ended, and where it never started."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -520,12 +523,15 @@ class Run(_message.Message):
         task_id: _builtins.str = ...,
         model: _builtins.str = ...,
         tokens: _builtins.int = ...,
+        duration_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["finished_at", b"finished_at", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_duration_ms", b"_duration_ms", "duration_ms", b"duration_ms", "finished_at", b"finished_at", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "agent_name", b"agent_name", "error", b"error", "execution_id", b"execution_id", "finished_at", b"finished_at", "id", b"id", "model", b"model", "output", b"output", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_duration_ms", b"_duration_ms", "agent_id", b"agent_id", "agent_name", b"agent_name", "duration_ms", b"duration_ms", "error", b"error", "execution_id", b"execution_id", "finished_at", b"finished_at", "id", b"id", "model", b"model", "output", b"output", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__duration_ms: _TypeAlias = _typing.Literal["duration_ms"]  # noqa: Y015
+    _WhichOneofArgType__duration_ms: _TypeAlias = _typing.Literal["_duration_ms", b"_duration_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__duration_ms) -> _WhichOneofReturnType__duration_ms | None: ...
 
 Global___Run: _TypeAlias = Run  # noqa: Y015
 

@@ -188,7 +188,7 @@ def _shown(run: agents_pb2.Run) -> dict[str, str | int | None]:
         "status": run.status,
         "start_time": views.instant(run, "started_at"),
         "end_time": views.instant(run, "finished_at"),
-        "duration_ms": views.duration_ms(run, "started_at", "finished_at"),
+        "duration_ms": run.duration_ms if run.HasField("duration_ms") else None,
         "error_message": run.error or None,
     }
 

@@ -155,6 +155,7 @@ class FakeAgents:
                 status="success",
                 started_at=stamp_of(began),
                 finished_at=stamp_of(began + timedelta(seconds=150)),
+                duration_ms=150_000,
                 output="done",
             )
             for index, agent_id in enumerate(ids)

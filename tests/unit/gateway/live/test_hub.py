@@ -19,10 +19,11 @@ from tests.unit.gateway.live.events import run_finished, told
 
 
 class Agents:
-    """The agents service: `executions` by id; away while `away`."""
+    """The agents service: `executions` by id, and `made` agents; away while `away`."""
 
     def __init__(self) -> None:
         self.executions: dict[str, agents_pb2.Execution] = {}
+        self.made: list[agents_pb2.Agent] = []
         self.away = False
         self.asked: list[str] = []
 
@@ -40,6 +41,13 @@ class Agents:
         mine = [each for each in self.executions.values() if each.owner_id == request.owner_id]
         runs = [agents_pb2.Run(execution_id=each.id, status="success", finished_at=LATE) for each in mine]
         return agents_pb2.ListRunsResponse(runs=runs)
+
+    async def ListAgents(self, request: Any) -> Any:  # noqa: N802 - the contract's name
+        page = self.made[request.skip :][: request.limit]
+        return agents_pb2.ListAgentsResponse(agents=page, total=len(self.made))
+
+    async def GetAgent(self, request: Any) -> Any:  # noqa: N802 - the contract's name
+        return agents_pb2.GetAgentResponse(agent=next(each for each in self.made if each.id == request.id))
 
 
 LATE = Timestamp(seconds=4_000_000_000)
@@ -92,6 +100,21 @@ def test_news_without_an_owner_reach_everybody(hub: Hub):
     with hub.joined("u1") as one, hub.joined("u2") as two:
         hub.tell(told(events_pb2.AgentCreated(agent_id="a"), "a", 1))
     assert kinds(one) == kinds(two) == ["agent_created"]
+
+
+async def test_new_agents_that_the_bus_did_not_tell_of_are_looked_up(hub: Hub, agents: Agents):
+    """Once, whether the bus tells of them too or not; those that were there before are no news."""
+    early = [agents_pb2.Agent(id=f"old{number}", created_at=Timestamp(seconds=1)) for number in range(300)]
+    late = [agents_pb2.Agent(id=name, name=name, created_at=LATE) for name in ("a", "b")]
+    agents.made = [*early, *late]
+    with hub.joined("u1") as one, hub.joined("u2") as two:
+        hub.tell(told(events_pb2.AgentCreated(agent_id="a", name="a"), "a", 1))
+        for _ in range(2):
+            hub.suspect()
+            await fill_after(hub, 1)
+        hub.tell(told(events_pb2.AgentCreated(agent_id="b", name="b"), "b", 1))
+        heard = [[json.loads(frame.text)["data"]["name"] for frame in mailbox._frames] for mailbox in (one, two)]
+    assert heard == [["a", "b"]] * 2
 
 
 def test_events_of_an_execution_come_in_order(hub: Hub):
