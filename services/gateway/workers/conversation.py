@@ -27,6 +27,7 @@ from worker.lease import Holder
 ACCEPT_SECONDS = 10.0
 _MOST_UNACCEPTED = 3
 _LOOK_SECONDS = 0.2
+_STALL_SECONDS = 2.0
 # A task that was rejected waits a moment for another worker; this one would otherwise get it back at once, and again.
 _REJECTED_SECONDS = 1.0
 # When it is not watched any more the service gives a session three quarters of a second.
@@ -194,9 +195,14 @@ class Conversation:
 
     async def _look_after(self) -> None:
         """For ever: what was not accepted or was rejected goes to others, and a drained worker may go."""
+        before = self._clock.monotonic()
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             now = self._clock.monotonic()
+            if now - before > _STALL_SECONDS:
+                # This process stood still, and what its workers said meanwhile is not read yet.
+                self._holdings.postpone(now - before)
+            before = now
             await self._take_back(now)
             if self._draining and not len(self._holdings) and not self._claims.in_flight:
                 self._outbox.put(frames.encode("drained"))

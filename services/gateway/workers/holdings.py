@@ -86,6 +86,12 @@ class Holdings:
         """Of an attempt that was held: whether its outcome is stored. None for one that never was."""
         return self._past.get(key)
 
+    def postpone(self, seconds: float) -> None:
+        """Nobody could be heard for so long: whoever is to accept has that much longer."""
+        for holding in self._held.values():
+            if holding.accept_by is not None:
+                holding.accept_by += seconds
+
     def unaccepted(self, now: float) -> set[Key]:
         """Attempts that should have been accepted by now."""
         return {

@@ -98,14 +98,23 @@ class Link:
         return self._conversation.session.id
 
     @property
+    def session_ids(self) -> set[str]:
+        """Of all sessions that it had."""
+        return self._conversation.session.ids
+
+    @property
     def past(self) -> Mapping[Key, bool]:
         """Attempts that its worker held: whether their outcome is stored."""
         return self._conversation.past
 
     def follow(self, older: "Link") -> None:
         """Goes on where another socket of the same session ends."""
-        self._conversation.remember(older.past)
+        self.remember(older.past)
         older.leave(TAKEN_OVER)
+
+    def remember(self, past: Mapping[Key, bool]) -> None:
+        """What its worker held over a connection before this one."""
+        self._conversation.remember(past)
 
     def leave(self, ending: Ending) -> None:
         """Asks for the end; the first reason stands."""

@@ -1,7 +1,8 @@
 """All worker sockets of this process: made, found by their session when another takes it over, and ended with it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
 
 from starlette.websockets import WebSocket
 
@@ -9,6 +10,9 @@ from chassis.errors import Unavailable
 from services.gateway.workers.link import Arrival, Behind, Link
 
 _MOST_LINKS = 2000
+# Sessions whose sockets have ended, and attempts of each: its worker may come back and ask for an answer that was lost.
+_MOST_SESSIONS = 2000
+_MOST_PAST = 100
 # Of the time the process has for its end.
 _GRACE_SHARE = 0.4
 
@@ -24,6 +28,7 @@ class Links:
         self._behind = behind
         self._grace_seconds = drain_seconds * _GRACE_SHARE
         self._links: set[Link] = set()
+        self._past: OrderedDict[str, Mapping[tuple[str, int], bool]] = OrderedDict()
         self._draining = False
 
     @property
@@ -44,12 +49,26 @@ class Links:
             await link.run(still_allowed)
         finally:
             self._links.discard(link)
+            self._remember(link)
 
     def _take_over(self, by: Link, session_id: str) -> None:
         """A socket that may look alive still gives way to the one that its worker speaks on now."""
+        by.remember(self._past.get(session_id, {}))
         for link in self._links:
             if link is not by and link.session_id == session_id:
                 by.follow(link)
+
+    def _remember(self, ended: Link) -> None:
+        """What its worker held, for the socket that went on already, or will, whether its session does or not."""
+        past = dict(list(ended.past.items())[-_MOST_PAST:])
+        for session_id in ended.session_ids if past else ():
+            self._past[session_id] = past
+            self._past.move_to_end(session_id)
+        while len(self._past) > _MOST_SESSIONS:
+            self._past.popitem(last=False)
+        for link in self._links:
+            if link.session_id in ended.session_ids:
+                link.remember(past)
 
     async def drain(self) -> None:
         """Takes no new workers, and returns when all have gone."""

@@ -8,17 +8,23 @@ import orjson
 from mesh.tasks.v1 import tasks_pb2, tasks_pb2_grpc
 
 from chassis.clock import Clock
-from chassis.errors import Invalid, MeshError
+from chassis.errors import Invalid, MeshError, NotFound
 from services.gateway.workers import frames
 from services.gateway.workers.frames import Cancelled, Fail, Progress, ProtocolError, Result
 from services.gateway.workers.holdings import Holdings, Key
 from services.gateway.workers.outbox import Outbox
-from services.gateway.workers.session import Session
+from services.gateway.workers.session import Finished, Session
 
 _HURRY_SECONDS = 3.0
 _PROGRESS_SECONDS = 0.5
 _LOOK_SECONDS = 0.05
 _STALE = 4409
+# How a task stands after such an end of its last attempt.
+_ENDS = {
+    "result": {tasks_pb2.STATE_SUCCEEDED},
+    "cancelled": {tasks_pb2.STATE_CANCELLED},
+    "fail": {tasks_pb2.STATE_SCHEDULED, tasks_pb2.STATE_QUEUED, tasks_pb2.STATE_FAILED, tasks_pb2.STATE_DEAD},
+}
 
 
 class Outcomes:
@@ -120,17 +126,19 @@ class Outcomes:
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def _settle(self, key: Key, said: Result | Fail | Cancelled) -> None:
+        of = said.type
         try:
-            stored = await self._session.finish(_outcome(key, said), hurried=self._is_hurried)
+            finished = await self._session.finish(_outcome(key, said), hurried=self._is_hurried)
         except Invalid as error:
             problem = frames.Problem(code=error.code, message=error.message)
-            refused = Fail(type="fail", task_id=key[0], attempt=key[1], error=problem, retryable=False)
-            stored = await self._session.finish(_outcome(key, refused), hurried=self._is_hurried)
-        if stored is None:
+            said = Fail(type="fail", task_id=key[0], attempt=key[1], error=problem, retryable=False)
+            finished = await self._session.finish(_outcome(key, said), hurried=self._is_hurried)
+        if finished is Finished.OPEN:
             return
+        stored = finished is Finished.STORED or (finished is Finished.STALE and await self._is_so(key, said))
         self._holdings.release(key, stored=stored)
         if stored:
-            self._outbox.put(_acknowledged(key, said.type))
+            self._outbox.put(_acknowledged(key, of))
         else:
             self._outbox.put(frames.encode("lease_lost", attempts=frames.attempts([key])))
         self._changed()
@@ -143,21 +151,36 @@ class Outcomes:
         stored = self._holdings.was_stored(key)
         if stored:
             self._outbox.put(_acknowledged(key, of))
-        elif stored is False or await self._has_ended_so(key):
+        elif stored is False or await self._has_ended(key):
             self._outbox.put(frames.encode("lease_lost", attempts=frames.attempts([key])))
         else:
             self.check_held(key)
 
-    async def _has_ended_so(self, key: Key) -> bool:
-        """Whether a task ended with that attempt. It may have been this worker's, by another gateway or long ago.
+    async def _has_ended(self, key: Key) -> bool:
+        """Whether the attempt was the last one of its task, and ended. It may have been this worker's, by another
+        gateway or long ago.
 
         Nobody knows any more who held it, so to speak of it is no fault, and there is nothing to acknowledge.
         """
         try:
-            answer = await self._tasks.GetTask(tasks_pb2.GetTaskRequest(id=key[0]))
+            task = await self._look(key)
+        except MeshError as error:
+            # Nobody can be blamed for what cannot be looked up.
+            return not isinstance(error, NotFound)
+        return task.attempt == key[1] > 0 and task.state != tasks_pb2.STATE_RUNNING
+
+    async def _is_so(self, key: Key, said: Result | Fail | Cancelled) -> bool:
+        """Whether an attempt that this worker held ended as it says: its first report was committed, and the answer
+        lost.
+        """
+        try:
+            task = await self._look(key)
         except MeshError:
             return False
-        return answer.task.attempt == key[1] > 0 and answer.task.state > tasks_pb2.STATE_RUNNING
+        return task.attempt == key[1] and task.state in _ENDS[said.type]
+
+    async def _look(self, key: Key) -> tasks_pb2.Task:
+        return (await self._tasks.GetTask(tasks_pb2.GetTaskRequest(id=key[0]))).task
 
 
 def _acknowledged(key: Key, of: str) -> str:

@@ -5,6 +5,7 @@ What the worker holds, and what it is told of all this, is its owner's affair.
 
 import asyncio
 from collections.abc import Callable
+from enum import Enum, auto
 from typing import Any
 
 from mesh.tasks.v1 import tasks_pb2, tasks_pb2_grpc
@@ -21,6 +22,17 @@ log = get_logger(__name__)
 _MOST_PAUSE_SECONDS = 1.0
 
 
+class Finished(Enum):
+    """What became of a report. `STALE`: it had no effect, unless a try before it had whose answer was lost. `LOST`: the
+    session is over, and what it held is somebody else's. `OPEN`: there was no more time to be answered.
+    """
+
+    STORED = auto()
+    STALE = auto()
+    LOST = auto()
+    OPEN = auto()
+
+
 class Session:
     """The session of one socket, if it has one now."""
 
@@ -30,6 +42,8 @@ class Session:
         self._lease: Lease | None = None
         self._keeping: asyncio.Future[None] | None = None
         self.id: str | None = None
+        # All that it had.
+        self.ids: set[str] = set()
 
     async def open(self, request: tasks_pb2.OpenSessionRequest) -> tasks_pb2.OpenSessionResponse:
         """Opens a session, however long the tasks service is away. Raises ProtocolError for what it refuses."""
@@ -45,6 +59,7 @@ class Session:
                 failures += 1
             else:
                 self.id = opened.session_id
+                self.ids.add(opened.session_id)
                 self._lease = Lease(self._tasks, opened.session_id, self._holder)
                 return opened
 
@@ -94,10 +109,9 @@ class Session:
             else:
                 return keys_of(answer.held) | keys_of(answer.cancelled)
 
-    async def finish(self, outcome: tasks_pb2.Outcome, *, hurried: Callable[[], bool]) -> bool | None:
-        """Reports how an attempt ended, until it is answered. True: it is committed; False: it had no effect.
-
-        None when `hurried` says that there is no more time. Raises Invalid.
+    async def finish(self, outcome: tasks_pb2.Outcome, *, hurried: Callable[[], bool]) -> Finished:
+        """Reports how an attempt ended, until it is answered or `hurried` says that there is no more time. Raises
+        Invalid.
         """
         session_id, failures = self.id, 0
         while session_id is not None and session_id == self.id:
@@ -105,18 +119,18 @@ class Session:
             try:
                 answer = await self._tasks.Finish(request, timeout=TIMEOUT_SECONDS)
             except NotFound:
-                return False
+                return Finished.LOST
             except Invalid:
                 raise
             except MeshError as error:
                 log.warning("A worker's outcome waits for the tasks service", task_id=outcome.task_id, error=str(error))
                 if hurried():
-                    return None
+                    return Finished.OPEN
                 await asyncio.sleep(backoff_seconds(failures, first=0.1, most=_MOST_PAUSE_SECONDS))
                 failures += 1
             else:
-                return not answer.stale
-        return False
+                return Finished.STALE if answer.stale else Finished.STORED
+        return Finished.LOST
 
     async def progress(self, request: tasks_pb2.ProgressRequest) -> bool:
         """Reports progress, if it can be now. False when the attempt is not the session's any more."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from chassis.errors import Unavailable
-from services.gateway.workers import link
+from services.gateway.workers import conversation, link
 from tests.unit.gateway.workers.world import KIND, TASK, Service, Worker
 
 HELD = {"task_id": TASK, "attempt": 1}
@@ -102,12 +102,15 @@ async def test_a_rejected_task_goes_back_after_a_moment(service: Service):
     assert service.handed_back == [(TASK, 1)]
 
 
-async def test_what_is_not_accepted_in_time_is_taken_back(worker: Worker, service: Service):
+async def test_what_is_not_accepted_in_time_is_taken_back(
+    worker: Worker, service: Service, monkeypatch: pytest.MonkeyPatch
+):
     """And a worker that accepts nothing is let go."""
+    monkeypatch.setattr(conversation, "_LOOK_SECONDS", 0.01)
     await worker.register(slots=3)
     for attempt in (1, 2, 3):
         worker.assign(attempt=attempt, task_id=f"{TASK[:-1]}{attempt}")
-    worker.clock.advance(11)
+    await worker.wait(11)
     assert (await worker.hear("revoke"))["reason"] == "NOT_ACCEPTED"
     assert (await worker.hear("error"))["error"]["code"] == "NOT_ACCEPTING"
     assert await worker.until_closed() == (4408, "NOT_ACCEPTING")

@@ -9,7 +9,7 @@ from typing import Any
 from mesh.tasks.v1 import tasks_pb2
 from starlette.websockets import WebSocket
 
-from chassis.errors import NotFound
+from chassis.errors import NotFound, Unavailable
 from services.gateway.workers.admission import arrival
 from services.gateway.workers.link import Behind, Link
 from services.gateway.workers.links import Links
@@ -32,6 +32,9 @@ class Service:
         self.closed: list[bool] = []
         self.opened: list[tasks_pb2.OpenSessionRequest] = []
         self.ended: dict[str, int] = {}
+        self.state: tasks_pb2.State.ValueType = tasks_pb2.STATE_SUCCEEDED
+        # So many answers to outcomes get lost after their commit.
+        self.unheard = 0
         self.failures: list[Exception] = []
         self.taken_over = asyncio.Event()
 
@@ -71,6 +74,9 @@ class Service:
                 self.outcomes.append(outcome)
             else:
                 stale.append(key)
+        if self.unheard:
+            self.unheard -= 1
+            raise Unavailable
         return tasks_pb2.FinishResponse(stale=_pointers(stale))
 
     async def Progress(self, request: Any, **_: Any) -> Any:
@@ -92,7 +98,7 @@ class Service:
     async def GetTask(self, request: Any, **_: Any) -> Any:
         if request.id not in self.ended:
             raise NotFound("Task not found")
-        task = tasks_pb2.Task(id=request.id, attempt=self.ended[request.id], state=tasks_pb2.STATE_SUCCEEDED)
+        task = tasks_pb2.Task(id=request.id, attempt=self.ended[request.id], state=self.state)
         return tasks_pb2.GetTaskResponse(task=task)
 
     async def GetSummary(self, request: Any, **_: Any) -> Any:
@@ -191,6 +197,12 @@ class Worker:
         self.service.sessions[session_id].add((task_id, attempt))
         claimed = tasks_pb2.Claimed(task_id=task_id, attempt=attempt, kind=KIND, payload=b'{"x":1}', timeout_seconds=30)
         self.link._conversation._start(session_id, [claimed])
+
+    async def wait(self, seconds: float) -> None:
+        """Lets time pass as it passes for a process that runs."""
+        for _ in range(round(seconds)):
+            self.clock.advance(1.0)
+            await asyncio.sleep(0.03)
 
     async def until_closed(self) -> tuple[int, str] | None:
         async with asyncio.timeout(8):
