@@ -4,11 +4,13 @@ import asyncio
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from deploy.local.child import Child
 from deploy.local.console import Console
 from deploy.local.environment import Environment
 from deploy.local.leftovers import clear
+from deploy.local.make import find_make, is_asked_to_end
 from deploy.local.mesh import Mesh, Process
 from deploy.local.plan import migration_command
 from deploy.local.problems import Problem
@@ -20,6 +22,7 @@ from deploy.local.watch import adopt_orphans, keep_alive, reap_orphans
 _READY_WITHIN_SECONDS = 60.0
 _MIGRATED_WITHIN_SECONDS = 300.0
 _ASK_EVERY_SECONDS = 0.1
+_LOOK_EVERY_SECONDS = 0.5
 # A little more than a service's own drain deadline, so that none is cut short while it still ends well.
 _SERVICES_END_WITHIN_SECONDS = 18.0
 _THREADS = 32
@@ -44,13 +47,26 @@ class Supervisor:
             loop.add_signal_handler(number, self._end)
         adopt_orphans()
         life = asyncio.create_task(self._live())
-        asked = asyncio.create_task(self._ending.wait())
+        asked = asyncio.create_task(self._wait_asked(find_make()))
         await asyncio.wait({life, asked}, return_when=asyncio.FIRST_COMPLETED)
         failure = life.exception() if life.done() else None
         await self._stop(life)
         asked.cancel()
         if failure is not None:
             raise failure
+
+    async def _wait_asked(self, make: int | None) -> None:
+        """Returns when this process is to end, or the `make` before it."""
+        seen = False
+        while not self._ending.is_set():
+            asked = make is not None and is_asked_to_end(make)
+            if asked and seen:
+                # Seen twice: a signal of the whole group has arrived here too by now, and must not count as a second.
+                self._end()
+            seen = asked
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if make is None else _LOOK_EVERY_SECONDS):
+                    await self._ending.wait()
 
     def _end(self) -> None:
         if not self._ending.is_set():
