@@ -15,7 +15,7 @@ from mesh.tasks.v1 import tasks_pb2, tasks_pb2_grpc
 from chassis.logging import get_logger
 from tests.support.client import Client, client
 from tests.support.faults.audit import Audit
-from tests.support.faults.endpoint import open_endpoint
+from tests.support.faults.endpoint import Endpoint
 from tests.support.faults.ledger import Ledger, Submitter
 from tests.support.faults.plan import Fault, draw
 from tests.support.faults.stage import Stage, staged
@@ -35,7 +35,7 @@ _WANTED = {"effect.quick", "outside.quick"}
 async def _run(stage: Stage, faults: list[Fault], seed: int) -> tuple[list[str], str]:
     """Submits while everything fails; returns what is wrong afterwards, and the figures of the run."""
     ledger = Ledger()
-    async with client(stage.mesh.url) as user, client(stage.door) as watching, open_endpoint(seed) as endpoint:
+    async with client(stage.mesh.url) as user, client(stage.door) as watching, Endpoint(seed).open() as endpoint:
         await user.sign_up()
         watching.token = user.token
         await _until_known(stage)

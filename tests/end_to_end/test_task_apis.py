@@ -3,14 +3,12 @@
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
 import pytest
 
-from tests.support.client import Answer, Client, client
-from tests.support.mesh import Mesh
+from tests.support.client import Answer, Client
 from tests.support.worker import outside_worker
 
 pytestmark = [pytest.mark.mesh, pytest.mark.timeout(240)]
@@ -36,20 +34,6 @@ WORKERS = {
     "active_workers": 2,
     "workers": [{"id": 0, "status": "active", "tasks_processed": 150, "uptime": "2h 30m", "current_load": 0.75}],
 }
-
-
-@pytest.fixture
-async def user(mesh: Mesh) -> AsyncIterator[Client]:
-    async with client(mesh.url) as made:
-        await made.sign_up()
-        yield made
-
-
-@pytest.fixture
-async def admin(mesh: Mesh) -> AsyncIterator[Client]:
-    async with client(mesh.url) as made:
-        await made.login(mesh.env["ADMIN_USERNAME"], mesh.env["ADMIN_PASSWORD"])
-        yield made
 
 
 @pytest.fixture

@@ -10,19 +10,12 @@ from typing import Any
 
 import pytest
 
-from tests.support.client import Client, client
+from tests.support.client import Client
 from tests.support.mesh import Mesh
 
 pytestmark = [pytest.mark.mesh, pytest.mark.timeout(240)]
 
 _ENDS = {"succeeded", "failed", "dead", "cancelled", "expired"}
-
-
-@pytest.fixture
-async def user(mesh: Mesh) -> AsyncIterator[Client]:
-    async with client(mesh.url) as made:
-        await made.sign_up()
-        yield made
 
 
 async def heard_of(socket: Any, tasks: set[str]) -> dict[str, list[int]]:

@@ -3,23 +3,15 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from tests.support.client import Client, client
+from tests.support.client import Client
 from tests.support.mesh import Mesh
 
 pytestmark = [pytest.mark.mesh, pytest.mark.timeout(240)]
-
-
-@pytest.fixture
-async def user(mesh: Mesh) -> AsyncIterator[Client]:
-    async with client(mesh.url) as made:
-        # What the test before has harmed may not be whole again; a client that is told when to come back does so.
-        await made.sign_up(within_seconds=60)
-        yield made
 
 
 @contextmanager

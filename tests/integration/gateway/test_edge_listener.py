@@ -1,7 +1,6 @@
 """The HTTP server itself: what it promises the edge, over real sockets."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import pytest
 from chassis.clock import SystemClock
 from chassis.config import Process
 from chassis.lifecycle import Host
+from deploy.local.ports import free_port
 from services.gateway.config import Http
 from services.gateway.edge.asgi import App, Receive, Scope, Send
 from services.gateway.listener import Listener
@@ -48,12 +48,6 @@ class Served:
 
 
 Serve = Callable[[App], Awaitable[Served]]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import jwt
 import pytest
 
+from deploy.local.ports import free_port
 from tests.support.client import Client, client
 
 pytestmark = [pytest.mark.postgres, pytest.mark.timeout(120)]
@@ -18,12 +18,6 @@ pytestmark = [pytest.mark.postgres, pytest.mark.timeout(120)]
 ROOT = Path(__file__).parents[3]
 SECRET = "0123456789abcdef0123456789abcdef"
 ADMIN = ("root", "correct horse battery")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Gateway:

@@ -12,7 +12,8 @@ import pytest
 
 from chassis import migrations
 from chassis.config import Postgres
-from tests.integration.worker.processes import Mesh, Service, free_port
+from deploy.local.ports import free_port
+from tests.integration.worker.processes import Mesh, Service
 from tests.support.client import Client, client
 from tests.support.worker import outside_worker
 

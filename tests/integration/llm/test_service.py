@@ -1,7 +1,6 @@
 """The service as it is deployed, over real sockets on both sides: callers by RPC and by lane, a provider over HTTP."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -16,19 +15,12 @@ from chassis.errors import Conflict, DeadlineExceeded, Invalid, Unavailable
 from chassis.lifecycle import Host
 from chassis.rpc.lane import open_lane
 from chassis.rpc.peer import open_peer
+from deploy.local.ports import free_port
 from services.llm.app import build
 from services.llm.config import Keys, Llm, Ollama, Settings
 from tests.support.upstream import KEY, MODEL, Upstream, upstream
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nowhere"
-
-
-@pytest.fixture
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
 
 
 class Service:
@@ -50,17 +42,17 @@ def question(model: str = MODEL, **fields: Any) -> llm_pb2.ChatRequest:
 
 
 @asynccontextmanager
-async def running(free_port: int, database_url: str, behind: Upstream) -> AsyncIterator[Service]:
+async def running(database_url: str, behind: Upstream) -> AsyncIterator[Service]:
     settings = Settings(
         postgres=Postgres(url=database_url),
         # Callers are answered without a broker.
         rabbit=Rabbit(url="amqp://nobody@127.0.0.1:1/"),
-        rpc=Rpc(port=free_port),
+        rpc=Rpc(port=(port := free_port())),
         llm=Llm(breaker_failures=2, answer_wait_seconds=0),
         ollama=Ollama(host=behind.url, timeout_seconds=5),
         keys=Keys(openai_key=KEY, openai_url=f"{behind.url}/v1"),
     )
-    found = Discovery(backend="static", llm_address=f"127.0.0.1:{free_port}")
+    found = Discovery(backend="static", llm_address=f"127.0.0.1:{port}")
     async with AsyncExitStack() as stack:
         host = Host("llm", Process(drain_seconds=5), SystemClock(), stack)
         await build(settings, host)
@@ -71,9 +63,9 @@ async def running(free_port: int, database_url: str, behind: Upstream) -> AsyncI
 
 
 @pytest.fixture
-async def service(free_port: int) -> AsyncIterator[Service]:
+async def service() -> AsyncIterator[Service]:
     """Without a database: nothing but usage and idempotency needs it."""
-    async with upstream() as behind, running(free_port, NOWHERE, behind) as made:
+    async with upstream() as behind, running(NOWHERE, behind) as made:
         yield made
 
 
@@ -181,17 +173,17 @@ async def test_a_key_needs_the_database(service: Service):
 
 
 @pytest.mark.postgres
-async def test_keys_and_usage(free_port: int, database_url: str):
+async def test_keys_and_usage(database_url: str):
     """A repeated request is answered once and charged once; usage is written by the time the service has drained."""
     await asyncio.to_thread(migrations.upgrade, "llm", Postgres(url=database_url))
-    async with upstream() as behind, running(free_port, database_url, behind) as service:
+    async with upstream() as behind, running(database_url, behind) as service:
         first = await service.peer.Chat(question(idempotency_key="k"))
         assert await service.lane.Chat(question(idempotency_key="k")) == first
         assert len(behind.received) == 1
         with pytest.raises(Conflict, match="IDEMPOTENCY_MISMATCH"):
             await service.peer.Chat(question(idempotency_key="k", temperature=1.0))
         await service.host.drain()
-    async with upstream() as behind, running(free_port, database_url, behind) as service:
+    async with upstream() as behind, running(database_url, behind) as service:
         assert await service.peer.Chat(question(idempotency_key="k")) == first
         usage = await service.peer.GetUsage(llm_pb2.GetUsageRequest(user_id="u"))
         assert [(m.model, m.requests, m.input_tokens, m.output_tokens) for m in usage.models] == [(MODEL, 1, 2, 4)]

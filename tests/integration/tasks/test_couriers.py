@@ -15,14 +15,14 @@ from services.tasks.model.webhooks import Delivery, DeliveryState, HookWish, Pag
 from services.tasks.peers.addresses import Guard
 from tests.integration.tasks.core import Core, open_core, success
 from tests.integration.tasks.couriers import couriers
-from tests.integration.tasks.receiver import Receiver, receiving
+from tests.support.receiver import Receiver, receiving
 
 pytestmark = pytest.mark.postgres
 
 
 @pytest.fixture
 async def receiver() -> AsyncIterator[Receiver]:
-    async with receiving() as opened:
+    async with receiving(Receiver(host="localhost")) as opened:
         yield opened
 
 
@@ -125,7 +125,7 @@ async def test_retry_after_is_honoured(core: Core, receiver: Receiver, status: i
     webhook = await make(core, receiver)
     await tell(core, "evt_1")
     async with couriers(core):
-        await receiver.wait_for(1)
+        await receiver.until(1)
         async with asyncio.timeout(20):
             while not (delivery := (await log_of(core, webhook))[0]).tries:
                 await asyncio.sleep(0.05)
@@ -148,7 +148,7 @@ async def test_a_webhook_that_fails_for_days_is_disabled(core: Core, receiver: R
         await core.webhooks.replay(webhook.webhook_id, "ann", None, webhook.created_at)
         await settled(core, webhook)
         await tell(core, "evt_2")
-        await receiver.wait_for(7)
+        await receiver.until(7)
         assert (await core.webhooks.get(webhook.webhook_id, "ann")).enabled
         await core.sql(long_ago)
         await tell(core, "evt_3")
@@ -170,10 +170,10 @@ async def test_a_slow_endpoint_holds_up_nobody_else(core: Core, receiver: Receiv
     slow = await make(core, receiver)
     await tell(core, *(f"evt_slow_{number}" for number in range(30)))
     async with receiving() as fast, couriers(core, most_under_way=8, share=Share(per_webhook=2, per_owner=8)):
-        await receiver.wait_for(2)
+        await receiver.until(2)
         await core.webhooks.create("bob", HookWish(url=fast.url), "")
         await tell(core, *(f"evt_{number}" for number in range(20)), owner_id="bob")
-        await fast.wait_for(20)
+        await fast.until(20)
         assert len(receiver.got) == 2
         released.set()
         await settled(core, slow)
@@ -193,10 +193,10 @@ async def test_an_owner_of_many_slow_endpoints_holds_up_nobody_else(core: Core, 
     await tell(core, *(f"evt_slow_{number}" for number in range(10)))
     shares = Share(per_webhook=2, per_owner=3)
     async with receiving() as fast, couriers(core, most_under_way=4, share=shares):
-        await receiver.wait_for(3)
+        await receiver.until(3)
         await core.webhooks.create("bob", HookWish(url=fast.url), "")
         await tell(core, *(f"evt_{number}" for number in range(10)), owner_id="bob")
-        await fast.wait_for(10)
+        await fast.until(10)
         assert len(receiver.got) == 3
         released.set()
         for webhook in slow:
@@ -316,7 +316,7 @@ async def test_a_replay_is_the_same_event_again(core: Core, receiver: Receiver) 
         log = await settled(core, webhook)
         assert await core.webhooks.replay(webhook.webhook_id, "ann", None, webhook.created_at) == 0
         assert await core.webhooks.replay(webhook.webhook_id, "ann", log[0].delivery_id, None) == 1
-        await receiver.wait_for(3)
+        await receiver.until(3)
         await settled(core, webhook)
     assert sorted(got.event_id for got in receiver.got) == sorted(["evt_1", "evt_2", log[0].event_id])
     assert len({got.body for got in receiver.got if got.event_id == log[0].event_id}) == 1
@@ -338,12 +338,12 @@ async def test_both_secrets_sign_while_they_overlap(core: Core, receiver: Receiv
     rotated = await core.webhooks.rotate(webhook.webhook_id, "ann", "", None)
     await tell(core, "evt_1")
     async with couriers(core):
-        (got,) = await receiver.wait_for(1)
+        (got,) = await receiver.until(1)
         for secret in (webhook.secret, rotated.secret):
             Verifier(secret).verify(got.body, got.headers)
         await core.sql("UPDATE tasks.webhook SET old_until = now()")
         await tell(core, "evt_2")
-        _, got = await receiver.wait_for(2)
+        _, got = await receiver.until(2)
     Verifier(rotated.secret).verify(got.body, got.headers)
     with pytest.raises(WebhookVerificationError):
         Verifier(webhook.secret).verify(got.body, got.headers)
@@ -373,7 +373,7 @@ async def test_a_drain_leaves_to_others_what_is_not_over(
     webhook = await make(core, receiver)
     await tell(core, "evt_1")
     async with couriers(core) as leaving:
-        await receiver.wait_for(1)
+        await receiver.until(1)
         await leaving.drain()
         await tell(core, "evt_2")
         await asyncio.sleep(0.2)

@@ -19,7 +19,7 @@ from chassis.clock import SystemClock
 from chassis.errors import Invalid
 from services.tasks.peers.addresses import Guard, LookUp, Resolver
 from services.tasks.peers.endpoints import Endpoints, open_endpoints
-from tests.integration.tasks.receiver import Receiver, receiving
+from tests.support.receiver import Receiver, receiving
 
 HERE = ip_network("127.0.0.0/8")
 
@@ -53,12 +53,12 @@ async def serving(certificate: Path) -> AsyncIterator[Receiver]:
     """An endpoint with TLS; its names are whatever leads to it."""
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(certificate)
-    async with receiving(tls) as receiver:
+    async with receiving(Receiver(tls=tls)) as receiver:
         yield receiver
 
 
 def named(receiver: Receiver, host: str) -> str:
-    return receiver.url.replace("localhost", host)
+    return receiver.url.replace(receiver.host, host)
 
 
 @asynccontextmanager

@@ -1,7 +1,6 @@
 """The whole process over real stores: gRPC in, pointers and events out, and what it does when the broker forgets."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from chassis.messaging.consumer import Consumer
 from chassis.messaging.delivery import Delivery
 from chassis.messaging.topology import events_queue, work_queue
 from chassis.rpc.status import from_rpc_error
+from deploy.local.ports import free_port
 from deploy.local.stores.rabbitmq import RabbitMQ
 from services.tasks.app import build
 from services.tasks.config import Settings
@@ -74,13 +74,6 @@ class Service:
     async def on_event(self, delivery: Delivery) -> None:
         self.events += events_pb2.TasksChanged.FromString(delivery.message.body).changes
         await delivery.ack()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @asynccontextmanager

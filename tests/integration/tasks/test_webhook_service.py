@@ -13,10 +13,10 @@ from standardwebhooks import Webhook as Verifier
 
 from chassis.config import Discovery, Postgres, Rabbit, Rpc
 from chassis.rpc.status import from_rpc_error
+from deploy.local.ports import free_port
 from services.tasks.app import build
 from services.tasks.config import Settings, Webhooks
-from tests.integration.tasks.receiver import Receiver, receiving
-from tests.integration.tasks.test_service import free_port
+from tests.support.receiver import Receiver, receiving
 from tests.support.rpc import open_host
 
 pytestmark = [pytest.mark.postgres, pytest.mark.rabbit]
@@ -41,7 +41,7 @@ async def channel(tasks_url: str, amqp_url: str) -> AsyncIterator[grpc.aio.Chann
 
 @pytest.fixture
 async def receiver() -> AsyncIterator[Receiver]:
-    async with receiving() as opened:
+    async with receiving(Receiver(host="localhost")) as opened:
         yield opened
 
 
@@ -54,7 +54,7 @@ async def test_a_webhook_from_its_making_to_its_end(channel: grpc.aio.Channel, r
     key: dict[str, Any] = {"id": made.webhook.id, "owner_id": "ann"}
     submitted = await tasks.Submit(tasks_pb2.SubmitRequest(kind="automation", owner_id="ann", payload=b"{}"), timeout=5)
     await tasks.CancelTask(tasks_pb2.CancelTaskRequest(id=submitted.task.id, owner_id="ann"), timeout=5)
-    (got,) = await receiver.wait_for(1)
+    (got,) = await receiver.until(1)
     Verifier(made.secret).verify(got.body, got.headers)
     assert got.document["data"]["task_id"] == submitted.task.id
     rotated = await hooks.RotateSecret(pb.RotateSecretRequest(**key), timeout=5)
@@ -64,7 +64,7 @@ async def test_a_webhook_from_its_making_to_its_end(channel: grpc.aio.Channel, r
     assert (delivery.event_id, delivery.type) == (got.event_id, "task.cancelled")
     again = pb.ReplayRequest(webhook_id=made.webhook.id, owner_id="ann", delivery_id=delivery.id)
     assert (await hooks.Replay(again, timeout=5)).replayed == 1
-    _, got = await receiver.wait_for(2)
+    _, got = await receiver.until(2)
     for secret in (made.secret, rotated.secret):
         Verifier(secret).verify(got.body, got.headers)
     changed = await hooks.UpdateWebhook(pb.UpdateWebhookRequest(**key, enabled=False), timeout=5)
@@ -84,10 +84,10 @@ async def test_events_of_others_and_pings_are_posted_at_once(channel: grpc.aio.C
     event = pb.WebhookEvent(id="evt_1", owner_id="ann", type="agent.execution.completed", at=at, data=b'{"n":1}')
     for _ in range(2):
         await hooks.Emit(pb.EmitRequest(events=[event]), timeout=5)
-    (got,) = await receiver.wait_for(1)
+    (got,) = await receiver.until(1)
     assert (got.event_id, got.document["timestamp"]) == ("evt_1", "2023-11-14T22:13:20Z")
     pinged = await hooks.Ping(pb.PingRequest(id=made.webhook.id, owner_id="ann"), timeout=5)
-    _, got = await receiver.wait_for(2)
+    _, got = await receiver.until(2)
     assert (got.event_id, got.document["event"]) == (pinged.delivery.event_id, "webhook.ping")
 
 

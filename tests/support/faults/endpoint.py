@@ -10,13 +10,14 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from random import Random
-from typing import Any
+from typing import Any, Self
 
 from aiohttp import web
 from standardwebhooks import Webhook as Verifier
 from standardwebhooks import WebhookVerificationError
 
 from tests.support.client import Client
+from tests.support.receiver import Receiver, receiving
 
 _LIVES_SECONDS = (1.0, 8.0)
 _DEAD_SECONDS = (0.2, 2.0)
@@ -37,39 +38,28 @@ class Endpoint:
 
     def __init__(self, seed: int) -> None:
         self._random = Random(f"{seed}/endpoint")
-        self._runner: web.AppRunner | None = None
-        self._port = 0
+        self._receiver = Receiver(usual=self._answer)
         self._secret = ""
         # By task: what came, and what was acknowledged.
         self.ids: defaultdict[str, set[str]] = defaultdict(set)
         self.types: dict[str, str] = {}
         self.acknowledged: set[str] = set()
         self.complaints: list[str] = []
-        self.posts = 0
 
     @property
-    def url(self) -> str:
-        """Where it listens, now and then."""
-        return f"http://127.0.0.1:{self._port}/hook"
+    def posts(self) -> int:
+        """How many came."""
+        return len(self._receiver.got)
 
-    async def start(self) -> None:
-        """Lives, on the port that it had before."""
-        app = web.Application()
-        app.router.add_post("/hook", self._receive)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.0, handler_cancellation=True)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True).start()
-        self._port = self._runner.addresses[0][1]
-
-    async def stop(self) -> None:
-        """Dies: connections are cut off, and new ones refused."""
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Self]:
+        """Lives at first; whatever it suffers, it is dead at the end."""
+        async with receiving(self._receiver):
+            yield self
 
     async def subscribe(self, owner: Client) -> None:
         """Wants to be told of every end of that owner's tasks."""
-        answer = await owner.post("/api/webhooks", {"url": self.url, "events": ["task.*"]})
+        answer = await owner.post("/api/webhooks", {"url": self._receiver.url, "events": ["task.*"]})
         assert answer.status == HTTPStatus.CREATED, answer
         self._secret = answer.body["secret"]
 
@@ -77,13 +67,12 @@ class Endpoint:
         """For ever: lives and dies."""
         while True:
             await asyncio.sleep(self._random.uniform(*_LIVES_SECONDS))
-            await self.stop()
+            await self._receiver.stop()
             await asyncio.sleep(self._random.uniform(*_DEAD_SECONDS))
-            await self.start()
+            await self._receiver.start()
 
-    async def _receive(self, request: web.Request) -> web.Response:
+    async def _answer(self, request: web.Request) -> web.Response:
         body = await request.read()
-        self.posts += 1
         try:
             Verifier(self._secret).verify(body, dict(request.headers))
         except WebhookVerificationError as error:
@@ -116,14 +105,3 @@ class Endpoint:
             yield f"{task_id}: webhooks came under {sorted(self.ids[task_id])}"
         elif self.types[task_id] != f"task.{status}":
             yield f"{task_id}: {self.types[task_id]} was told, and it is {status}"
-
-
-@asynccontextmanager
-async def open_endpoint(seed: int) -> AsyncIterator[Endpoint]:
-    """An endpoint on a port of its own."""
-    endpoint = Endpoint(seed)
-    await endpoint.start()
-    try:
-        yield endpoint
-    finally:
-        await endpoint.stop()
