@@ -1,6 +1,6 @@
 """One behaviour suite for the stores of the agents service: in memory and in Postgres."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from chassis import migrations
 from chassis.config import Postgres
 from chassis.database import open_database
 from chassis.errors import Conflict, NotFound
@@ -34,17 +33,17 @@ class Stores:
 
 
 @pytest.fixture(params=["memory", pytest.param("postgres", marks=pytest.mark.postgres)])
-def migrated(request: pytest.FixtureRequest) -> Postgres | None:
+def migrated(request: pytest.FixtureRequest) -> Iterator[Postgres | None]:
     """A database with the schema `agents`, or None for the stores in memory."""
     if request.param == "memory":
-        return None
-    settings = Postgres(url=request.getfixturevalue("database_url"))
-    migrations.upgrade("agents", settings)
-    return settings
+        yield None
+        return
+    with request.getfixturevalue("databases").migrated("agents") as url:
+        yield Postgres(url=url)
 
 
 @pytest.fixture
-async def stores(migrated: Postgres | None) -> AsyncIterator[Stores]:
+async def kept(migrated: Postgres | None) -> AsyncIterator[Stores]:
     """Empty stores; the built-in agents are taken out of the real one."""
     if migrated is None:
         fake = FakeAgents()
@@ -69,66 +68,66 @@ def _begin(key: str = "", execution_id: str = "e", **given: Any) -> Step:
     return steps.begin(replace(order, **given), measured, ids, NOW, "")
 
 
-async def test_agents_are_written_and_read(stores: Stores):
+async def test_agents_are_written_and_read(kept: Stores):
     """What was added comes back as it was, and only under its own id."""
-    await stores.agents.add(agent("a"))
-    assert (await stores.agents.get("a")) == Measured(agent=agent("a"), figures=Figures())
+    await kept.agents.add(agent("a"))
+    assert (await kept.agents.get("a")) == Measured(agent=agent("a"), figures=Figures())
     with pytest.raises(NotFound):
-        await stores.agents.get("b")
+        await kept.agents.get("b")
 
 
-async def test_names_are_unique(stores: Stores):
+async def test_names_are_unique(kept: Stores):
     """On creation and on renaming; keeping one's own name is no conflict."""
-    await stores.agents.add(agent("a", name="Ada"))
-    await stores.agents.add(agent("b", name="Bob"))
+    await kept.agents.add(agent("a", name="Ada"))
+    await kept.agents.add(agent("b", name="Bob"))
     with pytest.raises(Conflict):
-        await stores.agents.add(agent("c", name="Ada"))
+        await kept.agents.add(agent("c", name="Ada"))
     with pytest.raises(Conflict):
-        await stores.agents.change("b", lambda one: replace(one, name="Ada"))
-    changed = await stores.agents.change("b", lambda one: replace(one, role="new"))
+        await kept.agents.change("b", lambda one: replace(one, name="Ada"))
+    changed = await kept.agents.change("b", lambda one: replace(one, role="new"))
     assert (changed.agent.name, changed.agent.role) == ("Bob", "new")
     with pytest.raises(NotFound):
-        await stores.agents.change("z", lambda one: one)
+        await kept.agents.change("z", lambda one: one)
 
 
-async def test_agents_are_listed_oldest_first(stores: Stores):
+async def test_agents_are_listed_oldest_first(kept: Stores):
     """By page and by status, with the number of all; finding keeps to what exists."""
     for number in range(3):
         status = AgentStatus.INACTIVE if number == 1 else AgentStatus.ACTIVE
-        await stores.agents.add(replace(agent(f"a{number}", status=status), created_at=NOW - timedelta(days=number)))
-    page, total = await stores.agents.page(skip=1, limit=1, status="")
+        await kept.agents.add(replace(agent(f"a{number}", status=status), created_at=NOW - timedelta(days=number)))
+    page, total = await kept.agents.page(skip=1, limit=1, status="")
     assert ([one.agent.id for one in page], total) == (["a1"], 3)
-    page, total = await stores.agents.page(skip=0, limit=9, status="active")
+    page, total = await kept.agents.page(skip=0, limit=9, status="active")
     assert ([one.agent.id for one in page], total) == (["a2", "a0"], 2)
-    assert [one.agent.id for one in await stores.agents.find([])] == ["a2", "a0"]
-    assert {one.agent.id for one in await stores.agents.find(["a0", "zz", "a1"])} == {"a0", "a1"}
-    await stores.agents.remove("a0")
+    assert [one.agent.id for one in await kept.agents.find([])] == ["a2", "a0"]
+    assert {one.agent.id for one in await kept.agents.find(["a0", "zz", "a1"])} == {"a0", "a1"}
+    await kept.agents.remove("a0")
     with pytest.raises(NotFound):
-        await stores.agents.remove("a0")
-    summary = await stores.agents.summary()
+        await kept.agents.remove("a0")
+    summary = await kept.agents.summary()
     assert (summary.agents, summary.active_agents, summary.runs) == (2, 1, 0)
 
 
-async def test_executions_are_written_and_read(stores: Stores):
+async def test_executions_are_written_and_read(kept: Stores):
     """With their runs in order, for their owner and for nobody else."""
     step = _begin()
-    assert await stores.executions.add(step) == step.execution
-    assert await stores.executions.get("e", "u") == step.execution
-    assert await stores.executions.get("e", "") == step.execution
+    assert await kept.executions.add(step) == step.execution
+    assert await kept.executions.get("e", "u") == step.execution
+    assert await kept.executions.get("e", "") == step.execution
     for foreign in (("e", "v"), ("f", "u")):
         with pytest.raises(NotFound):
-            await stores.executions.get(*foreign)
+            await kept.executions.get(*foreign)
 
 
-async def test_a_key_has_one_execution(stores: Stores):
+async def test_a_key_has_one_execution(kept: Stores):
     """The second with the key gets the first; no key is no key, and keys belong to their owner."""
-    first = await stores.executions.add(_begin("k"))
-    assert await stores.executions.add(_begin("k", "e2")) == first
-    assert await stores.executions.find_by_key("u", "k") == first
-    assert await stores.executions.find_by_key("v", "k") is None
-    assert (await stores.executions.add(_begin("", "e3"))).id == "e3"
-    assert (await stores.executions.add(_begin("", "e4"))).id == "e4"
-    assert (await stores.executions.add(_begin("k", "e5", owner_id="v"))).id == "e5"
+    first = await kept.executions.add(_begin("k"))
+    assert await kept.executions.add(_begin("k", "e2")) == first
+    assert await kept.executions.find_by_key("u", "k") == first
+    assert await kept.executions.find_by_key("v", "k") is None
+    assert (await kept.executions.add(_begin("", "e3"))).id == "e3"
+    assert (await kept.executions.add(_begin("", "e4"))).id == "e4"
+    assert (await kept.executions.add(_begin("k", "e5", owner_id="v"))).id == "e5"
 
 
 def _end(execution: Execution, *, number: int, status: RunStatus) -> Step:
@@ -136,37 +135,37 @@ def _end(execution: Execution, *, number: int, status: RunStatus) -> Step:
     return steps.hear(execution, replace(told, answer=Answer(output="y")), NOW)
 
 
-async def test_a_step_is_kept_whole(stores: Stores):
+async def test_a_step_is_kept_whole(kept: Stores):
     """Runs, execution and figures, as the step says."""
-    execution = (await stores.executions.add(_begin())).id
+    execution = (await kept.executions.add(_begin())).id
     for number, status in enumerate((RunStatus.SUCCESS, RunStatus.FAILED)):
-        step = await stores.executions.advance(execution, partial(_end, number=number, status=status))
-    assert await stores.executions.get(execution, "u") == step.execution
-    summary = await stores.agents.summary()
+        step = await kept.executions.advance(execution, partial(_end, number=number, status=status))
+    assert await kept.executions.get(execution, "u") == step.execution
+    summary = await kept.agents.summary()
     assert (summary.runs, summary.successful_runs, summary.last_run_at) == (2, 1, NOW)
-    await stores.agents.add(agent("z"))
-    assert (await stores.agents.get("z")).figures == Figures()
+    await kept.agents.add(agent("z"))
+    assert (await kept.agents.get("z")).figures == Figures()
 
 
-async def test_a_change_that_raises_writes_nothing(stores: Stores):
+async def test_a_change_that_raises_writes_nothing(kept: Stores):
     """The execution stays as it was."""
-    before = await stores.executions.add(_begin())
+    before = await kept.executions.add(_begin())
 
     def refuse(_: Any) -> Step:
         raise Conflict("no")
 
     with pytest.raises(Conflict):
-        await stores.executions.advance("e", refuse)
+        await kept.executions.advance("e", refuse)
     with pytest.raises(NotFound):
-        await stores.executions.advance("f", lambda one: Step(execution=one))
-    assert await stores.executions.get("e", "u") == before
+        await kept.executions.advance("f", lambda one: Step(execution=one))
+    assert await kept.executions.get("e", "u") == before
 
 
-async def test_the_log_is_filtered_and_newest_first(stores: Stores):
+async def test_the_log_is_filtered_and_newest_first(kept: Stores):
     """By owner, agent, status and execution, page by page."""
-    await stores.executions.add(_begin("", "e1"))
-    await stores.executions.add(_begin("", "e2", owner_id="v"))
-    await stores.executions.advance("e1", lambda one: steps.refuse(one, "e1-0", "no", NOW))
+    await kept.executions.add(_begin("", "e1"))
+    await kept.executions.add(_begin("", "e2", owner_id="v"))
+    await kept.executions.advance("e1", lambda one: steps.refuse(one, "e1-0", "no", NOW))
     for which, ids in (
         (RunFilter(skip=0, limit=9), ["e2-1", "e2-0", "e1-1", "e1-0"]),
         (RunFilter(skip=1, limit=2), ["e2-0", "e1-1"]),
@@ -175,16 +174,16 @@ async def test_the_log_is_filtered_and_newest_first(stores: Stores):
         (RunFilter(skip=0, limit=9, status="failed"), ["e1-0"]),
         (RunFilter(skip=0, limit=9, execution_id="e2", agent_id="b"), ["e2-1"]),
     ):
-        runs, total = await stores.executions.page(which)
+        runs, total = await kept.executions.page(which)
         assert [run.id for run in runs] == ids
         assert total >= len(ids)
 
 
-async def test_quiet_runs_are_those_under_way(stores: Stores):
+async def test_quiet_runs_are_those_under_way(kept: Stores):
     """Runs that have ended, or whose turn has not come, are not looked at."""
-    await stores.executions.add(_begin("", "e1"))
-    await stores.executions.add(_begin("", "e2", parallel=False))
-    await stores.executions.advance("e1", lambda one: steps.refuse(one, "e1-0", "no", NOW))
-    quiet = await stores.executions.take_quiet(quiet_seconds=0, limit=10)
+    await kept.executions.add(_begin("", "e1"))
+    await kept.executions.add(_begin("", "e2", parallel=False))
+    await kept.executions.advance("e1", lambda one: steps.refuse(one, "e1-0", "no", NOW))
+    quiet = await kept.executions.take_quiet(quiet_seconds=0, limit=10)
     assert sorted(quiet) == [("e1", "e1-1"), ("e2", "e2-0")]
-    assert not await stores.executions.take_quiet(quiet_seconds=60, limit=10)
+    assert not await kept.executions.take_quiet(quiet_seconds=60, limit=10)

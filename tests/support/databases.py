@@ -2,7 +2,11 @@
 
 import itertools
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from chassis.config import Postgres as PostgresSettings
+from chassis.migrations import upgrade
 from deploy.local.stores.postgres import Postgres, binaries
 
 
@@ -12,6 +16,8 @@ class Databases:
     def __init__(self, postgres: Postgres) -> None:
         self._postgres = postgres
         self._numbers = itertools.count(1)
+        # Migrated once, by their services, and never used but to be copied.
+        self._templates: dict[tuple[str, ...], str] = {}
 
     def make(self, template: str = "template0") -> str:
         """Makes a database, a copy of `template` (which nobody may be connected to), and returns its name."""
@@ -22,6 +28,19 @@ class Databases:
     def drop(self, name: str) -> None:
         """Drops a database; whoever is still connected is cut off."""
         self._run(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+    @contextmanager
+    def migrated(self, *services: str) -> Iterator[str]:
+        """The address of a database with the schemas of these services and nothing else in it, until the end."""
+        if services not in self._templates:
+            template = self.make()
+            for service in services:
+                upgrade(service, PostgresSettings(url=self.url(template)))
+            self._templates[services] = template
+        name = self.make(self._templates[services])
+        yield self.url(name)
+        self._postgres.heal()
+        self.drop(name)
 
     def url(self, name: str) -> str:
         """The address of a database."""

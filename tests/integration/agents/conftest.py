@@ -10,9 +10,9 @@ import pytest
 from mesh.agents.v1 import agents_pb2_grpc
 from mesh.llm.v1 import llm_pb2, llm_pb2_grpc
 
-from chassis import migrations
-from chassis.config import Postgres
-from tests.integration.worker.processes import Mesh, Tasks, free_port
+from deploy.local.ports import free_port
+from tests.integration.worker.processes import Mesh, Tasks
+from tests.support.databases import Databases
 from tests.support.otlp import Receiver, receiving
 
 
@@ -59,12 +59,17 @@ def traces() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-async def mesh(database_url: str, amqp_url: str, thinker: tuple[Thinker, int], traces: Receiver) -> AsyncIterator[Mesh]:
+def migrated_url(databases: Databases) -> Iterator[str]:
+    """The address of a database with the schemas of both services."""
+    with databases.migrated("tasks", "agents") as url:
+        yield url
+
+
+@pytest.fixture
+async def mesh(migrated_url: str, amqp_url: str, thinker: tuple[Thinker, int], traces: Receiver) -> AsyncIterator[Mesh]:
     """The tasks service runs; agents knows where everybody is."""
-    for service in ("tasks", "agents"):
-        await asyncio.to_thread(migrations.upgrade, service, Postgres(url=database_url))
     environment = {
-        "DATABASE_URL": database_url,
+        "DATABASE_URL": migrated_url,
         "AMQP_URL": amqp_url,
         "MESH_DISCOVERY": "static",
         "OTEL_EXPORTER_OTLP_ENDPOINT": traces.endpoint,

@@ -1,7 +1,7 @@
 """Usage and kept answers in a real Postgres."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -16,6 +16,7 @@ from services.llm.model import Answer, Charge, Choice, Message, ModelUsage, Usag
 from services.llm.ports import Held
 from services.llm.store.answers import KeptAnswers
 from services.llm.store.usage import UsageBook, UsageWriter
+from tests.support.databases import Databases
 
 pytestmark = pytest.mark.postgres
 
@@ -30,10 +31,9 @@ ANSWER = Answer(
 
 
 @pytest.fixture
-def settings(database_url: str) -> Postgres:
-    made = Postgres(url=database_url)
-    migrations.upgrade("llm", made)
-    return made
+def settings(databases: Databases) -> Iterator[Postgres]:
+    with databases.migrated("llm") as url:
+        yield Postgres(url=url)
 
 
 @pytest.fixture

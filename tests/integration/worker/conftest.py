@@ -1,17 +1,23 @@
 """A mesh of real processes over the private Postgres and RabbitMQ."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
-from chassis import migrations
-from chassis.config import Postgres
 from tests.integration.worker.load import Load
 from tests.integration.worker.processes import Mesh, Tasks
+from tests.support.databases import Databases
 from tests.support.faults.marks import Marks
+
+
+@pytest.fixture
+def database_url(databases: Databases) -> Iterator[str]:
+    """The address of a database with the schema of the tasks service."""
+    with databases.migrated("tasks") as url:
+        yield url
 
 
 @pytest.fixture
@@ -28,17 +34,10 @@ async def mesh(database_url: str, amqp_url: str) -> AsyncIterator[Mesh]:
 
 
 @pytest.fixture
-async def tasks(mesh: Mesh, tasks_schema: None) -> Tasks:
+async def tasks(mesh: Mesh) -> Tasks:
     """The tasks service, running."""
-    del tasks_schema
     await mesh.add_tasks()
     return Tasks(await mesh.channel(mesh.environment["TASKS_ADDRESS"]))
-
-
-@pytest.fixture
-def tasks_schema(database_url: str) -> None:
-    """The schema of the tasks service, up to date."""
-    migrations.upgrade("tasks", Postgres(url=database_url))
 
 
 @pytest.fixture

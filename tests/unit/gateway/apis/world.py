@@ -1,7 +1,10 @@
 """The APIs over fakes of everything behind them, and a client that asks without a socket."""
 
 import asyncio
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cache
+from operator import attrgetter
 from typing import Any
 
 import orjson
@@ -12,7 +15,7 @@ from services.gateway.apis.dialects import is_public
 from services.gateway.apis.errors import render
 from services.gateway.apis.front import create_app
 from services.gateway.apis.submissions import Submissions
-from services.gateway.edge.asgi import Message, Receive, Scope, Send
+from services.gateway.edge.asgi import App, Message, Receive, Scope, Send
 from services.gateway.edge.context import KEY, RequestContext
 from services.gateway.identity.model import Principal
 from services.gateway.live.executions import Executions
@@ -32,6 +35,8 @@ USER = Principal(user_id="11111111-1111-7111-8111-111111111111", username="john_
 OTHER = Principal(user_id="22222222-2222-7222-8222-222222222222", username="jane_doe", role="user", session_id="s2")
 ADMIN = Principal(user_id="33333333-3333-7333-8333-333333333333", username="admin", role="admin", session_id="s3")
 WHO = {"user": USER, "other": OTHER, "admin": ADMIN}
+
+_ASKED: ContextVar["World"] = ContextVar("_ASKED")
 
 
 @dataclass
@@ -54,6 +59,34 @@ class Answer:
         return [part if part == "[DONE]" else orjson.loads(part) for part in data]
 
 
+class _Part:
+    """Stands for a part of the world that is asked: making an app takes long, so there is one for all worlds."""
+
+    def __init__(self, path: str) -> None:
+        self._find = attrgetter(path)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._find(_ASKED.get()), name)
+
+
+@cache
+def _front() -> App:
+    part: Any = _Part
+    peers: dict[str, Any] = {name: _Part(name) for name in ("agents", "tasks", "webhooks", "llm", "ratelimit")}
+    return create_app(
+        Behind(
+            peers=Peers(workers=None, **peers),  # type: ignore[arg-type]  # nothing here asks for them
+            identity=part("identity"),
+            feeds=Feeds(executions=part("feeds.executions"), tasks=part("feeds.tasks")),
+            links=part("links"),
+            submissions=part("submissions"),
+            clock=part("clock"),
+            chat_timeout_seconds=60.0,
+            version="1.2.3",
+        )
+    )
+
+
 class World:
     """Everything behind the APIs; `app` is them behind the least of an edge: a principal in, errors out.
 
@@ -72,28 +105,13 @@ class World:
         self.ratelimit, self.webhooks = FakeRatelimit(), FakeWebhooks(self.clock)
         nobody: Any = None
         behind = BehindWorkers(workers=nobody, tasks=nobody, broker=nobody, queue_type="classic", clock=self.clock)
-        stubs: dict[str, Any] = {
-            "workers": None,
-            "agents": self.agents,
-            "tasks": self.tasks,
-            "webhooks": self.webhooks,
-            "llm": self.llm,
-            "ratelimit": self.ratelimit,
-        }
-        peers = Peers(**stubs)
-        identity: Any = self.identity
-        self.front = create_app(
-            Behind(
-                peers=peers,
-                identity=identity,
-                feeds=self.feeds,
-                links=Links(behind, 15.0),
-                submissions=Submissions(peers.tasks),
-                clock=self.clock,
-                chat_timeout_seconds=60.0,
-                version="1.2.3",
-            )
-        )
+        self.links = Links(behind, 15.0)
+        self.submissions = Submissions(self.tasks)  # type: ignore[arg-type]  # as below
+
+    async def front(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The APIs themselves."""
+        _ASKED.set(self)
+        await _front()(scope, receive, send)
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
