@@ -71,7 +71,7 @@ check: ## lint, types, import contracts, stub drift
 
 test: ## all tests but the long ones; they start and stop their own stores
 	@$(DEVELOPMENT) && $(MESH) packages
-	.venv/bin/pytest -m "not long" --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	.venv/bin/pytest -m "not long" --numprocesses 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-long: ## the tests that take minutes each
 	@$(DEVELOPMENT) && $(MESH) packages

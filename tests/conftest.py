@@ -1,5 +1,6 @@
 """Fixtures for every test: stores and the whole mesh, started when first asked for; no network in unit tests."""
 
+import gc
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +17,28 @@ from tests.support.mesh import Mesh, throw_away_mesh
 from tests.support.otlp import Receiver, receiving
 from tests.support.redis_cluster import RedisCluster
 from tests.support.stores import Stores, open_stores
+from tests.support.turns import Turns
 
-_UNIT = Path(__file__).parent / "unit"
+_HERE = Path(__file__).parent
+_UNIT = _HERE / "unit"
+# Whoever runs several files at a time shall not end with one of these.
+_LONG = (_HERE / "end_to_end", _HERE / "integration" / "worker")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest first; else the order stays."""
+    items.sort(key=lambda item: item.path.parent not in _LONG)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays for the whole session: no search for garbage need look at it again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Turns | None:
+    """Of the ways to share tests out, `--dist loadfile` is ours."""
+    return Turns(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")

@@ -233,13 +233,18 @@ def test_operations_have_names_of_their_own():
     assert len(names) == len(set(names))
 
 
+@pytest.mark.parametrize("examples", [8, pytest.param(80, marks=pytest.mark.long)])
 @pytest.mark.parametrize("mode", [schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE])
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.label)
-def test_whatever_is_asked_is_answered_as_documented(operation: Any, mode: Any):
+def test_whatever_is_asked_is_answered_as_documented(operation: Any, mode: Any, examples: int):
     """Fitting and unfitting requests alike: never a 5xx, always a documented status, type and shape."""
 
     @settings(
-        max_examples=20, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
     )
     @given(case=operation.as_strategy(generation_mode=mode))
     def ask(case: Any) -> None:

@@ -166,11 +166,12 @@ async def test_half_a_request(open_mesh: Mesh):
         assert (await stranger.get("/livez")).status == 200
 
 
-def test_schemathesis_finds_no_server_error(admin_token: str, open_mesh: Mesh, tmp_path: Path):
+@pytest.mark.parametrize("examples", [4, pytest.param(40, marks=pytest.mark.long)])
+def test_schemathesis_finds_no_server_error(admin_token: str, open_mesh: Mesh, tmp_path: Path, examples: int):
     """Generated from the OpenAPI document: every operation, valid and invalid data, no 5xx."""
     command = [
         str(Path(sys.executable).with_name("schemathesis")), "run", f"{open_mesh.url}/openapi.json",
-        "--checks", "not_a_server_error", "--phases", "examples,coverage,fuzzing", "--max-examples", "15",
+        "--checks", "not_a_server_error", "--phases", "examples,coverage,fuzzing", "--max-examples", str(examples),
         "--header", f"Authorization: Bearer {admin_token}", "--seed", "1", "--continue-on-failure",
     ]  # fmt: skip
     run = subprocess.run(
