@@ -89,7 +89,7 @@ async def test_what_is_released_without_redis_is_free_in_it(deciding: Deciding, 
     assert await allowed(deciding, hold("a"), hold("b")) == [True, True]
     redis_server.pause()
     assert await allowed(deciding, hold("x", action=Action.RENEW)) == [True]
-    assert not deciding.store.ready
+    await deciding.until(ready=False)
     assert await allowed(deciding, hold("a", action=Action.RELEASE)) == [True]
     redis_server.resume()
     await deciding.until(ready=True)
