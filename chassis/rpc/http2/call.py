@@ -235,7 +235,10 @@ class Call:
             return
         result = await answer
         if not handler.response_streaming:
-            await self.write(result)
+            serialize = handler.response_serializer
+            body = result if serialize is None else serialize(result)
+            if not self.answer(body):
+                await self.answer_slowly(body)
 
     async def _requests(self) -> AsyncIterator[Any]:
         while (message := await self.read()) is not grpc.aio.EOF:
@@ -255,14 +258,14 @@ class Call:
 
     def answer(self, body: bytes) -> bool:
         """Sends the one answer and the end, if the client takes all of it now."""
-        self._start()
-        if not self._connection.send_at_once(self.stream_id, wire.framed(body)):
+        if self.ended or not self._connection.answer(self, wire.framed(body)):
             return False
-        self.end(None)
+        self._close()
         return True
 
     async def answer_slowly(self, body: bytes) -> None:
         """Sends the one answer and the end, as the client takes it."""
+        self._start()
         await self._connection.send(self.stream_id, wire.framed(body))
         self.end(None)
 

@@ -316,7 +316,7 @@ class Connection(asyncio.Protocol):
 
     def allow(self, stream_id: int, size: int) -> None:
         """Lets the client send so much again."""
-        self._h2.acknowledge_received_data(size, stream_id)
+        self._h2.allow(stream_id, size)
         self.flush_soon()
 
     def send_headers(self, stream_id: int, headers: Headers) -> None:
@@ -325,15 +325,15 @@ class Connection(asyncio.Protocol):
             self._h2.send_headers(stream_id, headers)
             self.flush_soon()
 
-    def send_at_once(self, stream_id: int, data: bytes) -> bool:
-        """Sends data if the client takes all of it now."""
-        size = len(data)
-        if self._paused or size > min(self._h2.max_outbound_frame_size, _MOST_UNSENT_BYTES - self._unsent_bytes):
+    def answer(self, call: Call, data: bytes) -> bool:
+        """Sends a call's whole answer and its end, if the client takes all of it now."""
+        if self._paused or len(data) > _MOST_UNSENT_BYTES - self._unsent_bytes:
             return False
-        if size > self._h2.local_flow_control_window(stream_id):
+        if not self._h2.answer(call.stream_id, wire.RESPONSE_BLOCK, data, wire.OK_BLOCK):
             return False
-        self._h2.send_data(stream_id, data)
-        self._unsent_bytes += size
+        self._unsent_bytes += len(data)
+        self._forget(call)
+        self.flush_soon()
         return True
 
     async def send(self, stream_id: int, data: bytes) -> None:

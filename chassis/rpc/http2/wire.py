@@ -21,6 +21,10 @@ _EITHER = 32 + zlib.MAX_WBITS
 
 RESPONSE: Headers = [(b":status", b"200"), (b"content-type", b"application/grpc")]
 OK: Headers = [(b"grpc-status", b"0")]
+# Both as they travel (RFC 7541): `:status 200` is the eighth of the known headers, `content-type` the name of the 31st;
+# nothing of them is to be remembered.
+RESPONSE_BLOCK = b"\x88\x0f\x10\x10application/grpc"
+OK_BLOCK = b"\x00\x0bgrpc-status\x010"
 # What HTTP answers to what is no gRPC.
 UNSUPPORTED: Headers = [(b":status", b"415"), (b"accept-post", b"application/grpc")]
 

@@ -9,6 +9,7 @@ import grpc
 import pytest
 from jh2.errors import ErrorCodes
 from jh2.hyperframe.frame import GoAwayFrame, RstStreamFrame
+from jh2.settings import SettingCodes
 
 from chassis.endless import end
 from chassis.rpc.http2 import connection as http2_connection
@@ -50,6 +51,23 @@ async def test_requests_give_their_room_back(peer: Peer, path: str):
         await peer.hear(4)
     assert peer.status(stream_id) == OK
     assert peer.h2.outbound_flow_control_window > 1024 * 1024
+
+
+@pytest.mark.parametrize("size", [1, 8, 13, 10_000])
+@pytest.mark.parametrize("table_bytes", [4096, 65_536])
+async def test_calls_are_whole_however_their_bytes_come(peer: Peer, size: int, table_bytes: int):
+    """Cut anywhere, padded or not, for clients that remember as many headers as is common and more: each hears its own."""
+    peer.h2.update_settings({SettingCodes.HEADER_TABLE_SIZE: table_bytes})
+    calls = {peer.begin(f"/s/{('Echo', 'Together')[at % 2]}", b"%d" % at): b"%d" % at for at in range(8)}
+    padded = peer.begin("/s/Echo")
+    peer.h2.send_data(padded, PREFIX.pack(0, 3) + b"pad", end_stream=True, pad_length=5)
+    said = peer.h2.data_to_send()
+    for at in range(0, len(said), size):
+        peer.connection.data_received(said[at : at + size])
+    await peer.hear()
+    heard = {stream_id: body[PREFIX.size :] for stream_id, body in peer.bodies.items()}
+    assert heard == calls | {padded: b"pad"}
+    assert {peer.status(stream_id) for stream_id in heard} == {OK}
 
 
 @pytest.mark.parametrize("resets", [True, False])

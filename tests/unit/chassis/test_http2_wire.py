@@ -5,6 +5,7 @@ import zlib
 
 import grpc
 import pytest
+from jh2.connection import H2Connection
 
 from chassis.rpc.http2 import wire
 
@@ -80,3 +81,12 @@ def test_what_cannot_be_decompressed_is_refused(body: bytes, encoding: bytes, co
     with pytest.raises(wire.StatusError) as caught:
         wire.inflated(body, encoding, 1000)
     assert caught.value.code is code
+
+
+@pytest.mark.parametrize(
+    ("block", "headers"), [(wire.RESPONSE_BLOCK, wire.RESPONSE), (wire.OK_BLOCK, wire.OK)], ids=["response", "ok"]
+)
+def test_headers_that_are_written_down_are_what_they_say(block: bytes, headers: wire.Headers):
+    """The library reads them as the headers they stand for, and remembers nothing of them."""
+    decoder = H2Connection().decoder
+    assert [[one[:2] for one in decoder.decode(block, raw=True)] for _ in range(2)] == [headers, headers]
