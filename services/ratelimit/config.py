@@ -17,9 +17,10 @@ class Limits(Group):
     )
     # Redis answers a frame in well under a millisecond, but not before it is given a core. On two cores that were full
     # of one client, two instances and Redis, none of 56,000 decisions missed 5 ms; where nine times as many processes
-    # wanted the cores 1 to 5 % did, and 10 ms at most 0.2 %: there more is right. Two deadlines in a row are the most
-    # that a decision waits, and end well within Envoy's 20 ms. A late answer is still taken in, so a miss costs no more
-    # than a `degraded` mark. Work that waits in this process is no part of it, however much.
+    # wanted the cores 1 to 5 % did, and 10 ms at most 0.2 %: there more is right. The most that
+    # a decision waits is three deadlines, two of them until it is sent, which ends well within Envoy's 20 ms. A late
+    # answer is still taken in, so a miss costs no more than a `degraded` mark. Work that waits in this process is no
+    # part of it, however much.
     store_deadline_seconds: float = Field(
         default=0.005, gt=0, validation_alias="MESH_RATE_LIMITS_STORE_DEADLINE_SECONDS"
     )
