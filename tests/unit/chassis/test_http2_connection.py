@@ -56,7 +56,7 @@ async def test_requests_give_their_room_back(peer: Peer, path: str):
 @pytest.mark.parametrize("size", [1, 8, 13, 10_000])
 @pytest.mark.parametrize("table_bytes", [4096, 65_536])
 async def test_calls_are_whole_however_their_bytes_come(peer: Peer, size: int, table_bytes: int):
-    """Cut anywhere, padded or not, for clients that remember as many headers as is common and more: each hears its own."""
+    """Cut anywhere, padded or not, and for clients that remember more headers than is common: each hears its own."""
     peer.h2.update_settings({SettingCodes.HEADER_TABLE_SIZE: table_bytes})
     calls = {peer.begin(f"/s/{('Echo', 'Together')[at % 2]}", b"%d" % at): b"%d" % at for at in range(8)}
     padded = peer.begin("/s/Echo")
