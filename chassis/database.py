@@ -54,14 +54,22 @@ class Database:
 
         json and jsonb go in as text and come out parsed, as the dialect's codec has it on every connection.
         """
+        async with self.statement() as driver, _begun(driver):
+            yield driver
+
+    @asynccontextmanager
+    async def statement(self) -> AsyncIterator[DriverConnection]:
+        """The bare connection without a transaction around it: each statement is one, committed when it returns.
+
+        For what is one statement: it saves two of three round trips.
+        """
         with _translated():
             async with self._engine.connect() as connection:
                 raw = await connection.get_raw_connection()
                 driver: DriverConnection | None = raw.driver_connection
                 if driver is None:
                     raise Unavailable(code="DATABASE_ERROR", private="the connection is gone", retry_after_seconds=1)
-                async with _begun(driver):
-                    yield driver
+                yield driver
 
     async def ping(self) -> None:
         """Raises Unavailable when Postgres does not answer."""

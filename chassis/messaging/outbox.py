@@ -6,8 +6,9 @@ receivers know a repeated one by its id. Knows nothing of what the messages mean
 
 import asyncio
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Protocol
 
 import asyncpg
@@ -113,6 +114,21 @@ class Takes(Protocol):
         """Of each message whether it was taken over, in order. Raises Unavailable with nothing taken that counts."""
 
 
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What the rows of an outbox are.
+
+    Attributes:
+        columns: those to read, besides ``seq``.
+        messages: what a row says, at least one message; the row goes when all of them are taken over.
+        most: rows to read at once.
+    """
+
+    columns: str
+    messages: Callable[[asyncpg.Record], Sequence[Message]]
+    most: int
+
+
 class Relay:
     """Publishes what is in the outbox, in the order of ``seq``, one replica at a time.
 
@@ -121,14 +137,19 @@ class Relay:
     aside for a while and lets the ones behind it pass.
     """
 
-    def __init__(self, database: Database, table: Table, publisher: Takes, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, table: Table, publisher: Takes, clock: Clock, form: Form | None = None
+    ) -> None:
         self._database = database
+        self._form = form or _MESSAGES
         self._publisher = publisher
         self._clock = clock
         self._name = table.fullname
         self._lock_key = (0x4F555442 << 32) | zlib.crc32(self._name.encode())
         name = _qualified(table)
-        self._fetch = f"SELECT seq, {_COLUMNS} FROM {name} WHERE seq <> ALL($1::bigint[]) ORDER BY seq LIMIT $2"  # noqa: S608 - as above
+        self._fetch = (
+            f"SELECT seq, {self._form.columns} FROM {name} WHERE seq <> ALL($1::bigint[]) ORDER BY seq LIMIT $2"  # noqa: S608 - as above
+        )
         self._delete = f"DELETE FROM {name} WHERE seq = ANY($1::bigint[])"  # noqa: S608 - as above
         self._count = f"SELECT count(*) FROM (SELECT FROM {name} LIMIT {_COUNT_UP_TO}) AS waiting"  # noqa: S608 - as above
         self._awake = asyncio.Event()
@@ -165,7 +186,7 @@ class Relay:
             if seen is None and woken:
                 await asyncio.sleep(_LOCKED_OUT_SECONDS)
                 self._awake.set()
-            elif seen != _BATCH:
+            elif seen != self._form.most:
                 await self._rest()
 
     async def relay_once(self) -> int | None:
@@ -177,16 +198,23 @@ class Relay:
             # Held until the transaction ends: no other replica publishes in between and turns the order around.
             if not await driver.fetchval("SELECT pg_try_advisory_xact_lock($1)", self._lock_key):
                 return None
-            rows = await driver.fetch(self._fetch, self._aside.waiting(self._clock.monotonic()), _BATCH)
+            rows = await driver.fetch(self._fetch, self._aside.waiting(self._clock.monotonic()), self._form.most)
             if not rows:
                 return 0
-            outcomes = await self._publisher.publish_many([_message(row) for row in rows])
-            confirmed = [row["seq"] for row, taken in zip(rows, outcomes, strict=True) if taken]
-            refused = [row["seq"] for row, taken in zip(rows, outcomes, strict=True) if not taken]
+            taken = await self._publish(rows)
+            confirmed = [row["seq"] for row in rows if row["seq"] in taken]
+            refused = [row["seq"] for row in rows if row["seq"] not in taken]
             self._aside.settle(confirmed, refused, self._clock.monotonic())
             if confirmed:
                 await driver.execute(self._delete, confirmed)
         return len(rows)
+
+    async def _publish(self, rows: Sequence[asyncpg.Record]) -> set[int]:
+        """The numbers of the rows that were taken over whole."""
+        said = [(row["seq"], message) for row in rows for message in self._form.messages(row)]
+        outcomes = await self._publisher.publish_many([message for _, message in said])
+        refused = {seq for (seq, _), taken in zip(said, outcomes, strict=True) if not taken}
+        return {row["seq"] for row in rows} - refused
 
     async def _rest(self) -> None:
         with suppress(TimeoutError):
@@ -244,3 +272,6 @@ def _message(row: asyncpg.Record) -> Message:
         traceparent=row["traceparent"],
         headers=row["headers"],
     )
+
+
+_MESSAGES = Form(_COLUMNS, lambda row: (_message(row),), _BATCH)

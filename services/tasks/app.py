@@ -12,7 +12,7 @@ from ulid import ULID
 from chassis.database import open_database
 from chassis.lifecycle import Host
 from chassis.messaging.connection import Broker, open_broker
-from chassis.messaging.outbox import Relay
+from chassis.messaging.outbox import Form, Relay
 from chassis.messaging.publisher import Publisher
 from chassis.rpc.server import open_server
 from services.tasks.config import Settings
@@ -36,14 +36,17 @@ from services.tasks.peers.queues import BrokerQueues
 from services.tasks.rpc.tasks import TaskService
 from services.tasks.rpc.webhooks import WebhookService
 from services.tasks.rpc.workers import WorkerService
+from services.tasks.store.news import COLUMNS
 from services.tasks.store.store import PLANNER, Store
-from services.tasks.tables import outbox_events
-from services.tasks.wire.messages import changed_messages, pointer_message
+from services.tasks.tables import news
+from services.tasks.wire.messages import news_messages, pointer_message
 
 # A second writer begins when a full batch waits, so that one commit's wait is the other's work.
 _WRITERS = 2
 # News may be that late, so that many commits share one round to the broker and back.
 _NEWS_WAIT_SECONDS = 0.01
+
+_NEWS = Form(COLUMNS, news_messages, most=50)
 
 
 async def build(settings: Settings, host: Host) -> None:
@@ -52,11 +55,11 @@ async def build(settings: Settings, host: Host) -> None:
     host.health.add("postgres", database.ping)
     broker = await host.enter(open_broker(settings.rabbit, name=host.instance))
     host.health.add("rabbitmq", broker.ping)
-    relay = Relay(database, outbox_events, Publisher(broker), host.clock)
+    relay = Relay(database, news, Publisher(broker), host.clock, _NEWS)
     waker = Waker()
     hot = await host.enter(open_database(settings.postgres, schema="tasks", planner=PLANNER))
     keys_live_seconds = settings.tasks.idempotency_key_seconds
-    store = Store(database, changed_messages, waker.wake, keys_live_seconds=keys_live_seconds, hot=hot)
+    store = Store(database, waker.wake, keys_live_seconds=keys_live_seconds, hot=hot)
     limits = Limits(most=settings.tasks.most_queued, by_group=settings.tasks.limits_by_group)
     figures = Figures(
         store, host.clock, lambda: relay.backlog, limits=limits, most_unpublished=settings.tasks.most_unpublished
@@ -80,7 +83,7 @@ async def build(settings: Settings, host: Host) -> None:
     host.spawn("news", relay.run())
     host.spawn("schedules", repeat("schedules", FIRE_EVERY_SECONDS, schedules.fire))
     host.spawn("watches", repeat("watches", STOPS_EVERY_SECONDS, watches.push, watches.awake))
-    _spawn_writers(host, accepting=intake.batcher, claiming=desk.claims, finishing=desk.outcomes)
+    _spawn_writers(host, accepting=intake.batcher, claiming=desk.claims, results=desk.results, outcomes=desk.outcomes)
     queries = Queries(store, figures, host.clock)
     await host.enter(
         open_server(

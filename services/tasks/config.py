@@ -23,7 +23,7 @@ class Tasks(Group):
         default=200_000,
         gt=0,
         validation_alias="MESH_TASKS_MOST_UNPUBLISHED",
-        description="messages with news that wait for the broker; one tells of up to 500 tasks",
+        description="rows of news that wait for the broker; one tells of up to 200 tasks",
     )
     idempotency_key_seconds: float = Field(
         default=86_400,

@@ -18,6 +18,7 @@ from services.tasks.model.webhooks import Answer, Delivery, Facts, Happening, On
 from services.tasks.model.work import (
     ClaimBatch,
     Claimed,
+    End,
     Held,
     Opening,
     OutcomeBatch,
@@ -117,6 +118,11 @@ class WorkStore(Protocol):
 
         Args:
             grace_seconds: between an attempt's timeout and the moment the service ends it itself.
+        """
+
+    async def complete(self, batches: Sequence[OutcomeBatch]) -> Sequence[Sequence[End | None]]:
+        """Ends attempts with their results. None for those that are not held any more, and for those that others wait
+        for: these are for `settle`.
         """
 
     async def settle(

@@ -24,8 +24,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-from chassis.messaging.outbox import outbox_table
-
 SCHEMA = "tasks"
 metadata = MetaData(schema=SCHEMA)
 
@@ -95,6 +93,8 @@ task_live = Table(
     Column("unique_digest", LargeBinary),
     Column("channel", Text),
     Column("partial", LargeBinary),
+    # Others wait, or have waited, for its end.
+    Column("awaited", Boolean, nullable=False, server_default=text("false")),
     Index("uq_task_live_digest", "unique_digest", unique=True, postgresql_where=text("unique_digest IS NOT NULL")),
     # What is to be stopped: looked at ten times a second, and nearly always empty.
     Index("ix_task_live_cancel", "session_id", postgresql_where=text("cancel_at IS NOT NULL")),
@@ -314,8 +314,27 @@ cron_fire = Table(
     Column("task_id", _ID, nullable=False),
 )
 
-# The news. Pointers have a table and a way of their own: they must not wait behind three times as much.
-outbox_events = outbox_table(metadata, "outbox_events")
+# The news that are not with the broker yet. A row tells what happened to all the tasks that one commit changed in the
+# same way: the columns are arrays with an entry a task. Too short-lived to be compressed.
+news = Table(
+    "news",
+    metadata,
+    Column("seq", BigInteger, Identity(), primary_key=True),
+    Column("type", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("task_ids", ARRAY(Text), nullable=False),
+    Column("owner_ids", ARRAY(Text), nullable=False),
+    Column("sequences", ARRAY(Integer), nullable=False),
+    Column("attempts", ARRAY(Integer), nullable=False),
+    Column("ats", ARRAY(_TIME), nullable=False),
+    # Null: empty objects.
+    Column("data", ARRAY(LargeBinary)),
+    # Null: none.
+    Column("results", ARRAY(LargeBinary)),
+    Column("labels", ARRAY(LargeBinary), nullable=False),
+    Column("traceparents", ARRAY(Text), nullable=False),
+    postgresql_with=_CLEANED_OFTEN,
+)
 
 # Whoever ends a task looks for its owner's: hence the index, which is as small as there are webhooks. A deleted one
 # stays, out of sight, until its log is gone.

@@ -81,6 +81,25 @@ class OutcomeBatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """A task that ended, as far as figures are made of it.
+
+    Attributes:
+        channel: that its customer came through; empty for none.
+        session_id: that held its last attempt; None where none did.
+        busy_seconds: of the last attempt.
+        response_seconds: since it was submitted.
+    """
+
+    group: str
+    channel: str
+    session_id: str | None
+    failed: bool
+    busy_seconds: float
+    response_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
     """An attempt that a session holds, and whether it was asked to stop."""
 

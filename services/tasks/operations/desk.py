@@ -17,6 +17,7 @@ from services.tasks.model.task import Change, Live, TaskError
 from services.tasks.model.work import (
     ClaimBatch,
     Claimed,
+    End,
     Failure,
     Held,
     Opening,
@@ -39,6 +40,7 @@ MOST_PER_CALL = 1000
 # Claims stand between acceptance and start; outcomes only between the work and the news of it.
 _CLAIM_PACE_SECONDS = 0.001
 _OUTCOME_PACE_SECONDS = 0.008
+_ROW_BYTES = 16 * 1024
 _MOST_SLOTS = 10_000
 _MOST_KINDS = 200
 MOST_KNOWN_KINDS = 1000
@@ -49,7 +51,7 @@ Settled = Sequence[Change | None]
 
 
 class Desk:
-    """Where workers are served. Both batchers' `run` have to run for claims and outcomes to be written."""
+    """Where workers are served. The batchers' `run` have to run for claims and outcomes to be written."""
 
     def __init__(
         self, store: WorkStore, figures: Figures, queues: WorkQueues, new_session_id: Callable[[], str]
@@ -62,6 +64,9 @@ class Desk:
             partial(store.claim, grace_seconds=TIMEOUT_GRACE_SECONDS),
             rows=lambda batch: max(len(batch.pointers), 1),
             pace_seconds=_CLAIM_PACE_SECONDS,
+        )
+        self.results: Batcher[OutcomeBatch, Sequence[End | None]] = Batcher(
+            self._complete, rows=_weight, pace_seconds=_OUTCOME_PACE_SECONDS
         )
         self.outcomes: Batcher[OutcomeBatch, Settled] = Batcher(
             self._settle, rows=lambda batch: max(len(batch.outcomes), 1), pace_seconds=_OUTCOME_PACE_SECONDS
@@ -113,8 +118,12 @@ class Desk:
         clean = OutcomeBatch(session_id=batch.session_id, outcomes=tuple(map(_clean, batch.outcomes)))
         if not clean.outcomes:
             return []
-        changes = await self.outcomes.put(clean)
-        return _stale(clean.outcomes, changes)
+        results = replace(clean, outcomes=tuple(o for o in clean.outcomes if o.result is not None))
+        ends = await self.results.put(results) if results.outcomes else ()
+        done = {outcome for outcome, end in zip(results.outcomes, ends, strict=True) if end is not None}
+        # What was not ended so is stale, or others wait for it.
+        left = replace(clean, outcomes=tuple(o for o in clean.outcomes if o not in done))
+        return _stale(left.outcomes, await self.outcomes.put(left)) if left.outcomes else []
 
     async def progress(
         self, session_id: str, pointer: Pointer, progress: float, *, message: str = "", partial: bytes = b""
@@ -149,6 +158,11 @@ class Desk:
         elif not await self._store.drain_session(session_id):
             raise _lost()
 
+    async def _complete(self, batches: Sequence[OutcomeBatch]) -> Sequence[Sequence[End | None] | MeshError]:
+        answers = await self._store.complete(batches)
+        self._figures.count_ends([end for ends in answers for end in ends if end is not None])
+        return answers
+
     async def _settle(self, batches: Sequence[OutcomeBatch]) -> Sequence[Settled | MeshError]:
         def decide(number: int, index: int, live: Live) -> Change:
             return self._decide(batches[number].outcomes[index], live)
@@ -166,6 +180,11 @@ class Desk:
             return rules.fail(live, outcome.failure, policy, random.random())  # noqa: S311 - not a secret
         # It says it was asked to stop; if nobody asked, the task is not done, so somebody else does it.
         return rules.give_back(live)
+
+
+def _weight(batch: OutcomeBatch) -> int:
+    """Large results make small batches: what one commit tells is read again in one piece."""
+    return sum(1 + len(outcome.result or b"") // _ROW_BYTES for outcome in batch.outcomes)
 
 
 def _clean(outcome: Outcome) -> Outcome:

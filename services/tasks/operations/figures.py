@@ -21,7 +21,7 @@ from services.tasks.model.figures import (
 )
 from services.tasks.model.states import Priority, State
 from services.tasks.model.task import Accepted, Change, Kind, RetryPolicy, Submission
-from services.tasks.model.work import Worker
+from services.tasks.model.work import End, Worker
 from services.tasks.ports import Backlog, UpkeepStore
 
 _RETRY_AFTER_SECONDS = 1.0
@@ -228,18 +228,17 @@ class Figures:
         return sum(w.slots for w in self.summary.workers if group in w.groups and not w.draining)
 
     def count_changes(self, changes: Sequence[Change]) -> None:
-        """Counts the tasks that ended."""
-        for change in changes:
-            if not change.to.is_end:
-                continue
-            live, failed, busy = change.live, change.to in _FAILED, 0.0
-            if live.session_id is not None and live.started_at is not None:
-                busy = (live.now - live.started_at).total_seconds()
-                self._pending.sessions[live.session_id].add(failed=failed, seconds=busy)
-            self._pending.groups[live.group].add(failed=failed, seconds=busy)
-            if live.channel:
-                response = (live.now - live.created_at).total_seconds()
-                self._pending.channels[live.channel].add(failed=failed, seconds=response)
+        """Counts the tasks among these that ended."""
+        self.count_ends([_end_of(change) for change in changes if change.to.is_end])
+
+    def count_ends(self, ends: Sequence[End]) -> None:
+        """Counts tasks that ended."""
+        for end in ends:
+            if end.session_id is not None:
+                self._pending.sessions[end.session_id].add(failed=end.failed, seconds=end.busy_seconds)
+            self._pending.groups[end.group].add(failed=end.failed, seconds=end.busy_seconds)
+            if end.channel:
+                self._pending.channels[end.channel].add(failed=end.failed, seconds=end.response_seconds)
 
     async def refresh(self, instance: str) -> None:
         """Writes what was counted and reads everything anew."""
@@ -255,3 +254,16 @@ class Figures:
         self._queued -= queued
         self._scheduled -= scheduled
         self.summary = Summary(depths=depths, channels=channels, workers=workers, rates=rates)
+
+
+def _end_of(change: Change) -> End:
+    live = change.live
+    ran = live.session_id is not None and live.started_at is not None
+    return End(
+        group=live.group,
+        channel=live.channel,
+        session_id=live.session_id if ran else None,
+        failed=change.to in _FAILED,
+        busy_seconds=(live.now - live.started_at).total_seconds() if ran and live.started_at else 0.0,
+        response_seconds=(live.now - live.created_at).total_seconds(),
+    )

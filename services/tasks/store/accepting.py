@@ -10,10 +10,12 @@ from typing import Any
 
 from chassis.database import DriverConnection
 from chassis.errors import Conflict, MeshError
-from services.tasks.model.states import EventType, State
-from services.tasks.model.task import Accepted, Notice, Receipt, Submission, Task
+from services.tasks.model.states import Due, EventType, State
+from services.tasks.model.task import Accepted, Receipt, Submission, Task
+from services.tasks.model.work import DIRECT_LANE
 from services.tasks.store import bounds, linking
-from services.tasks.store.outgoing import Outgoing, Transaction
+from services.tasks.store.news import news_of
+from services.tasks.store.outgoing import Outgoing, Transaction, pointers_to
 from services.tasks.store.reading import read_tasks
 
 # Sorted, so that two batches with the same keys wait for each other and do not deadlock. An expired key is taken over.
@@ -53,36 +55,39 @@ WHERE owner_id = $1 AND key = $2 AND task_id = $3
 RETURNING queue_position, estimated_seconds, estimated_at, duplicate
 """
 
-_INSERT = """
+# Pointers that take the short way ($21) get a lane of their own, and tell their numbers.
+_INSERT = f"""
 WITH i AS (
-  SELECT i.*, CASE WHEN run_at > now() OR run_after <> '' THEN $19::smallint ELSE $20::smallint END AS state
+  SELECT i.*, CASE WHEN run_at > now() OR run_after <> '' THEN $19::smallint ELSE $20::smallint END AS state,
+         1 AS sequence, 0 AS attempt, now() AS at
   FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::smallint[], $6::bytea[], $7::bytea[], $8::int[],
               $9::int[], $10::timestamptz[], $11::timestamptz[], $12::text[], $13::text[], $14::bool[], $15::text[],
-              $16::bytea[], $17::text[], $18::text[])
+              $16::bytea[], $17::text[], $18::text[], $21::text[])
   AS i(task_id, owner_id, kind, work_group, priority, payload, labels, max_attempts, timeout_seconds, run_at,
-       deadline_at, traceparent, run_after, join_any, unique_key, unique_digest, schedule_id, channel)
+       deadline_at, traceparent, run_after, join_any, unique_key, unique_digest, schedule_id, channel, lane)
 ), t AS (
   INSERT INTO tasks.task (task_id, owner_id, kind, work_group, priority, payload, labels, max_attempts,
                           timeout_seconds, run_at, deadline_at, traceparent, created_at, run_after, join_any,
                           unique_key, schedule_id)
   SELECT task_id, owner_id, kind, work_group, priority, payload, labels, max_attempts, timeout_seconds, run_at,
-         deadline_at, traceparent, now(), string_to_array(nullif(run_after, ''), ','), join_any, unique_key,
+         deadline_at, traceparent, at, string_to_array(nullif(run_after, ''), ','), join_any, unique_key,
          schedule_id FROM i
 ), l AS (
   INSERT INTO tasks.task_live (task_id, state, work_group, priority, max_attempts, sequence, enqueued_at, waits,
                                unique_digest, channel)
-  SELECT task_id, state, work_group, priority, max_attempts, 1, CASE state WHEN $20 THEN now() END, run_after <> '',
+  SELECT task_id, state, work_group, priority, max_attempts, 1, CASE state WHEN $20 THEN at END, run_after <> '',
          unique_digest, channel FROM i
 ), e AS (
   INSERT INTO tasks.task_event (task_id, sequence, type, attempt, at, data)
-  SELECT task_id, 1, 'queued', 0, now(), '{}' FROM i
+  SELECT task_id, sequence, 'queued', attempt, at, '{{}}' FROM i
 ), s AS (
   INSERT INTO tasks.schedule (due_at, task_id, purpose, attempt)
   SELECT run_at, task_id, 1, 0 FROM i WHERE run_at > now()
   UNION ALL SELECT deadline_at, task_id, 2, 0 FROM i WHERE deadline_at IS NOT NULL
-)
-SELECT task_id, state, now() AS at FROM i
-"""
+), n AS ({news_of("i", f"'{EventType.QUEUED}'")}), p AS ({pointers_to("(SELECT * FROM i WHERE state = $20)")})
+SELECT task_id, state, at, NULL::bigint AS seq, NULL AS lane FROM i
+UNION ALL SELECT task_id, NULL, NULL, seq, lane FROM p
+"""  # noqa: S608 - the parts above
 
 
 class Accepting:
@@ -100,12 +105,12 @@ class Accepting:
         self, submissions: Sequence[Submission], direct: Collection[str] = ()
     ) -> list[Accepted | MeshError]:
         """See `ports.TaskStore`."""
-        async with self._outgoing.transaction() as transaction:
+        async with self._outgoing.transaction(single=not any(map(_is_tied, submissions))) as transaction:
             return await self._accept(transaction, submissions, direct)
 
     async def accept_all(self, submissions: Sequence[Submission], direct: Collection[str] = ()) -> list[Accepted]:
         """See `ports.TaskStore`."""
-        async with self._outgoing.transaction() as transaction:
+        async with self._outgoing.transaction(single=not any(map(_is_tied, submissions))) as transaction:
             answers = await self._accept(transaction, submissions, direct)
             return [_accepted(answer, index) for index, answer in enumerate(answers)]
 
@@ -172,11 +177,19 @@ class Accepting:
     ) -> tuple[dict[str, Task], dict[str, int]]:
         """The tasks by id, and the numbers of pointers that take the short way."""
         columns = [list(column) for column in zip(*map(_row, fresh), strict=True)]
-        rows = await transaction.pg.fetch(_INSERT, *columns, State.SCHEDULED, State.QUEUED)
-        written = {row["task_id"]: (State(row["state"]), row["at"]) for row in rows}
+        lanes = [DIRECT_LANE if s.task_id in direct else "" for s in fresh]
+        rows = await transaction.pg.fetch(_INSERT, *columns, State.SCHEDULED, State.QUEUED, lanes)
+        written = {row["task_id"]: (State(row["state"]), row["at"]) for row in rows if row["state"] is not None}
+        pointers = [row for row in rows if row["seq"] is not None]
+        seqs = {row["task_id"]: row["seq"] for row in pointers if row["lane"] == DIRECT_LANE}
+        transaction.due |= {Due.NEWS} if len(seqs) == len(pointers) else {Due.NEWS, Due.WORK}
         await linking.link(transaction, fresh)
-        seqs = await transaction.announce([_notice(s, *written[s.task_id]) for s in fresh], direct)
         return {s.task_id: _task(s, *written[s.task_id]) for s in fresh}, seqs
+
+
+def _is_tied(submission: Submission) -> bool:
+    """Something else has to be looked at, or written, in the transaction that accepts it."""
+    return bool(submission.idempotency_key or submission.unique_key or submission.run_after or submission.bound)
 
 
 class _Key:
@@ -275,21 +288,4 @@ def _task(s: Submission, state: State, at: datetime) -> Task:
         unique_key=s.unique_key,
         deadline_at=s.deadline_at,
         schedule_id=s.schedule_id,
-    )
-
-
-def _notice(s: Submission, state: State, at: datetime) -> Notice:
-    return Notice(
-        task_id=s.task_id,
-        kind=s.kind,
-        owner_id=s.owner_id,
-        group=s.group,
-        priority=s.priority,
-        type=EventType.QUEUED,
-        sequence=1,
-        attempt=0,
-        at=at,
-        labels=s.labels,
-        traceparent=s.traceparent,
-        asks_for_work=state is State.QUEUED,
     )

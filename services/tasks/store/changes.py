@@ -12,6 +12,7 @@ from typing import Any
 from services.tasks.model.states import Due, EventType, Priority, Purpose, State
 from services.tasks.model.task import Change, Live, notice_of
 from services.tasks.ports import Decide
+from services.tasks.store.news import news_of
 from services.tasks.store.outgoing import Transaction
 from services.tasks.store.telling import TELL_WEBHOOKS
 
@@ -20,36 +21,40 @@ LIVE_COLUMNS = """l.task_id, t.owner_id, t.kind, l.work_group, l.priority, l.sta
   l.sequence, l.session_id, l.cancel_at IS NOT NULL AS cancel_asked, l.started_at, l.waits,
   coalesce(l.channel, '') AS channel, t.labels, t.traceparent, t.created_at, t.run_at, clock_timestamp() AS now"""
 
+# What every statement does that ends tasks; `z` is what ended: an attempt, its outcome, and what never changes of it.
+ENDED = f"""r AS (
+  INSERT INTO tasks.task_result (task_id, state, attempt, max_attempts, progress, result, error_code, error_message,
+                                 started_at, finished_at, partial)
+  SELECT task_id, state, attempt, max_attempts, progress, result, error_code, error_message, started_at, at, partial
+  FROM z
+), b AS (
+  INSERT INTO tasks.dead_letter (task_id, attempt, error_code, error_message, at)
+  SELECT task_id, attempt, error_code, error_message, at FROM z WHERE state = {State.DEAD:d}
+), e AS (
+  INSERT INTO tasks.task_event (task_id, sequence, type, attempt, at, data)
+  SELECT task_id, sequence, type, attempt, at, data FROM z
+), w AS ({TELL_WEBHOOKS}), n AS ({news_of("z", "type", data="data", result="result")})"""
+
 # Whoever runs after these is told by a timer in the same commit, and looked at under its own lock then.
 _END = f"""
 WITH i AS (
   SELECT * FROM unnest($1::text[], $2::int[], $3::smallint[], $4::text[], $5::bytea[], $6::bytea[], $7::text[],
-                       $8::text[], $9::timestamptz[], $10::text[], $11::text[], $12::text[])
-  AS i(task_id, sequence, state, type, data, result, error_code, error_message, at, owner_id, kind, traceparent)
+                       $8::text[], $9::timestamptz[], $10::text[], $11::text[], $12::text[], $13::bytea[])
+  AS i(task_id, sequence, state, type, data, result, error_code, error_message, at, owner_id, kind, traceparent, labels)
 ), d AS (
   DELETE FROM tasks.task_live l USING i WHERE l.task_id = i.task_id
   RETURNING l.task_id, l.attempt, l.max_attempts, l.progress, l.started_at, l.partial
-), r AS (
-  INSERT INTO tasks.task_result (task_id, state, attempt, max_attempts, progress, result, error_code, error_message,
-                                 started_at, finished_at, partial)
-  SELECT i.task_id, i.state, d.attempt, d.max_attempts,
-         CASE i.state WHEN {State.SUCCEEDED:d} THEN 1 ELSE d.progress END, i.result, i.error_code, i.error_message,
-         d.started_at, i.at,
-         CASE i.state WHEN {State.SUCCEEDED:d} THEN NULL ELSE d.partial END
+), z AS MATERIALIZED (
+  SELECT i.*, d.attempt, d.max_attempts, d.started_at,
+         CASE i.state WHEN {State.SUCCEEDED:d} THEN 1 ELSE d.progress END AS progress,
+         CASE i.state WHEN {State.SUCCEEDED:d} THEN NULL ELSE d.partial END AS partial
   FROM i JOIN d USING (task_id)
-), b AS (
-  INSERT INTO tasks.dead_letter (task_id, attempt, error_code, error_message, at)
-  SELECT i.task_id, d.attempt, i.error_code, i.error_message, i.at
-  FROM i JOIN d USING (task_id) WHERE i.state = {State.DEAD:d}
-), e AS (
-  INSERT INTO tasks.task_event (task_id, sequence, type, attempt, at, data)
-  SELECT i.task_id, i.sequence, i.type, d.attempt, i.at, i.data FROM i JOIN d USING (task_id)
 ), s AS (
   INSERT INTO tasks.schedule (due_at, task_id, purpose, attempt)
   SELECT DISTINCT now(), p.task_id, {Purpose.PREREQUISITE:d}, 0
-  FROM i JOIN tasks.prerequisite p ON p.after_id = i.task_id
+  FROM z JOIN tasks.prerequisite p ON p.after_id = z.task_id
   ON CONFLICT DO NOTHING RETURNING task_id
-), w AS ({TELL_WEBHOOKS})
+), {ENDED}
 SELECT EXISTS (SELECT FROM s) AS timers, EXISTS (SELECT FROM w) AS deliveries
 """
 
@@ -107,13 +112,13 @@ async def write(transaction: Transaction, changes: Sequence[Change]) -> None:
     asks = [change for change in changes if change.to is State.RUNNING]
     if ends:
         (left,) = await transaction.pg.fetch(_END, *_columns([_end_row(change) for change in ends]))
-        transaction.due |= {due for due in (Due.TIMERS, Due.DELIVERIES) if left[due.value]}
+        transaction.due |= {Due.NEWS, *(due for due in (Due.TIMERS, Due.DELIVERIES) if left[due.value])}
     if moves:
         await transaction.pg.execute(_MOVE, *_columns([_move_row(change) for change in moves]), State.QUEUED)
     if asks:
         await transaction.pg.execute(_ASK, [change.live.task_id for change in asks])
         transaction.due.add(Due.STOPS)
-    await transaction.announce([notice_of(change) for change in (*ends, *moves)])
+    await transaction.announce([notice_of(change) for change in moves])
 
 
 def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
@@ -135,6 +140,7 @@ def _end_row(change: Change) -> tuple[Any, ...]:
         change.live.owner_id,
         change.live.kind,
         change.live.traceparent,
+        change.live.labels,
     )
 
 

@@ -14,8 +14,14 @@ from services.tasks.store.outgoing import Transaction
 _LOCK_DIGESTS = "SELECT pg_advisory_xact_lock(n) FROM (SELECT unnest($1::bigint[]) AS n ORDER BY n) AS locks"
 _READ_DIGESTS = "SELECT unique_digest, task_id FROM tasks.task_live WHERE unique_digest = ANY($1::bytea[])"
 
-# Whoever ends a task locks its live row first: it ends before this look, or after our rows are there to be found.
-_LOCK_PREREQUISITES = "SELECT FROM tasks.task_live WHERE task_id = ANY($1::text[]) ORDER BY task_id FOR KEY SHARE"
+# Whoever ends an awaited task locks its live row and looks for those who wait with a statement of its own: it ended
+# before this, or it finds our rows.
+_AWAIT_PREREQUISITES = """
+WITH c AS (
+  SELECT task_id FROM tasks.task_live WHERE task_id = ANY($1::text[]) ORDER BY task_id FOR NO KEY UPDATE
+)
+UPDATE tasks.task_live l SET awaited = true FROM c WHERE l.task_id = c.task_id AND NOT l.awaited
+"""
 _READ_OWNERS = "SELECT task_id, owner_id FROM tasks.task WHERE task_id = ANY($1::text[])"
 
 _LINK = """
@@ -31,7 +37,7 @@ async def refuse_unknown(pg: DriverConnection, submissions: Sequence[Submission]
     wanted = {after_id for s in submissions for after_id in s.run_after}
     if not wanted:
         return {}
-    await pg.fetch(_LOCK_PREREQUISITES, sorted(wanted))
+    await pg.execute(_AWAIT_PREREQUISITES, sorted(wanted))
     owners = {row["task_id"]: row["owner_id"] for row in await pg.fetch(_READ_OWNERS, sorted(wanted))}
     owners |= {s.task_id: s.owner_id for s in submissions}
     refused: dict[str, MeshError] = {}
@@ -73,5 +79,7 @@ async def link(transaction: Transaction, submissions: Sequence[Submission]) -> N
     """Writes who waits for whom, and has each looked at once: what it waits for may have ended already."""
     pairs = [(after_id, s.task_id) for s in submissions for after_id in s.run_after]
     if pairs:
+        # Those that were made in this transaction.
+        await transaction.pg.execute(_AWAIT_PREREQUISITES, sorted({after_id for after_id, _ in pairs}))
         await transaction.pg.execute(_LINK, [after for after, _ in pairs], [task for _, task in pairs])
         transaction.due.add(Due.TIMERS)

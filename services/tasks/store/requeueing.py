@@ -16,6 +16,7 @@ SELECT r.task_id, t.owner_id, t.kind, t.work_group, t.priority, r.state, r.attem
 FROM tasks.task_result r JOIN tasks.task t USING (task_id) WHERE r.task_id = $1 AND t.task_id = $1 FOR UPDATE OF r
 """
 
+# Somebody may still wait for it since its first life.
 _REVIVE = """
 WITH r AS (
   DELETE FROM tasks.task_result WHERE task_id = $1 RETURNING *
@@ -25,8 +26,8 @@ WITH r AS (
   ON CONFLICT DO NOTHING
 ), l AS (
   INSERT INTO tasks.task_live (task_id, state, work_group, priority, attempt, max_attempts, sequence, enqueued_at,
-                               unique_digest, channel, partial)
-  SELECT task_id, $2, $3, $4, attempt, $5, $6, $7, $8, nullif($9, ''), partial FROM r
+                               unique_digest, channel, partial, awaited)
+  SELECT task_id, $2, $3, $4, attempt, $5, $6, $7, $8, nullif($9, ''), partial, true FROM r
 )
 INSERT INTO tasks.task_event (task_id, sequence, type, attempt, at, data)
 SELECT task_id, $6, $10, attempt, $7, $11 FROM r

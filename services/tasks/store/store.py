@@ -5,7 +5,7 @@ from services.tasks.store.deliveries import Deliveries
 from services.tasks.store.delivery_log import DeliveryLog
 from services.tasks.store.figures import Figures
 from services.tasks.store.history import History
-from services.tasks.store.outgoing import Outgoing, Wake, Wording
+from services.tasks.store.outgoing import Outgoing, Wake
 from services.tasks.store.pointers import Pointers
 from services.tasks.store.reading import Reading
 from services.tasks.store.requeueing import Requeueing
@@ -37,7 +37,6 @@ class Store(
     """All the ports over Postgres.
 
     Args:
-        wording: turns notices into messages.
         wake: told what a commit has left to do.
         keys_live_seconds: how long an idempotency key is remembered.
         hot: the pool for what every task passes, opened with the settings in `PLANNER`; None: the same.
@@ -46,14 +45,13 @@ class Store(
     def __init__(
         self,
         database: Database,
-        wording: Wording,
         wake: Wake,
         *,
         keys_live_seconds: float = 86_400,
         hot: Database | None = None,
     ) -> None:
-        outgoing = Outgoing(database, wording, wake)
-        passing = Outgoing(hot or database, wording, wake)
+        outgoing = Outgoing(database, wake)
+        passing = Outgoing(hot or database, wake)
         Schedules.__init__(self, passing, keys_live_seconds)
         Requeueing.__init__(self, database, outgoing)
         Reading.__init__(self, database)

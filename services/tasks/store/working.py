@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from chassis.errors import Conflict, MeshError, NotFound
-from services.tasks.model.states import EventType, Priority, State
+from services.tasks.model.states import Due, EventType, Priority, State
 from services.tasks.model.task import Change, Notice
-from services.tasks.model.work import ClaimBatch, Claimed, OutcomeBatch, Pointer, Report
+from services.tasks.model.work import ClaimBatch, Claimed, End, OutcomeBatch, Pointer, Report
 from services.tasks.ports import DecideOutcome
-from services.tasks.store.changes import LIVE_COLUMNS, to_live, write
+from services.tasks.store.changes import ENDED, LIVE_COLUMNS, to_live, write
+from services.tasks.store.news import news_of
 from services.tasks.store.outgoing import Outgoing
 
 # What a claim needs of the part that never changes.
@@ -47,23 +48,52 @@ WITH s AS MATERIALIZED (
       enqueued_at = NULL, started_at = now(), progress = 0, progress_at = NULL, partial = NULL,
       timeout_at = now() + make_interval(secs => c.timeout_seconds + $4)
   FROM c WHERE l.task_id = c.task_id
-  RETURNING l.task_id, l.session_id, l.attempt, l.sequence, l.max_attempts, l.work_group, l.priority,
-            c.kind, c.payload, c.owner_id, c.timeout_seconds, c.traceparent, c.labels
+  RETURNING l.task_id, l.session_id, l.attempt, l.sequence, l.max_attempts,
+            c.kind, c.payload, c.owner_id, c.timeout_seconds, c.traceparent, c.labels, now() AS at
 ), e AS (
   INSERT INTO tasks.task_event (task_id, sequence, type, attempt, at, data)
-  SELECT task_id, sequence, '{EventType.STARTED}', attempt, now(), '{{}}' FROM u
-), a AS (
-  SELECT u.*, true AS fresh FROM u
+  SELECT task_id, sequence, '{EventType.STARTED}', attempt, at, '{{}}' FROM u
+), n AS ({news_of("u", f"'{EventType.STARTED}'")}), a AS (
+  SELECT task_id, session_id, attempt, max_attempts, kind, payload, owner_id, timeout_seconds, traceparent,
+         true AS fresh FROM u
   UNION ALL
-  SELECT m.task_id, m.session_id, l.*, t.kind, t.payload, t.owner_id, t.timeout_seconds, t.traceparent, t.labels, false
+  SELECT m.task_id, m.session_id, l.*, t.kind, t.payload, t.owner_id, t.timeout_seconds, t.traceparent, false
   FROM m CROSS JOIN LATERAL (
-    SELECT l.attempt, l.sequence, l.max_attempts, l.work_group, l.priority FROM tasks.task_live l
+    SELECT l.attempt, l.max_attempts FROM tasks.task_live l
     WHERE l.task_id = m.task_id AND l.state = {State.RUNNING:d} AND l.session_id || '' = m.session_id
       AND l.attempt = m.attempt + 1
     OFFSET 0
   ) l CROSS JOIN LATERAL ({_TASK}) t
 )
-SELECT s.session_id AS live_session, s.draining, a.*, now() AS at FROM s LEFT JOIN a ON a.session_id = s.session_id
+SELECT s.session_id AS live_session, s.draining, a.* FROM s LEFT JOIN a ON a.session_id = s.session_id
+"""
+
+# A result ends its attempt whatever else is asked of it (T4), so nothing is decided between a look and a change: one
+# statement. Not for what others run after: those who begin to wait after the statement's snapshot would not be seen.
+_COMPLETE = f"""
+WITH i AS MATERIALIZED (
+  SELECT * FROM unnest($1::text[], $2::int[], $3::text[], $6::bytea[]) AS i(task_id, attempt, session_id, result)
+  ORDER BY task_id
+), z AS MATERIALIZED (
+  SELECT i.task_id, {State.SUCCEEDED:d}::smallint AS state, '{EventType.SUCCEEDED}' AS type, '{{}}'::bytea AS data,
+         i.result, NULL AS error_code, NULL AS error_message, clock_timestamp() AS at, i.session_id, l.*, t.*
+  FROM i CROSS JOIN LATERAL (
+    SELECT l.sequence + 1 AS sequence, l.attempt, l.max_attempts, l.started_at, 1::float8 AS progress,
+           NULL::bytea AS partial, l.work_group, coalesce(l.channel, '') AS channel
+    FROM tasks.task_live l
+    WHERE l.task_id = i.task_id AND l.state = {State.RUNNING:d} AND l.attempt = i.attempt
+      AND l.session_id || '' = i.session_id AND NOT l.awaited
+    FOR UPDATE
+  ) l CROSS JOIN LATERAL (
+    SELECT t.owner_id, t.kind, t.labels, t.traceparent, t.created_at FROM tasks.task t
+    WHERE t.task_id = i.task_id AND t.task_id BETWEEN $4 AND $5 OFFSET 0
+  ) t
+), d AS (
+  DELETE FROM tasks.task_live l USING z WHERE l.task_id = z.task_id
+), {ENDED}
+SELECT z.task_id, z.attempt, z.session_id, z.work_group, z.channel, z.started_at, z.created_at, z.at,
+       EXISTS (SELECT FROM w) AS deliveries
+FROM z
 """
 
 _LOCK_OUTCOMES = f"""
@@ -111,12 +141,26 @@ class Working:
         wanted = [(p.task_id, p.attempt, b.session_id) for b in batches for p in b.pointers]
         columns = [list(column) for column in zip(*wanted, strict=True)] if wanted else [[], [], []]
         asked = list({batch.session_id for batch in batches})
-        async with self._outgoing.transaction() as transaction:
+        async with self._outgoing.transaction(single=True) as transaction:
             rows = await transaction.pg.fetch(_CLAIM, *columns, grace_seconds, asked, *_span(columns[0]))
-            await transaction.announce([_notice(row, EventType.STARTED) for row in rows if row["fresh"]])
+            if any(row["fresh"] for row in rows):
+                transaction.due.add(Due.NEWS)
         sessions = {row["live_session"]: row["draining"] for row in rows}
         claimed = {(row["session_id"], row["task_id"], row["attempt"]): _claimed(row) for row in rows if row["task_id"]}
         return [_answer(batch, sessions, claimed) for batch in batches]
+
+    async def complete(self, batches: Sequence[OutcomeBatch]) -> Sequence[Sequence[End | None]]:
+        """See `ports.WorkStore`."""
+        # The same result twice in one batch takes effect once; the repetition is as good as the first.
+        results = {(o.task_id, o.attempt, b.session_id): o.result for b in batches for o in b.outcomes}
+        columns = [list(column) for column in zip(*results, strict=True)]
+        async with self._outgoing.transaction(single=True) as transaction:
+            span = _span(columns[0])
+            rows = await transaction.pg.fetch(_COMPLETE, *columns, *span, list(results.values()))
+            if rows:
+                transaction.due |= {Due.NEWS, Due.DELIVERIES} if rows[0]["deliveries"] else {Due.NEWS}
+        ends = {(row["task_id"], row["attempt"], row["session_id"]): _end(row) for row in rows}
+        return [[ends.get((o.task_id, o.attempt, b.session_id)) for o in b.outcomes] for b in batches]
 
     async def settle(self, batches: Sequence[OutcomeBatch], decide: DecideOutcome) -> Sequence[Sequence[Change | None]]:
         """See `ports.WorkStore`."""
@@ -156,6 +200,17 @@ class Working:
                 )
                 await transaction.announce([_notice(row, EventType.PROGRESS, report.data)])
         return row is not None
+
+
+def _end(row: Any) -> End:
+    return End(
+        group=row["work_group"],
+        channel=row["channel"],
+        session_id=row["session_id"],
+        failed=False,
+        busy_seconds=(row["at"] - row["started_at"]).total_seconds(),
+        response_seconds=(row["at"] - row["created_at"]).total_seconds(),
+    )
 
 
 def _span(task_ids: Sequence[str]) -> tuple[str, str]:

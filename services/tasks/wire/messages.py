@@ -2,21 +2,21 @@
 
 # ruff: noqa: D103 - one function a message and direction; the names say it, and docstrings stand where one raises
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from mesh.tasks.v1 import events_pb2, tasks_pb2
 
 from chassis.messaging.message import EVENTS, WORK, Message
-from services.tasks.model.states import EventType
-from services.tasks.model.task import Notice
 from services.tasks.model.work import WaitingPointer
 from services.tasks.wire.times import to_time
 
 _SOURCE = "tasks"
+_COLUMNS = ("task_ids", "owner_ids", "sequences", "attempts", "ats", "labels", "traceparents")
 # Of one message; a single event may be larger.
 _MOST_BYTES = 256 * 1024
-_MOST_AT_ONCE = 500
+# About what an event takes besides its documents.
+_LEAST_BYTES = 200
 _CHANGED = events_pb2.TasksChanged.DESCRIPTOR.full_name
 _POINTER = tasks_pb2.Pointer.DESCRIPTOR.full_name
 
@@ -36,54 +36,55 @@ def pointer_message(pointer: WaitingPointer) -> Message:
     )
 
 
-def changed_messages(notices: Sequence[Notice]) -> list[Message]:
-    """The news of one commit: those that share a routing key in one message, unless it becomes too large.
-
-    At most one notice a task, so that no order between messages matters within a commit.
-    """
-    bundles: dict[tuple[str, str], list[Notice]] = {}
-    messages = []
-    sizes: Counter[tuple[str, str]] = Counter()
-    for notice in notices:
-        way = notice.type, notice.kind
-        size = len(notice.data) + len(notice.result) + len(notice.labels)
-        if way in bundles and (sizes[way] + size > _MOST_BYTES or len(bundles[way]) >= _MOST_AT_ONCE):
-            messages.append(_changed(bundles.pop(way)))
-            sizes[way] = 0
-        bundles.setdefault(way, []).append(notice)
-        sizes[way] += size
-    return messages + [_changed(bundle) for bundle in bundles.values()]
+def news_messages(row: Any) -> list[Message]:
+    """What a row of the news tells: one message, unless it became too large."""
+    messages: list[Message] = []
+    bundle: list[events_pb2.TaskChanged] = []
+    size = 0
+    for change in _changes(row):
+        if bundle and size + len(change.result) + len(change.data) > _MOST_BYTES:
+            messages.append(_message(row, bundle))
+            bundle, size = [], 0
+        bundle.append(change)
+        size += len(change.result) + len(change.data) + len(change.labels) + _LEAST_BYTES
+    return [*messages, _message(row, bundle)]
 
 
-def _changed(bundle: Sequence[Notice]) -> Message:
+def _changes(row: Any) -> Iterator[events_pb2.TaskChanged]:
+    count = len(row["task_ids"])
+    columns = [row[name] for name in _COLUMNS]
+    data, results = row["data"] or [b"{}"] * count, row["results"] or [b""] * count
+    for task_id, owner_id, sequence, attempt, at, labels, traceparent, said, result in zip(
+        *columns, data, results, strict=True
+    ):
+        yield events_pb2.TaskChanged(
+            task_id=task_id,
+            kind=row["kind"],
+            owner_id=owner_id,
+            type=row["type"],
+            sequence=sequence,
+            attempt=attempt,
+            at=to_time(at),
+            data=said,
+            result=result,
+            labels=labels,
+            traceparent=traceparent,
+        )
+
+
+def _message(row: Any, bundle: Sequence[events_pb2.TaskChanged]) -> Message:
     first, alone = bundle[0], len(bundle) == 1
     return Message(
         exchange=EVENTS,
         # The kind is in the key so that who waits for one kind of task need not read about all the others.
-        routing_key=f"tasks.task.{first.type}.{first.kind}",
+        routing_key=f"tasks.task.{row['type']}.{row['kind']}",
         type=_CHANGED,
-        body=events_pb2.TasksChanged(changes=map(_change, bundle)).SerializeToString(),
+        body=events_pb2.TasksChanged(changes=bundle).SerializeToString(),
         # No two messages begin with the same event.
         id=f"{first.task_id}#{first.sequence}",
-        time=first.at,
+        time=row["ats"][0],
         source=_SOURCE,
         subject=first.task_id if alone else "",
         sequence=first.sequence if alone else 0,
         traceparent=first.traceparent if alone else "",
-    )
-
-
-def _change(notice: Notice) -> events_pb2.TaskChanged:
-    return events_pb2.TaskChanged(
-        task_id=notice.task_id,
-        kind=notice.kind,
-        owner_id=notice.owner_id,
-        type=notice.type,
-        sequence=notice.sequence,
-        attempt=notice.attempt,
-        at=to_time(notice.at),
-        data=notice.data,
-        result=notice.result if notice.type == EventType.SUCCEEDED else b"",
-        labels=notice.labels,
-        traceparent=notice.traceparent,
     )

@@ -25,7 +25,6 @@ from services.tasks.operations.watches import Watches
 from services.tasks.operations.webhooks import Webhooks
 from services.tasks.ports import Post
 from services.tasks.store.store import Store
-from services.tasks.wire.messages import changed_messages
 
 KIND = Kind(kind="automation", group="builtin", max_attempts=3, timeout_seconds=60)
 
@@ -173,7 +172,7 @@ async def open_core(url: str, *, most_queued: int = 100_000) -> AsyncIterator[Co
     """Opens the operations with their batchers running."""
     async with open_database(Postgres(url=url), schema="tasks") as database:
         due: list[Due] = []
-        store = Store(database, changed_messages, due.extend)
+        store = Store(database, due.extend)
         queues = Queues()
         post = Anywhere()
         figures = Figures(store, SystemClock(), lambda: 0, limits=Limits(most=most_queued), most_unpublished=1_000_000)
@@ -183,7 +182,7 @@ async def open_core(url: str, *, most_queued: int = 100_000) -> AsyncIterator[Co
         schedules = Schedules(store, intake, figures, clock=SystemClock(), new_schedule_id=lambda: f"sched_{ULID()}")
         running = [
             asyncio.ensure_future(batcher.run())
-            for batcher in (intake.batcher, desk.claims, desk.outcomes)
+            for batcher in (intake.batcher, desk.claims, desk.results, desk.outcomes)
             for _ in range(2)
         ]
         core = Core(

@@ -8,6 +8,7 @@ import pytest
 from chassis.errors import Conflict, Exhausted, Invalid
 from services.tasks.model.states import Due, Join, State
 from services.tasks.model.work import Outcome
+from services.tasks.store import linking
 from tests.integration.tasks.core import Core, draft, failure, open_core, success
 
 pytestmark = pytest.mark.postgres
@@ -84,6 +85,21 @@ async def test_an_end_that_races_with_the_submission_is_seen(core: Core) -> None
         first = await core.run(session)
         after, _ = await asyncio.gather(core.submit_id(run_after=(first,)), core.finish(session, success(first)))
         assert await state_of(core, after) is State.QUEUED
+
+
+async def test_who_begins_to_wait_while_the_result_is_written_is_seen(core: Core) -> None:
+    """A result whose statement began before the submission's commit, and had to wait for it, tells those who wait."""
+    session = await core.open_session()
+    first, waiting = await core.run(session), await core.submit_id(run_at=datetime.now(UTC) + timedelta(hours=1))
+    async with core.database.driver() as pg:
+        await pg.execute(linking._AWAIT_PREREQUISITES, [first])
+        finishing = asyncio.ensure_future(core.finish(session, success(first)))
+        async with asyncio.timeout(10):
+            while not await core.sql("SELECT 1 FROM pg_locks WHERE NOT granted"):
+                await asyncio.sleep(0.01)
+        await pg.execute("INSERT INTO tasks.prerequisite (after_id, task_id) VALUES ($1, $2)", first, waiting)
+    assert await finishing == []
+    assert await core.sql("SELECT task_id FROM tasks.schedule WHERE purpose = 3") == [(waiting,)]
 
 
 async def test_a_time_and_a_prerequisite_are_both_waited_for(core: Core) -> None:

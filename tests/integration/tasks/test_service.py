@@ -27,7 +27,6 @@ from services.tasks.app import build
 from services.tasks.config import Settings
 from services.tasks.operations.checks import check_draft
 from services.tasks.store.store import Store
-from services.tasks.wire.messages import changed_messages
 from tests.integration.tasks.core import draft
 from tests.support.rpc import open_host
 
@@ -173,7 +172,7 @@ async def test_what_was_committed_and_not_published_is_published_by_the_next_pro
 ) -> None:
     """The accepting process dies between commit and publish; whoever comes next relays."""
     async with open_database(Postgres(url=tasks_url), schema="tasks") as database:
-        store = Store(database, changed_messages, lambda _due: None)
+        store = Store(database, lambda _due: None)
         kind = (await store.read_kinds())[1]
         submission = check_draft(draft(), kind, "task_01J0000000000000000000000A", SystemClock().now())
         await store.accept([submission])

@@ -75,8 +75,11 @@ async def test_a_result_is_kept_and_announced(core: Core) -> None:
     assert (task.state, task.result, task.progress) == (State.SUCCEEDED, b'{"ok":true}', 1.0)
     assert task.finished_at >= task.started_at >= task.created_at
     assert await core.event_types(task_id) == ["queued", "started", "succeeded"]
-    keys = [row[0] for row in await core.sql("SELECT routing_key FROM tasks.outbox_events ORDER BY seq")]
-    assert [key.split(".")[2] for key in keys] == ["queued", "started", "succeeded"]
+    assert await core.sql("SELECT type, task_ids, sequences FROM tasks.news ORDER BY seq") == [
+        ("queued", [task_id], [1]),
+        ("started", [task_id], [2]),
+        ("succeeded", [task_id], [3]),
+    ]
 
 
 async def test_a_repeated_result_is_stale_and_changes_nothing(core: Core) -> None:

@@ -1,21 +1,19 @@
 """Model and contract say the same, in both directions."""
 
-from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from mesh.tasks.v1 import events_pb2, tasks_pb2
 
 from chassis.errors import Invalid
-from services.tasks.model import rules
 from services.tasks.model.cron import Misfire
 from services.tasks.model.states import Join, Priority, State
-from services.tasks.model.task import RetryPolicy, Task, TaskError, notice_of
+from services.tasks.model.task import RetryPolicy, Task, TaskError
 from services.tasks.model.work import Outcome, WaitingPointer
 from services.tasks.wire import tasks as wire
-from services.tasks.wire.messages import changed_messages, pointer_message
+from services.tasks.wire.messages import news_messages, pointer_message
 from services.tasks.wire.workers import opening_from, outcomes_from
-from tests.unit.tasks.test_rules import live
 
 AT = datetime(2026, 5, 4, 3, 2, 1, 123456, tzinfo=UTC)
 
@@ -138,39 +136,52 @@ def test_a_requeued_task_is_news_and_work() -> None:
             at=AT,
         )
     )
-    (event,) = changed_messages([notice_of(rules.lose(live()))])
     assert (pointer.exchange, pointer.routing_key) == ("mesh.work", "work.builtin.p0")
     assert tasks_pb2.Pointer.FromString(pointer.body) == tasks_pb2.Pointer(task_id="task_1", attempt=1)
+    (event,) = news_messages(news("queued", 1) | {"data": [b'{"reason":"WORKER_LOST"}']})
     (changed,) = events_pb2.TasksChanged.FromString(event.body).changes
     assert (event.exchange, event.routing_key) == ("mesh.events", f"tasks.task.queued.{changed.kind}")
-    assert event.id == "task_1#3"
+    assert (event.id, event.subject, event.sequence) == ("task_0#3", "task_0", 3)
     assert (changed.type, changed.sequence, changed.data) == ("queued", 3, b'{"reason":"WORKER_LOST"}')
+
+
+def news(type_: str, tasks: int) -> dict[str, Any]:
+    """A row of the news."""
+    return {
+        "type": type_,
+        "kind": "automation",
+        "task_ids": [f"task_{number}" for number in range(tasks)],
+        "owner_ids": ["ann"] * tasks,
+        "sequences": [3] * tasks,
+        "attempts": [1] * tasks,
+        "ats": [AT] * tasks,
+        "labels": [b""] * tasks,
+        "traceparents": [""] * tasks,
+        "data": None,
+        "results": None,
+    }
 
 
 def test_a_result_travels_with_the_news_of_success() -> None:
     """Whoever waits for it needs to ask nobody."""
-    (event,) = changed_messages([notice_of(rules.complete(live(), b'{"a":1}'))])
+    (event,) = news_messages(news("succeeded", 1) | {"results": [b'{"a":1}']})
     (changed,) = events_pb2.TasksChanged.FromString(event.body).changes
-    assert event.routing_key == f"tasks.task.succeeded.{changed.kind}"
-    assert changed.result == b'{"a":1}'
+    assert event.routing_key == "tasks.task.succeeded.automation"
+    assert (changed.result, changed.data) == (b'{"a":1}', b"{}")
 
 
-def test_news_of_one_way_travel_together() -> None:
-    """One message for all that succeeded, another for what failed; alone, it says which task it is about."""
-    done = [notice_of(rules.complete(replace(live(), task_id=f"task_{n}"), b"{}")) for n in range(3)]
-    lost = notice_of(rules.lose(live()))
-    together, alone = changed_messages([*done[:2], lost, done[2]])
-    changes = events_pb2.TasksChanged.FromString(together.body).changes
+def test_news_of_a_commit_travel_together() -> None:
+    """In one message, which is about no single task."""
+    (event,) = news_messages(news("started", 3))
+    changes = events_pb2.TasksChanged.FromString(event.body).changes
     assert [one.task_id for one in changes] == ["task_0", "task_1", "task_2"]
-    assert (together.id, together.subject, together.sequence) == ("task_0#3", "", 0)
-    assert (alone.id, alone.subject, alone.sequence) == ("task_1#3", "task_1", 3)
+    assert (event.id, event.subject, event.sequence) == ("task_0#3", "", 0)
 
 
 def test_large_news_travel_apart() -> None:
     """A message stays small, whatever the results of its tasks; none is left out."""
     result = b'"' + b"x" * 100_000 + b'"'
-    done = [notice_of(rules.complete(replace(live(), task_id=f"task_{n}"), result)) for n in range(5)]
-    messages = changed_messages(done)
+    messages = news_messages(news("succeeded", 5) | {"results": [result] * 5})
     told = [one.task_id for m in messages for one in events_pb2.TasksChanged.FromString(m.body).changes]
     assert (told, len(messages)) == ([f"task_{n}" for n in range(5)], 3)
     assert len({message.id for message in messages}) == 3

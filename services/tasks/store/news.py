@@ -1,0 +1,29 @@
+"""The news of a statement, written by the statement itself: one row for all tasks that changed in the same way.
+
+It knows the columns; what the bus is told in the end is worded when a row is relayed.
+"""
+
+# ruff: noqa: S608 - what is put into these statements are names of columns and of parts of the statement
+
+COLUMNS = "type, kind, task_ids, owner_ids, sequences, attempts, ats, data, results, labels, traceparents"
+
+
+def news_of(source: str, kind_of_news: str, *, data: str = "NULL", result: str = "NULL") -> str:
+    """The part of a statement that tells what happened to the tasks in `source`; at most one event a task.
+
+    Args:
+        source: a part with the columns task_id, owner_id, kind, sequence, attempt, at, labels and traceparent.
+        kind_of_news: an expression over it for the type of the event.
+        data: an expression for the event's data; NULL for all of them: an empty object.
+        result: the same for the result; NULL: none.
+    """
+    return f"""
+  INSERT INTO tasks.news ({COLUMNS})
+  SELECT {kind_of_news}, kind, array_agg(task_id), array_agg(owner_id), array_agg(sequence), array_agg(attempt),
+         array_agg(at), {_all(data, "bytea")}, {_all(result, "bytea")}, array_agg(labels), array_agg(traceparent)
+  FROM {source} GROUP BY 1, 2
+"""
+
+
+def _all(expression: str, type_: str) -> str:
+    return f"NULL::{type_}[]" if expression == "NULL" else f"array_agg({expression})"
