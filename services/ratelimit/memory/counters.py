@@ -47,9 +47,9 @@ class Counters:
 
     def add(self, key: str, limit: Limit, now_us: int, cost: int, hold: Hold = NO_HOLD) -> None:
         """Counts a cost whether it fits or not."""
-        counter = self.get(key, limit)
-        counter.level(limit, now_us)
-        counter.add(limit, now_us, cost * limit.unit, hold)
+        held = self._young.get(key)
+        counter = self.get(key, limit) if held is None else held[0]
+        counter.hit(limit, now_us, cost * limit.unit, hold)
 
     def release(self, ask: Ask) -> None:
         """Ends a hold where it is known."""

@@ -85,12 +85,14 @@ class MemoryShadow(Debts):
         among = self._sharing = max(1, self._instances())
         now_us = answer.now_us
         self._follow(now_us)
+        add = self._counters.add
         for ask, verdict in zip(asks, answer.verdicts, strict=True):
-            if ask.errand is not None or verdict[3]:
+            keys, limits, cost, errand = ask
+            if errand is not None or verdict[3]:
                 self._follow_up(ask, verdict, now_us)
-            elif verdict[0] == ALLOWED and ask.cost > 0:
-                for key, limit in zip(ask.keys, ask.limits, strict=True):
-                    self._counters.add(key, share_of(limit, among), now_us, ask.cost)
+            elif verdict[0] == ALLOWED and cost > 0:
+                for key, limit in zip(keys, limits, strict=True):
+                    add(key, share_of(limit, among), now_us, cost)
 
     def _follow_up(self, ask: Ask, verdict: Verdict, now_us: int) -> None:
         """Counts what the store has made of an ask that was not simply admitted."""

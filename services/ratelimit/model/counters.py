@@ -30,6 +30,9 @@ class Counter(Protocol):
     def add(self, limit: Limit, now_us: int, units: int, hold: Hold = NO_HOLD) -> None:
         """Takes units, whether they fit or not."""
 
+    def hit(self, limit: Limit, now_us: int, units: int, hold: Hold = NO_HOLD) -> None:
+        """`level` and `add` in one: most counters are only ever told what the store has admitted."""
+
     def give_back(self, limit: Limit, now_us: int, units: int, age_us: int) -> None:
         """Units that were taken so long ago are as if they had not been; at most what is taken."""
 
@@ -72,6 +75,12 @@ class FixedWindow(_Amounts):
     def add(self, limit: Limit, now_us: int, units: int, hold: Hold = NO_HOLD) -> None:
         del limit, now_us, hold
         self.used += units
+
+    def hit(self, limit: Limit, now_us: int, units: int, hold: Hold = NO_HOLD) -> None:
+        del hold
+        start_us = now_us - now_us % limit.window_us
+        self.used = units if self.start_us < start_us else self.used + units
+        self.start_us = start_us
 
     def give_back(self, limit: Limit, now_us: int, units: int, age_us: int) -> None:
         del limit
@@ -131,6 +140,15 @@ class SlidingWindow(_Amounts):
             self.amounts.append(units)
         self.used += units
 
+    def hit(self, limit: Limit, now_us: int, units: int, hold: Hold = NO_HOLD) -> None:
+        stamps, grain_us = self.stamps, limit.granularity_us
+        if stamps and stamps[0] > now_us - limit.window_us and stamps[-1] == now_us - now_us % grain_us + grain_us - 1:
+            self.amounts[-1] += units
+            self.used += units
+        else:
+            self.level(limit, now_us)
+            self.add(limit, now_us, units, hold)
+
     def give_back(self, limit: Limit, now_us: int, units: int, age_us: int) -> None:
         """From the oldest hits, which are over first: whichever it was, what counts at any later instant is enough."""
         del now_us
@@ -188,6 +206,10 @@ class TokenBucket(_Amounts):
         del limit, now_us, hold
         self.taken += units
 
+    def hit(self, limit: Limit, now_us: int, units: int, hold: Hold = NO_HOLD) -> None:
+        self.level(limit, now_us)
+        self.add(limit, now_us, units, hold)
+
     def give_back(self, limit: Limit, now_us: int, units: int, age_us: int) -> None:
         del now_us
         self.taken -= min(max(0, units - age_us * limit.rate), self.taken)
@@ -230,6 +252,10 @@ class Slots:
         del units
         self.deadlines.pop(hold, None)
         self.deadlines[hold] = now_us + limit.window_us
+
+    def hit(self, limit: Limit, now_us: int, units: int, hold: Hold = NO_HOLD) -> None:
+        self.level(limit, now_us)
+        self.add(limit, now_us, units, hold)
 
     def release(self, hold: Hold) -> None:
         """Nothing happens when it is not held."""

@@ -14,7 +14,7 @@ from services.ratelimit.descriptors.limits import DescriptorLimits, Manner
 from services.ratelimit.descriptors.plan import Planner
 from services.ratelimit.descriptors.request import Headers
 from services.ratelimit.memory import MemoryShadow
-from services.ratelimit.model.decisions import Decision
+from services.ratelimit.model.decisions import Verdict
 from services.ratelimit.model.descriptors import DescriptorBook
 from services.ratelimit.model.limits import Ask
 from services.ratelimit.rules.envoy import load_descriptors
@@ -43,10 +43,9 @@ class Counting:
         self.shadow = MemoryShadow(clock, lambda: 1, cap=1000)
         self.calls: list[Sequence[Ask]] = []
 
-    async def decide_asks(self, asks: Sequence[Ask], generation: int) -> list[Decision]:
+    async def verdicts(self, asks: Sequence[Ask]) -> tuple[Sequence[Verdict], Sequence[bool]]:
         self.calls.append(asks)
-        verdicts = self.shadow.decide(asks)
-        return [Decision(ask, verdict, False, generation) for ask, verdict in zip(asks, verdicts, strict=True)]
+        return self.shadow.decide(asks), [False] * len(asks)
 
 
 class Configured:
