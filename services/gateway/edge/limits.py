@@ -191,9 +191,12 @@ class Limits:
         try:
             response = await self._service.Decide(request, timeout=_PATIENCE_SECONDS)
         except MeshError as error:
-            # A class that the rules do not know is no failure: it must not end the asking for those that they do know.
+            # What is wrong with one request is no failure: it must not end the asking for others.
             told = self._breaker.succeed if isinstance(error, Invalid) else self._breaker.fail
             told(generation)
+            if isinstance(error, Invalid) and error.details.get("field") == "route_class":
+                # It was decided that nothing limits this class.
+                return None
             self._in_doubt([subjects[0], *releases])
             self._fail_open(context, subjects[0], error)
             return None

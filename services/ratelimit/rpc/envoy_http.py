@@ -11,7 +11,8 @@ from chassis.errors import MeshError
 from chassis.logging import get_logger
 from services.ratelimit.config import Envoy
 from services.ratelimit.descriptors.limits import Configuration, DescriptorLimits
-from services.ratelimit.model.descriptors import UNIT_NAMES, Rule
+from services.ratelimit.model.descriptors import UNIT_NAMES, UNITS, Rule
+from services.ratelimit.model.limits import SECOND_US
 
 log = get_logger(__name__)
 
@@ -86,6 +87,9 @@ def _rlconfig(configuration: Configuration) -> Handler:
 
 def _line(rule: Rule) -> str:
     unit = UNIT_NAMES.get(rule.unit, "UNKNOWN")
+    if rule.limit is not None and (unit not in UNITS or UNITS[unit].seconds * SECOND_US != rule.limit.window_us):
+        # A window of our own.
+        unit = f"{rule.limit.window_us // SECOND_US}s"
     modes = f"shadow_mode: {str(rule.shadow).lower()}, quota_mode: {str(rule.quota).lower()}"
     return f"{rule.path}: unit={unit} requests_per_unit={rule.requests_per_unit}, {modes}\n"
 

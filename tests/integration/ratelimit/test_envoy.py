@@ -23,6 +23,7 @@ LIMITS = """\
 domain: shop
 descriptors:
   - { key: twenty, rate_limit: { unit: year, requests_per_unit: 20 } }
+  - { key: ours, rate_limit: { window_seconds: 90, requests_per_unit: 5 } }
   - { key: ten, rate_limit: { unit: year, requests_per_unit: 10 } }
   - { key: day, rate_limit: { unit: day, requests_per_unit: 1000 } }
   - key: user
@@ -123,6 +124,7 @@ def test_json_is_answered_over_http(envoy: EnvoyService) -> None:
     status, text = envoy.get("DEBUG_PORT", "/rlconfig")
     line = "shop.twenty: unit=YEAR requests_per_unit=20, shadow_mode: false, quota_mode: false"
     assert (status, text.splitlines()[0]) == (200, line)
+    assert "shop.ours: unit=90s requests_per_unit=5," in text
     assert "/stats" in envoy.get("DEBUG_PORT", "/")[1]
 
 

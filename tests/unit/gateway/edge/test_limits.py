@@ -91,7 +91,16 @@ async def test_degraded_decisions_say_so():
     assert (headers["x-ratelimit-degraded"], headers["x-ratelimit-limit"]) == ("true", "10")
 
 
-@pytest.mark.parametrize("error", [Unavailable(), DeadlineExceeded(), Invalid("unknown route class")])
+async def test_what_no_rule_knows_is_not_limited():
+    """A class that is in no rules file passes, and nothing was decided without anybody."""
+    world = World()
+    world.limiter.answer = Invalid("Unknown route class", details={"field": "route_class"})
+    answer = await world.ask()
+    assert (answer.status, [name for name in answer.headers if "ratelimit" in name]) == (200, [])
+    assert world.sample("mesh_ratelimit_unasked_total") == 0
+
+
+@pytest.mark.parametrize("error", [Unavailable(), DeadlineExceeded(), Invalid("cost is too high")])
 async def test_without_an_answer_requests_pass(error: MeshError):
     """A limiter that is away does not take the mesh with it; the answer and a figure say so."""
     world = World()
