@@ -6,6 +6,7 @@ then drops. It does not know what an attempt is.
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
@@ -17,12 +18,16 @@ from chassis.logging import get_logger
 from chassis.messaging.consumer import Delivery
 from chassis.messaging.delivery import ack_all
 from chassis.retry import backoff_seconds
-from worker.attempts import key_of
+from worker.attempts import Key, key_of
 from worker.intake import Intake
 
 log = get_logger(__name__)
 
 _MAX_CLAIM = 200
+# A second claim is sent while one is on its way when so many wait: what one commit waits for is the other's work, and
+# few pointers are not worth a call.
+_AT_ONCE = 2
+_WORTH_ANOTHER = 50
 _TIMEOUT_SECONDS = 5.0
 _MAX_PAUSE_SECONDS = 2.0
 
@@ -34,20 +39,20 @@ class Owner:
     Attributes:
         session: the session to claim for; None while no work may be claimed.
         free: slots without work.
-        asking: a claim is about to be sent.
-        start: starts what was claimed for a session; ignores what it knows already.
+        asking: around each claim; the attempts that end meanwhile, which its answer may bring back.
+        start: starts what was claimed for a session, but not those; ignores what it knows already.
         lost: a claim said that the session is lost.
     """
 
     session: Callable[[], str | None]
     free: Callable[[], int]
-    asking: Callable[[], None]
-    start: Callable[[str, list[tasks_pb2.Claimed]], None]
+    asking: Callable[[], AbstractContextManager[set[Key]]]
+    start: Callable[[str, list[tasks_pb2.Claimed], set[Key]], None]
     lost: Callable[[], None]
 
 
 class Claims:
-    """The pointers that wait in this process, and the one claim that is on its way."""
+    """The pointers that wait in this process, and the claims that are on their way."""
 
     def __init__(self, tasks: "tasks_pb2_grpc.WorkerServiceAsyncStub", clock: Clock, owner: Owner) -> None:
         self._tasks = tasks
@@ -55,7 +60,13 @@ class Claims:
         self._owner = owner
         self._intake: Intake[tuple[Delivery, tasks_pb2.Pointer]] = Intake()
         self._changed = asyncio.Event()
-        self.in_flight = False
+        # Pointers in claims that are on their way.
+        self._asked = 0
+
+    @property
+    def in_flight(self) -> bool:
+        """A claim is on its way."""
+        return self._asked > 0
 
     @property
     def stuck_seconds(self) -> float:
@@ -80,26 +91,38 @@ class Claims:
         self._changed.set()
 
     async def run(self) -> None:
-        """Claims for ever, one batch at a time: what comes in while one is on its way is the next one."""
+        """Claims for ever: what comes in while claims are on their way is the next one."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(_AT_ONCE):
+                group.create_task(self._claim_on())
+
+    async def _claim_on(self) -> None:
         failures = 0
         while True:
-            await self._changed.wait()
-            self._changed.clear()
-            while len(self._intake) and self._owner.free() > 0 and (session_id := self._owner.session()) is not None:
-                if await self._claim(session_id):
-                    failures = 0
-                    continue
+            if (session_id := self._owner.session()) is None or not self._is_worth_a_claim():
+                self._changed.clear()
+                await self._changed.wait()
+            elif await self._claim(session_id):
+                failures = 0
+            else:
                 await asyncio.sleep(backoff_seconds(failures, first=0.05, most=_MAX_PAUSE_SECONDS))
                 failures += 1
+
+    def _is_worth_a_claim(self) -> bool:
+        return self._most() >= (_WORTH_ANOTHER if self._asked else 1)
+
+    def _most(self) -> int:
+        return min(len(self._intake), self._owner.free() - self._asked, _MAX_CLAIM)
 
     async def _claim(self, session_id: str) -> bool:
         now = self._clock.monotonic()
         since = now - self.stuck_seconds
-        taken = self._intake.take(min(self._owner.free(), _MAX_CLAIM), now)
-        self.in_flight = True
-        self._owner.asking()
+        taken = self._intake.take(self._most(), now)
+        self._asked += len(taken)
         try:
-            claimed = await self._ask(session_id, [pointer for (_, pointer), _ in taken])
+            with self._owner.asking() as ended:
+                claimed = await self._ask(session_id, [pointer for (_, pointer), _ in taken])
+                self._owner.start(session_id, claimed, ended)
         except MeshError as error:
             log.warning("A claim was not answered", pointers=len(taken), error=str(error))
             self._intake.put_back(taken, since)
@@ -107,8 +130,9 @@ class Claims:
                 self._owner.lost()
             return False
         finally:
-            self.in_flight = False
-        self._owner.start(session_id, claimed)
+            self._asked -= len(taken)
+            # Another may be worth it now, or the only one that there is.
+            self._changed.set()
         # On a channel that is gone this does nothing: the pointer comes again and meets the claim's guard.
         await ack_all([delivery for (delivery, _), _ in taken])
         return True

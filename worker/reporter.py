@@ -22,6 +22,9 @@ _MAX_OUTCOMES = 200
 _MAX_BATCH_BYTES = 4 * 1024 * 1024
 _TIMEOUT_SECONDS = 10.0
 _MAX_PAUSE_SECONDS = 2.0
+# A second batch is sent while one is on its way when so many outcomes wait.
+_AT_ONCE = 2
+_WORTH_ANOTHER = 50
 
 
 class Reporter:
@@ -30,7 +33,9 @@ class Reporter:
     def __init__(self, tasks: "tasks_pb2_grpc.WorkerServiceAsyncStub") -> None:
         self._tasks = tasks
         self._pending: dict[Key, tuple[str, tasks_pb2.Outcome]] = {}
-        self._filled = asyncio.Event()
+        # Those of the pending that are on their way now.
+        self._sent: set[Key] = set()
+        self._changed = asyncio.Event()
         self._emptied = asyncio.Event()
         self._emptied.set()
 
@@ -43,28 +48,44 @@ class Reporter:
         """Takes over an outcome."""
         self._pending[key_of(outcome)] = (session_id, outcome)
         self._emptied.clear()
-        self._filled.set()
+        self._changed.set()
 
     async def wait_empty(self) -> None:
         """Waits until everything is acknowledged."""
         await self._emptied.wait()
 
     async def run(self) -> None:
-        """Sends for ever. What arrives while a batch is on its way is the next batch."""
+        """Sends for ever. What arrives while batches are on their way is the next batch."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(_AT_ONCE):
+                group.create_task(self._send_on())
+
+    async def _send_on(self) -> None:
         failures = 0
         while True:
-            await self._filled.wait()
-            self._filled.clear()
-            while self._pending:
-                if await self._send():
-                    failures = 0
-                    continue
+            if len(self._pending) - len(self._sent) < (_WORTH_ANOTHER if self._sent else 1):
+                self._changed.clear()
+                await self._changed.wait()
+            elif await self._send():
+                failures = 0
+            else:
                 await asyncio.sleep(backoff_seconds(failures, first=0.1, most=_MAX_PAUSE_SECONDS))
                 failures += 1
-            self._emptied.set()
 
     async def _send(self) -> bool:
         session_id, batch = self._next_batch()
+        keys = set(map(key_of, batch))
+        self._sent |= keys
+        try:
+            return await self._try(session_id, batch)
+        finally:
+            self._sent -= keys
+            # Another may be worth it now, or the only one that there is.
+            self._changed.set()
+            if not self._pending:
+                self._emptied.set()
+
+    async def _try(self, session_id: str, batch: list[tasks_pb2.Outcome]) -> bool:
         try:
             await self._finish(session_id, batch)
         except NotFound:
@@ -116,10 +137,11 @@ class Reporter:
         return True
 
     def _next_batch(self) -> tuple[str, list[tasks_pb2.Outcome]]:
-        session_id = next(iter(self._pending.values()))[0]
+        waiting = [one for key, one in self._pending.items() if key not in self._sent]
+        session_id = waiting[0][0]
         batch: list[tasks_pb2.Outcome] = []
         size = 0
-        mine = (outcome for session, outcome in self._pending.values() if session == session_id)
+        mine = (outcome for session, outcome in waiting if session == session_id)
         for outcome in islice(mine, _MAX_OUTCOMES):
             size += outcome.ByteSize()
             if batch and size > _MAX_BATCH_BYTES:

@@ -5,8 +5,8 @@ It refuses to know what the work is.
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 
 from mesh.tasks.v1 import tasks_pb2, tasks_pb2_grpc
 
@@ -68,9 +68,10 @@ class Runner:
         self._claims = Claims(tasks, host.clock, self._owner())
         # Held by the service's account and unknown here at the last heartbeat: a claim whose answer never arrived.
         self._orphans: set[Key] = set()
-        # What has ended, or was still to be acknowledged, since the last claim was sent. Its answer may name such an
-        # attempt, granted again to a repeated pointer, after the end has been acknowledged: to run it would be twice.
-        self._ended_since: set[Key] = set()
+        # For each claim on its way what has ended, or was to be acknowledged, since it was sent. Its answer may name
+        # such an attempt, granted again to a repeated pointer, after the end has been acknowledged: to run it would be
+        # twice.
+        self._ended_since: dict[int, set[Key]] = {}
         self._draining = asyncio.Event()
 
     @property
@@ -138,11 +139,17 @@ class Runner:
             lost=self._sessions.suspect,
         )
 
-    def _asking(self) -> None:
-        self._ended_since = self._reporter.keys
+    @contextmanager
+    def _asking(self) -> Iterator[set[Key]]:
+        ended = self._reporter.keys
+        self._ended_since[id(ended)] = ended
+        try:
+            yield ended
+        finally:
+            del self._ended_since[id(ended)]
 
-    def _start(self, session_id: str, claimed: list[tasks_pb2.Claimed]) -> None:
-        known = self._attempts.keys | self._reporter.keys | self._ended_since
+    def _start(self, session_id: str, claimed: list[tasks_pb2.Claimed], ended: set[Key]) -> None:
+        known = self._attempts.keys | self._reporter.keys | ended
         for one in claimed:
             # A repeated pointer brings back what is held already.
             if key_of(one) not in known:
@@ -150,7 +157,8 @@ class Runner:
                 self._attempts.start(Running(claimed=one, session_id=session_id, report=progress.report))
 
     def _ended(self, running: Running, outcome: tasks_pb2.Outcome | None) -> None:
-        self._ended_since.add(running.key)
+        for ended in self._ended_since.values():
+            ended.add(running.key)
         if outcome is not None:
             self._reporter.put(running.session_id, outcome)
         self._claims.wake()

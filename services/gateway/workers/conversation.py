@@ -5,7 +5,7 @@ Every outcome is acknowledged after its commit, and every attempt that the worke
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 from mesh.tasks.v1 import tasks_pb2, tasks_pb2_grpc
@@ -67,7 +67,7 @@ class Conversation:
             session=self._claiming,
             free=self._free,
             # Nothing to note: what was stored is remembered for long.
-            asking=lambda: None,
+            asking=lambda: nullcontext(set()),
             start=self._start,
             lost=self.session.suspect,
         )
@@ -156,7 +156,7 @@ class Conversation:
     def _free(self) -> int:
         return self._slots - len(self._holdings) if self._outbox.is_roomy else 0
 
-    def _start(self, session_id: str, claimed: list[tasks_pb2.Claimed]) -> None:
+    def _start(self, session_id: str, claimed: list[tasks_pb2.Claimed], _ended: set[Key]) -> None:
         if session_id != self.session.id:
             return
         for one in claimed:

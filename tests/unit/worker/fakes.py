@@ -38,6 +38,8 @@ class FakeTasks:
         # A claim whose answer stays under way until this is set; what it grants is decided before.
         self.answer_claims = asyncio.Event()
         self.answer_claims.set()
+        # The same for outcomes, which have their effect before.
+        self.answer_outcomes: asyncio.Event | None = None
         self.streams: dict[str, asyncio.Queue[list[tuple[str, int]] | None]] = {}
         self.changed = asyncio.Event()
 
@@ -108,6 +110,8 @@ class FakeTasks:
             key = (outcome.task_id, outcome.attempt)
             if self.held.pop(key, None) is not None:
                 self.outcomes[key] = outcome
+        if self.answer_outcomes is not None:
+            await self.answer_outcomes.wait()
         return pb.FinishResponse()
 
     async def Progress(self, request: pb.ProgressRequest, timeout: float) -> pb.ProgressResponse:

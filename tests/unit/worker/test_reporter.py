@@ -34,6 +34,24 @@ async def test_outcomes_travel_in_batches_by_session():
     assert sizes == [("s1", 200), ("s1", 50), ("s2", 1)]
 
 
+async def test_no_outcome_is_on_its_way_twice():
+    """A second batch is sent beside the first when many wait; of few none is."""
+    tasks, sent = FakeTasks(), asyncio.Event()
+    tasks.answer_outcomes = sent
+    reporter = Reporter(tasks)  # type: ignore[arg-type]  # a stub by its methods
+    running = asyncio.ensure_future(reporter.run())
+    for first, count in ((0, 1), (1, 49), (50, 60), (110, 60)):
+        for number in range(first, first + count):
+            reporter.put("s1", _outcome(number))
+        await asyncio.sleep(0.01)
+    assert [len(request.outcomes) for request in tasks.called("Finish")] == [1, 109]
+    sent.set()
+    await reporter.wait_empty()
+    running.cancel()
+    named = [outcome.task_id for request in tasks.called("Finish") for outcome in request.outcomes]
+    assert sorted(named) == sorted({f"t{number}" for number in range(170)})
+
+
 async def test_large_outcomes_travel_in_smaller_batches():
     """A message stays well below the limit of the transport."""
     tasks = FakeTasks()

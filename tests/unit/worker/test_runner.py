@@ -108,6 +108,22 @@ async def test_what_waits_during_a_claim_is_the_next_claim():
     assert [len(request.pointers) for request in it.tasks.called("Claim")] == [1, 3]
 
 
+async def test_many_that_wait_during_a_claim_are_claimed_beside_it():
+    """Few of them wait for its answer; no third claim is sent, and no more is claimed than there are slots."""
+    async with rig(slots=101) as it:
+        it.tasks.answer_claims.clear()
+        await it.push("a", *(f"b{number}" for number in range(49)))
+        await it.until(lambda: it.tasks.called("Claim"))
+        await it.push(*(f"c{number}" for number in range(49)))
+        await _some_turns()
+        assert [len(request.pointers) for request in it.tasks.called("Claim")] == [50]
+        await it.push(*(f"d{number}" for number in range(100)))
+        await _some_turns()
+        assert [len(request.pointers) for request in it.tasks.called("Claim")] == [50, 51]
+        it.tasks.answer_claims.set()
+        await it.until(lambda: len(it.work.started) == 101)
+
+
 async def test_a_repeated_pointer_starts_nothing_twice():
     """The same pointer again, while its attempt runs, is claimed again and acknowledged, and that is all."""
     async with rig() as it:

@@ -196,7 +196,7 @@ class Worker:
         session_id = self.link.session_id or ""
         self.service.sessions[session_id].add((task_id, attempt))
         claimed = tasks_pb2.Claimed(task_id=task_id, attempt=attempt, kind=KIND, payload=b'{"x":1}', timeout_seconds=30)
-        self.link._conversation._start(session_id, [claimed])
+        self.link._conversation._start(session_id, [claimed], set())
 
     async def wait(self, seconds: float) -> None:
         """Lets time pass as it passes for a process that runs."""
