@@ -144,10 +144,14 @@ class Limits:
         if decisions is None or not decisions[0].rules:
             return None
         decision = reservation.decision = decisions[0]
-        if not decision.allowed:
-            reservation.refused = True
-            raise beyond(decision, needed) or refusal(decision)
-        return subject, asked_at
+        never = beyond(decision, needed)
+        if decision.allowed and never is None:
+            return subject, asked_at
+        reservation.refused = True
+        if decision.allowed:
+            # It goes back with the rest.
+            reservation.taken.append((subject, asked_at))
+        raise never or refusal(decision)
 
     # -- the end of a request --------------------------------------------------------------------------------------
 

@@ -16,11 +16,12 @@ def read_chat(payload: Any, *, owner_id: str, key: str) -> Chat:
     "top_p"?, "seed"?, "stop"?: [text]}``. Raises Reject.
     """
     body = _object(payload, "The payload")
+    max_tokens = _of(body, "max_tokens", int)
     return Chat(
         model=_of(body, "model", str) or "",
         messages=_messages(body),
         temperature=_of(body, "temperature", float, int),
-        max_tokens=_of(body, "max_tokens", int) or _ANSWER_TOKENS,
+        max_tokens=_ANSWER_TOKENS if max_tokens is None else max_tokens,
         top_p=_of(body, "top_p", float, int),
         seed=_of(body, "seed", int),
         stop=_texts(body, "stop"),

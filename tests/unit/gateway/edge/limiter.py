@@ -30,7 +30,7 @@ class Limiter:
 
     Attributes:
         places: how many may be held at the same time; None: there is no such rule.
-        tokens: how many are left to everybody; None: they are not counted.
+        tokens: how many are left to everybody, of `most_tokens` a minute; None: they are not counted.
         away: what every call but Decide raises.
     """
 
@@ -39,6 +39,7 @@ class Limiter:
         self.answer: pb.Decision | MeshError = decision()
         self.places: int | None = None
         self.tokens: int | None = None
+        self.most_tokens = 10_000
         self.away: MeshError | None = None
         self.held: set[str] = set()
         self.released: list[str] = []
@@ -81,7 +82,7 @@ class Limiter:
 
     def _decide_tokens(self, cost: int) -> pb.Decision:
         left = self.tokens or 0
-        rule = {"name": "openai_tokens", "limit": 10_000, "window_seconds": 60, "reset_after_ms": 30_000}
+        rule = {"name": "openai_tokens", "limit": self.most_tokens, "window_seconds": 60, "reset_after_ms": 30_000}
         if cost > left:
             rules = [pb.RuleState(remaining=left, violated=True, **rule)]  # type: ignore[arg-type]  # of two types
             return pb.Decision(rules=rules, retry_after_ms=20_000)

@@ -66,14 +66,16 @@ async def test_the_rest_of_a_reservation_comes_back():
 async def test_a_route_may_reserve_what_nobody_could_know_before():
     """Nothing with the decision, then what the body says; more than one question may ask for in several."""
     async with counting(using(7, need=1_000_500), tokens=2_000_000) as world:
+        world.limiter.most_tokens = 2_000_000
         assert (await world.ask("/task")).status == 200
         assert [one.cost for one in world.limiter.asked] == [0, 1_000_000, 500]
         await until(lambda: world.limiter.tokens == 2_000_000 - 7, "the rest to come back")
 
 
-async def test_a_request_that_needs_more_than_ever_passes_is_told_so():
-    """In words and figures, and without a time to come back at."""
-    async with counting(using(0, need=43_000)) as world:
+@pytest.mark.parametrize("tokens", [5000, 2_000_000])
+async def test_a_request_that_needs_more_than_ever_passes_is_told_so(tokens: int):
+    """In words and figures, and without a time to come back at; at the first question, and nothing is kept."""
+    async with counting(using(0, need=43_000), tokens) as world:
         answer = await world.ask("/task")
         assert (answer.status, answer.body["details"]["limit"], answer.body["details"]["needed"]) == (
             429,
@@ -82,6 +84,8 @@ async def test_a_request_that_needs_more_than_ever_passes_is_told_so():
         )
         assert "43000 tokens, and at most 10000 pass in 60 seconds" in answer.body["message"]
         assert answer.body["retry_after"] is None
+        await until(lambda: ("v1.chat", 1) in world.limiter.refunded, "the request to come back")
+        assert (world.limiter.tokens, len(world.limiter.asked)) == (tokens, 2)
 
 
 async def test_what_the_request_says_is_reserved_before_it_runs():

@@ -112,9 +112,10 @@ async def test_new_agents_that_the_bus_did_not_tell_of_are_looked_up(hub: Hub, a
         for _ in range(2):
             hub.suspect()
             await fill_after(hub, 1)
+            heard = [[json.loads(frame.text)["data"]["name"] for frame in mailbox._frames] for mailbox in (one, two)]
+            assert heard == [["a", "b"]] * 2
         hub.tell(told(events_pb2.AgentCreated(agent_id="b", name="b"), "b", 1))
-        heard = [[json.loads(frame.text)["data"]["name"] for frame in mailbox._frames] for mailbox in (one, two)]
-    assert heard == [["a", "b"]] * 2
+        assert [len(mailbox._frames) for mailbox in (one, two)] == [2, 2]
 
 
 def test_events_of_an_execution_come_in_order(hub: Hub):
