@@ -77,6 +77,9 @@ class Limits:
         subjects = [subject]
         if tokens and self.watch.counts_tokens:
             subjects.append(_token_subject(context, tokens))
+        elif tokens is not None and self.watch.counts_tokens:
+            # Whatever becomes of the request's own class, which the rules may not know.
+            context.tokens = self._reservation(context)
         asked_at = self._clock.monotonic()
         decisions = await self._ask(context, subjects)
         if decisions is None:
@@ -86,8 +89,6 @@ class Limits:
         self._places.learn(_key(context), subject.role, decision)
         if len(subjects) > 1:
             self._reserve(context, (subjects[1], asked_at), decisions[1])
-        elif tokens is not None and self.watch.counts_tokens:
-            context.tokens = self._reservation(context)
         if not decision.allowed:
             self._denials.keep(_key(context), decision, asked_at, self._clock.monotonic())
             raise refusal(*decisions)

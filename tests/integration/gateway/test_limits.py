@@ -154,7 +154,9 @@ async def test_a_hot_refused_key_costs_no_call_and_a_raised_limit_works_at_once(
 
 
 async def test_tokens_are_reserved_and_given_back(running: Open):
-    """Two answers under way take all there is; refused, the third counts nowhere; when they end, the rest is back."""
+    """Two answers under way take all there is; refused, the third counts nowhere; when they end, the rest is back. A
+    conversation that is submitted as a task takes of the same.
+    """
     async with running(rules(limit=100, openai_tokens=2500)) as (mesh, user):
         url = "/v1/chat/completions"
         await until_counted(user, url)
@@ -172,6 +174,10 @@ async def test_tokens_are_reserved_and_given_back(running: Open):
                 await asyncio.sleep(0.05)
         # Each answer used 30 tokens of which all are known; this one has reserved what it may use.
         assert int(after.headers["x-ratelimit-remaining-tokens"]) > 2500 - 1100 - 30 * 10
+        wish = {"task_type": "llm.chat", "payload": {"message": "Hi", "max_tokens": 800}}
+        assert [(await user.post("/api/v1/tasks", wish)).status for _ in range(4)][::3] == [201, 429]
+        wish["payload"]["max_tokens"] = 2500
+        assert (await user.post("/api/v1/tasks", wish)).body["error"]["code"] == "TOKENS_BEYOND_LIMIT"
 
 
 async def until_counted(user: Client, url: str) -> None:
