@@ -8,6 +8,8 @@ from services.ratelimit.model.decisions import Verdict, decide
 from services.ratelimit.model.errands import NO_HOLD, Hold
 from services.ratelimit.model.limits import Algorithm, Ask, Limit
 
+_GONE_AT_ONCE = 2
+
 
 @lru_cache(maxsize=4096)
 def share_of(limit: Limit, among: int) -> Limit:
@@ -18,7 +20,8 @@ def share_of(limit: Limit, among: int) -> Limit:
 class Counters:
     """Counters by key, at most `cap` of them and never fewer than the `cap / 2` used last.
 
-    Two generations instead of a list in order of use: a hit costs one look-up, and forgetting costs nothing.
+    Two generations instead of a list in order of use: a hit costs one look-up. What is forgotten goes a few at a time:
+    all at once would stop everybody for milliseconds.
     """
 
     def __init__(self, cap: int, make: Callable[[Algorithm], Counter] = new_counter) -> None:
@@ -27,6 +30,7 @@ class Counters:
         self._half = max(1, cap // 2)
         self._young: dict[str, tuple[Counter, Limit]] = {}
         self._old: dict[str, tuple[Counter, Limit]] = {}
+        self._forgotten: dict[str, tuple[Counter, Limit]] = {}
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
@@ -37,8 +41,11 @@ class Counters:
         if held is None:
             held = self._old.pop(key, None) or (self._make(limit.algorithm), limit)
             if len(self._young) >= self._half:
-                self._old, self._young = self._young, {}
+                self._forgotten, self._old, self._young = self._old, self._young, {}
             self._young[key] = held
+            # All are gone before the next ones are forgotten.
+            for _ in range(min(_GONE_AT_ONCE, len(self._forgotten))):
+                self._forgotten.popitem()
         return held[0]
 
     def decide(self, ask: Ask, now_us: int) -> Verdict:
