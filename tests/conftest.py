@@ -1,12 +1,14 @@
 """Fixtures for every test: stores and the whole mesh, started when first asked for; no network in unit tests."""
 
+import asyncio
 import gc
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from deploy.local.stores.consul import Consul
 from deploy.local.stores.postgres import Postgres
@@ -21,6 +23,7 @@ from tests.support.turns import Turns
 
 _HERE = Path(__file__).parent
 _UNIT = _HERE / "unit"
+_ON_UVLOOP = (_HERE / "integration", _HERE / "contract")
 # Whoever runs several files at a time shall not end with one of these.
 _LONG = (_HERE / "end_to_end", _HERE / "integration" / "worker")
 
@@ -39,6 +42,15 @@ def pytest_collection_finish() -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Turns | None:
     """Of the ways to share tests out, `--dist loadfile` is ours."""
     return Turns(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loop that processes run on, where their parts meet stores and each other. What keeps unit tests from the
+    network knows asyncio's own alone.
+    """
+    if any(item.path.is_relative_to(folder) for folder in _ON_UVLOOP):
+        return {"uvloop": uvloop.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop}
 
 
 @pytest.fixture(scope="session")
