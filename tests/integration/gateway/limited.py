@@ -51,6 +51,12 @@ class Slow(llm_pb2_grpc.LlmServiceServicer, tasks_pb2_grpc.TaskServiceServicer):
     async def ListProviders(self, request: Any, context: Any) -> llm_pb2.ListProvidersResponse:  # noqa: N802
         return llm_pb2.ListProvidersResponse()
 
+    async def ListModels(self, request: Any, context: Any) -> llm_pb2.ListModelsResponse:  # noqa: N802
+        return llm_pb2.ListModelsResponse()
+
+    async def ListTasks(self, request: Any, context: Any) -> tasks_pb2.ListTasksResponse:  # noqa: N802
+        return tasks_pb2.ListTasksResponse()
+
     async def GetSummary(self, request: Any, context: Any) -> tasks_pb2.GetSummaryResponse:  # noqa: N802
         return tasks_pb2.GetSummaryResponse()
 
