@@ -8,7 +8,7 @@ PYTHON_BIN := .venv/bin/python
 MESH := $(PYTHON_BIN) -m deploy.local
 export PYTHONPATH := .:proto
 
-BENCHMARKS := mesh_chat tasks_durable tasks_peers tasks_scale ratelimit_decisions llm_chat
+BENCHMARKS := mesh_chat tasks_durable tasks_peers tasks_scale tasks_recovery ratelimit_decisions llm_chat
 
 # What runs needs one lock file, what checks needs the other; both end at once when nothing changed.
 RUNTIME := deploy/local/venv.sh requirements.lock

@@ -39,17 +39,17 @@ class Stage:
         state = StateDir(Path(tempfile.mkdtemp(prefix="agentmesh-bench-")))
         # Ends everything and takes the data with it, also when the benchmark is killed.
         stack.callback(start_guard(state, erase=True).communicate)
-        self.postgres, rabbit = Postgres(state), RabbitMQ(state)
-        for store in (self.postgres, rabbit):
+        self.postgres, self.rabbitmq = Postgres(state), RabbitMQ(state)
+        for store in (self.postgres, self.rabbitmq):
             stack.callback(store.kill)
             store.start()
-        self.pids = {"postgres": self.postgres.child.pid, "rabbitmq": rabbit.child.pid}
+        self.pids = {"postgres": self.postgres.child.pid, "rabbitmq": self.rabbitmq.child.pid}
         self.environment = {
             **os.environ,
             **dict([state.marker]),
             "PYTHONPATH": f"{ROOT}:{ROOT / 'proto'}",
             "DATABASE_URL": self.postgres.url,
-            "AMQP_URL": rabbit.url,
+            "AMQP_URL": self.rabbitmq.url,
             "MESH_LOG_LEVEL": "warning",
         }
 

@@ -21,7 +21,7 @@ from chassis.messaging.message import EVENTS, Message
 
 log = get_logger(__name__)
 
-_IN_FLIGHT = 500
+_IN_FLIGHT = 1000
 _CONFIRM_TIMEOUT_SECONDS = 10.0
 
 

@@ -26,7 +26,7 @@ _POLL_SECONDS = 0.25
 _MOST_PAUSE_SECONDS = 1.0
 _RECALL_AFTER_SECONDS = 2.0
 _STILL_AFTER_SECONDS = 2.0
-_MOST_AT_ONCE = 500
+_MOST_AT_ONCE = 1000
 
 
 @dataclass(slots=True)
@@ -76,7 +76,8 @@ class Window:
         # Those before the owner that it began with may have something too.
         self.waits = len(owners) >= asked or self.after_owner != ""
         self.credit -= len(owners)
-        self.after_owner = owners[-1] if owners and len(owners) >= asked else ""
+        # Where one owner is alone there is nobody whose turn is next.
+        self.after_owner = owners[-1] if len(owners) >= asked and len(set(owners)) > 1 else ""
 
 
 class Feeder:
@@ -156,7 +157,7 @@ class Feeder:
         for queue in wanted:
             owners = [one.owner_id for one in taken if (one.group, one.priority) == (queue.group, queue.priority)]
             self._windows[queue.group, queue.priority].take(owners, queue.most)
-        # Nothing taken, and still something may wait: the turn begins with the first owner again.
+        # Also when nothing was taken: then the turn begins with the first owner again.
         if any(window.waits and window.credit > 0 for window in self._windows.values()):
             return 0.0
         return _LOOK_EVERY_SECONDS if some_wait else self._rest(now)

@@ -52,12 +52,16 @@ def test_a_queue_is_looked_at_when_half_of_it_may_be_gone() -> None:
 
 
 def test_the_next_round_begins_after_the_last_owner() -> None:
-    """When there was more than could be taken; else it begins with the first one."""
+    """When there was more than could be taken, of several; else it begins with the first one."""
     window = Window()
     window.take(["ann", "bob"], 2)
     assert window.after_owner == "bob"
     window.take(["cid"], 2)
-    assert window.after_owner == ""
+    assert (window.after_owner, window.waits) == ("", True)
+    window.take(["ann", "ann"], 2)
+    assert (window.after_owner, window.waits) == ("", True)
+    window.take(["ann"], 2)
+    assert not window.waits
 
 
 def test_the_short_way_is_for_queues_with_room_in_which_nobody_waits() -> None:
