@@ -23,7 +23,9 @@ def find_make() -> int | None:
 
 
 def is_asked_to_end(make: int) -> bool:
-    """Whether that `make` waits for the end of this process, or is gone."""
+    """Whether that `make` waits for the end of this process, or is gone. For a moment also while it starts something:
+    it is so when it stays so.
+    """
     if os.getppid() != make:
         return True
     with suppress(OSError):

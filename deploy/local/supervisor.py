@@ -61,7 +61,8 @@ class Supervisor:
         while not self._ending.is_set():
             asked = make is not None and is_asked_to_end(make)
             if asked and seen:
-                # Seen twice: a signal of the whole group has arrived here too by now, and must not count as a second.
+                # Seen twice, so it stays so; and a signal of the whole group, which has arrived here too by now, does
+                # not count as a second.
                 self._end()
             seen = asked
             with suppress(TimeoutError):

@@ -14,12 +14,19 @@ _WAITING = """
 import time
 from deploy.local.make import find_make, is_asked_to_end
 
-make = find_make()
-assert make is not None and not is_asked_to_end(make)
-print("waiting", flush=True)
 until = time.monotonic() + 30
-while not is_asked_to_end(make) and time.monotonic() < until:
-    time.sleep(0.02)
+
+
+def wait(asked):
+    while is_asked_to_end(make) is not asked and time.monotonic() < until:
+        time.sleep(0.02)
+
+
+make = find_make()
+# While make starts something it blocks signals too.
+wait(False)
+print("waiting", flush=True)
+wait(True)
 print("asked" if time.monotonic() < until else "never asked", flush=True)
 """
 
