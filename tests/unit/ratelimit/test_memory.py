@@ -1,6 +1,11 @@
 """The shadow: bounded, on the store's time, by its share, and with a ledger of what the store must be told."""
 
+from random import Random
+
+import pytest
+
 from services.ratelimit.memory import Counters, MemoryShadow
+from services.ratelimit.model.counters import new_counter
 from services.ratelimit.model.decisions import ALLOWED, Verdict
 from services.ratelimit.model.limits import Algorithm, Ask, Limit, limit_of
 from services.ratelimit.ports import Answer
@@ -149,3 +154,19 @@ def test_what_a_bucket_is_owed_drains_after_the_bucket_and_by_its_share() -> Non
     found.owe([ask(cost=0, of=bucket)])
     clock.advance(30)
     assert [debt.state[1] / bucket.unit for debt in found.take_debts(1)] == [7.5]
+
+
+@pytest.mark.parametrize("algorithm", list(Algorithm))
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_hit_is_a_level_and_what_is_added_to_it(algorithm: Algorithm, exact: bool) -> None:
+    """The same state after every step, also where time steps back."""
+    one_limit = limit_of(rule="r", algorithm=algorithm, per=("user",), limit=50, window_us=1_000_000, exact=exact)
+    chance, now_us = Random(7), 10_000_000
+    one, other = new_counter(algorithm), new_counter(algorithm)
+    for step in range(2000):
+        now_us += chance.choice((0, 0, 1, 5_000, 300_000, 2_000_000, -400_000))
+        units, hold = chance.randint(1, 3) * one_limit.unit, (step % 9, 0)
+        one.hit(one_limit, now_us, units, hold)
+        other.level(one_limit, now_us)
+        other.add(one_limit, now_us, units, hold)
+        assert one.dump() == other.dump()
