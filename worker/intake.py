@@ -49,7 +49,8 @@ class Intake(Generic[T]):
         for item, priority_class in reversed(items):
             self._waiting[priority_class].appendleft(item)
         if items:
-            self._since = since
+            # What was put back before, by another that took at the same time, may have waited longer.
+            self._since = since if self._since is None else min(since, self._since)
 
     def clear(self) -> None:
         """Forgets everything."""

@@ -68,3 +68,18 @@ def test_stuck_is_measured_from_the_last_take():
     assert intake.stuck_seconds(31.0) == 21.0
     intake.clear()
     assert (len(intake), intake.stuck_seconds(99.0)) == (0, 0.0)
+
+
+def test_two_that_take_in_vain_do_not_hide_how_long_that_lasts():
+    """Both give back what they took and take again, the second what the first left: stuck since the beginning."""
+    intake: Intake[str] = Intake()
+    for name in "abc":
+        intake.put(name, 0, 0.0)
+    for second in range(40):
+        both = []
+        for _ in range(2):
+            since = second - intake.stuck_seconds(second)
+            both.append((intake.take(1, second), since))
+        for taken, since in both:
+            intake.put_back(taken, since)
+    assert intake.stuck_seconds(40.0) == 40.0
