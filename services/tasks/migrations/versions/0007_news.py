@@ -31,3 +31,10 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.execute('ALTER TABLE tasks.task_live DROP COLUMN awaited')
     op.execute('DROP TABLE tasks.news')
+    # What waited in either is not told, as above.
+    op.execute(
+        'CREATE TABLE tasks.outbox_events (seq bigserial PRIMARY KEY, id text NOT NULL, exchange text NOT NULL, '
+        'routing_key text NOT NULL, type text NOT NULL, body bytea NOT NULL, subject text NOT NULL DEFAULT \'\', '
+        'sequence bigint NOT NULL DEFAULT 0, time timestamptz NOT NULL DEFAULT clock_timestamp(), '
+        'source text NOT NULL, traceparent text NOT NULL DEFAULT \'\', headers jsonb NOT NULL DEFAULT \'{}\')'
+    )
