@@ -1,7 +1,8 @@
 """Durable tasks a second, from submission over gRPC to the committed result, on private Postgres (fsync) and RabbitMQ.
 
 A tasks service and a worker do no-ops; the figures: accepts alone, draining them, the whole way at full load, and the
-wait from acceptance to start at a fixed rate. CPU of every process is shown, so that the next bottleneck has a name.
+wait from acceptance to start at half of that and at a fixed rate. CPU of every process is shown, so that the next
+bottleneck has a name.
 
 Usage: python bench/tasks_durable.py [--tasks 20000] [--callers 256] [--transport lane|unary] [--workers 1]
        [--rate 1000] [--seconds 10] [--slots 256]
@@ -119,16 +120,16 @@ async def _whole(arguments: argparse.Namespace, stage: Stage, stub: Any, databas
     return {"tasks": ended, "per_second": round(ended / span), **figures}
 
 
-async def _steady(arguments: argparse.Namespace, stage: Stage, stub: Any, database: Any) -> dict[str, Any]:
+async def _steady(rate: float, arguments: argparse.Namespace, stage: Stage, stub: Any, database: Any) -> dict[str, Any]:
     """At a fixed rate, how long a task waits for its start."""
     figures: dict[str, Any] = {}
     await _clear(database)
-    with _measured(stage, figures, int(arguments.rate * arguments.seconds)):
-        await _submit_steadily(stub, arguments.rate, arguments.seconds)
+    with _measured(stage, figures, int(rate * arguments.seconds)):
+        await _submit_steadily(stub, rate, arguments.seconds)
         await _until_done(database)
     p50, p95, p99 = await database.fetchval(_LATENCY)
     wait = {"p50": round(p50, 1), "p95": round(p95, 1), "p99": round(p99, 1)}
-    return {"rate": arguments.rate, "accept_to_start_ms": wait, **figures}
+    return {"rate": round(rate), "accept_to_start_ms": wait, **figures}
 
 
 async def measure(arguments: argparse.Namespace, stage: Stage) -> dict[str, Any]:
@@ -138,8 +139,9 @@ async def measure(arguments: argparse.Namespace, stage: Stage) -> dict[str, Any]
         await _submit_all(stub, 500, arguments.callers)
         figures = {
             "accepting": await _accepting(arguments, stage, stub, database),
-            "whole": await _whole(arguments, stage, stub, database),
-            "steady": await _steady(arguments, stage, stub, database),
+            "whole": (whole := await _whole(arguments, stage, stub, database)),
+            "half_load": await _steady(whole["per_second"] / 2, arguments, stage, stub, database),
+            "steady": await _steady(arguments.rate, arguments, stage, stub, database),
         }
     await database.close()
     return figures
