@@ -33,17 +33,22 @@ RETURNING task_id
 
 # Read by a second statement: only a new snapshot sees what a concurrent batch has just committed.
 READ_KEYS = """
-SELECT o.owner_id, o.key, o.fingerprint, o.task_id
-FROM tasks.idem o JOIN unnest($1::text[], $2::text[]) AS i(owner_id, key) USING (owner_id, key)
+SELECT o.* FROM unnest($1::text[], $2::text[]) AS i(owner_id, key) CROSS JOIN LATERAL (
+  SELECT o.owner_id, o.key, o.fingerprint, o.task_id FROM tasks.idem o
+  WHERE o.owner_id = i.owner_id AND o.key = i.key OFFSET 0
+) AS o
 """
 
 # A key that was taken a moment ago for a task that is not made after all; without another task it is free again.
 _REPOINT_KEYS = """
-WITH i AS (SELECT * FROM unnest($1::text[], $2::text[], $3::text[]) AS i(owner_id, key, task_id)), d AS (
-  DELETE FROM tasks.idem o USING i WHERE o.owner_id = i.owner_id AND o.key = i.key AND i.task_id IS NULL
+WITH i AS (
+  SELECT i.task_id, o.ctid AS row FROM unnest($1::text[], $2::text[], $3::text[]) AS i(owner_id, key, task_id)
+  CROSS JOIN LATERAL (SELECT ctid FROM tasks.idem o WHERE o.owner_id = i.owner_id AND o.key = i.key OFFSET 0) AS o
+), d AS (
+  DELETE FROM tasks.idem WHERE ctid = ANY(ARRAY(SELECT row FROM i WHERE task_id IS NULL))
 )
 UPDATE tasks.idem o SET task_id = i.task_id FROM i
-WHERE o.owner_id = i.owner_id AND o.key = i.key AND i.task_id IS NOT NULL
+WHERE o.ctid = i.row AND o.ctid = ANY(ARRAY(SELECT row FROM i WHERE task_id IS NOT NULL))
 """
 
 # The first answer stands, also when two are given at once.
@@ -98,19 +103,19 @@ class Accepting:
     """
 
     def __init__(self, outgoing: Outgoing, keys_live_seconds: float) -> None:
-        self._outgoing = outgoing
+        self._passing = outgoing
         self._keys_live_seconds = keys_live_seconds
 
     async def accept(
         self, submissions: Sequence[Submission], direct: Collection[str] = ()
     ) -> list[Accepted | MeshError]:
         """See `ports.TaskStore`."""
-        async with self._outgoing.transaction(single=not any(map(_is_tied, submissions))) as transaction:
+        async with self._passing.transaction(single=not any(map(_is_tied, submissions))) as transaction:
             return await self._accept(transaction, submissions, direct)
 
     async def accept_all(self, submissions: Sequence[Submission], direct: Collection[str] = ()) -> list[Accepted]:
         """See `ports.TaskStore`."""
-        async with self._outgoing.transaction(single=not any(map(_is_tied, submissions))) as transaction:
+        async with self._passing.transaction(single=not any(map(_is_tied, submissions))) as transaction:
             answers = await self._accept(transaction, submissions, direct)
             return [_accepted(answer, index) for index, answer in enumerate(answers)]
 
@@ -118,7 +123,7 @@ class Accepting:
         """See `ports.TaskStore`. A key that has ended meanwhile keeps nothing."""
         accepted = receipt.accepted
         answer = (receipt.queue_position, receipt.estimated_seconds, receipt.estimated_at, accepted.duplicate)
-        async with self._outgoing.transaction() as transaction:
+        async with self._passing.transaction() as transaction:
             row = await transaction.pg.fetchrow(_KEEP_RECEIPT, owner_id, key, accepted.task.task_id, *answer)
         if row is None:
             return receipt

@@ -42,7 +42,7 @@ WITH i AS (
                        $8::text[], $9::timestamptz[], $10::text[], $11::text[], $12::text[], $13::bytea[])
   AS i(task_id, sequence, state, type, data, result, error_code, error_message, at, owner_id, kind, traceparent, labels)
 ), d AS (
-  DELETE FROM tasks.task_live l USING i WHERE l.task_id = i.task_id
+  DELETE FROM tasks.task_live l WHERE l.task_id = ANY($1::text[])
   RETURNING l.task_id, l.attempt, l.max_attempts, l.progress, l.started_at, l.partial
 ), z AS MATERIALIZED (
   SELECT i.*, d.attempt, d.max_attempts, d.started_at,
@@ -52,7 +52,7 @@ WITH i AS (
 ), s AS (
   INSERT INTO tasks.schedule (due_at, task_id, purpose, attempt)
   SELECT DISTINCT now(), p.task_id, {Purpose.PREREQUISITE:d}, 0
-  FROM z JOIN tasks.prerequisite p ON p.after_id = z.task_id
+  FROM z CROSS JOIN LATERAL (SELECT p.task_id FROM tasks.prerequisite p WHERE p.after_id = z.task_id OFFSET 0) AS p
   ON CONFLICT DO NOTHING RETURNING task_id
 ), {ENDED}
 SELECT EXISTS (SELECT FROM s) AS timers, EXISTS (SELECT FROM w) AS deliveries
@@ -68,7 +68,7 @@ WITH i AS (
   SET state = i.state, sequence = i.sequence, lost = i.lost, max_attempts = i.max_attempts, session_id = NULL,
       timeout_at = NULL, progress = 0, progress_at = NULL,
       waits = false, enqueued_at = CASE i.state WHEN $10 THEN i.at END
-  FROM i WHERE l.task_id = i.task_id
+  FROM i WHERE l.task_id = i.task_id AND l.task_id = ANY($1::text[])
   RETURNING l.task_id, l.attempt
 ), s AS (
   INSERT INTO tasks.schedule (due_at, task_id, purpose, attempt)

@@ -20,7 +20,8 @@ _AWAIT_PREREQUISITES = """
 WITH c AS (
   SELECT task_id FROM tasks.task_live WHERE task_id = ANY($1::text[]) ORDER BY task_id FOR NO KEY UPDATE
 )
-UPDATE tasks.task_live l SET awaited = true FROM c WHERE l.task_id = c.task_id AND NOT l.awaited
+UPDATE tasks.task_live l SET awaited = true FROM c
+WHERE l.task_id = c.task_id AND l.task_id = ANY($1::text[]) AND NOT l.awaited
 """
 _READ_OWNERS = "SELECT task_id, owner_id FROM tasks.task WHERE task_id = ANY($1::text[])"
 

@@ -49,14 +49,19 @@ SELECT work_group, priority, owner_id, seq, task_id, attempt, traceparent, at FR
 ORDER BY priority DESC, place
 """
 
-_KEYED = """
-unnest($1::text[], $2::text[], $3::smallint[], $4::text[], $5::bigint[])
-  AS i(lane, work_group, priority, owner_id, seq)
-WHERE p.lane = i.lane AND p.work_group = i.work_group AND p.priority = i.priority AND p.owner_id = i.owner_id
-  AND p.seq = i.seq
-"""
-_DELETE = f"DELETE FROM tasks.pointer p USING {_KEYED}"
-_TO_FEEDER = f"UPDATE tasks.pointer p SET lane = '' FROM {_KEYED}"
+# Each is looked up by its key, and the table is not read through for a batch, however long it is. A row that changes
+# its lane at this moment is left where it is: it is somebody else's then, and a repeated pointer does no harm.
+_KEYED = """ctid = ANY(ARRAY(
+  SELECT f.ctid FROM unnest($1::text[], $2::text[], $3::smallint[], $4::text[], $5::bigint[])
+    AS i(lane, work_group, priority, owner_id, seq)
+  CROSS JOIN LATERAL (
+    SELECT p.ctid FROM tasks.pointer p
+    WHERE p.lane = i.lane AND p.work_group = i.work_group AND p.priority = i.priority AND p.owner_id = i.owner_id
+      AND p.seq = i.seq OFFSET 0
+  ) AS f
+))"""
+_DELETE = f"DELETE FROM tasks.pointer p WHERE {_KEYED}"
+_TO_FEEDER = f"UPDATE tasks.pointer p SET lane = '' WHERE {_KEYED}"
 _RECALL = f"""
 UPDATE tasks.pointer SET lane = ''
 WHERE lane = '{DIRECT_LANE}' AND at <= clock_timestamp() - make_interval(secs => $1) RETURNING seq
@@ -116,11 +121,11 @@ class Pointers:
     """Hands pointers out."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self._hot = database
 
     async def feed(self, queues: Sequence[Queue], publish: Publish) -> Sequence[WaitingPointer] | None:
         """See `ports.PointerStore`."""
-        async with self._database.driver() as pg:
+        async with self._hot.driver() as pg:
             if not await pg.fetchval("SELECT pg_try_advisory_xact_lock($1)", LOCK_KEY):
                 return None
             waiting = await _pick(pg, queues)
@@ -132,7 +137,7 @@ class Pointers:
 
     async def settle_direct(self, taken: Sequence[WaitingPointer], refused: Sequence[WaitingPointer]) -> None:
         """See `ports.PointerStore`."""
-        async with self._database.driver() as pg:
+        async with self._hot.driver() as pg:
             if taken:
                 await pg.execute(_DELETE, *_keys(taken))
             if refused:
@@ -140,12 +145,12 @@ class Pointers:
 
     async def recall_direct(self, older_seconds: float) -> int:
         """See `ports.PointerStore`."""
-        async with self._database.driver() as pg:
+        async with self._hot.driver() as pg:
             return len(await pg.fetch(_RECALL, older_seconds))
 
     async def grant_places(self) -> bool:
         """See `ports.PointerStore`."""
-        async with self._database.driver() as pg:
+        async with self._hot.driver() as pg:
             if not await pg.fetch(_BOUNDS):
                 return False
             await pg.execute("SELECT pg_advisory_xact_lock($1)", LOCK_KEY)

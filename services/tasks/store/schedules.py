@@ -65,12 +65,12 @@ class Schedules(Accepting):
 
     async def save_schedule(self, schedule: Schedule) -> None:
         """See `ports.ScheduleStore`."""
-        async with self._outgoing.transaction() as transaction:
+        async with self._passing.transaction() as transaction:
             await transaction.pg.execute(_SAVE, *_row(schedule))
 
     async def change_schedule(self, schedule_id: str, owner_id: str, change: ChangeSchedule) -> Schedule | None:
         """See `ports.ScheduleStore`."""
-        async with self._outgoing.transaction() as transaction:
+        async with self._passing.transaction() as transaction:
             await transaction.pg.fetch(_LOCK, schedule_id)
             row = await transaction.pg.fetchrow(_FIND, schedule_id, owner_id)
             if row is None:
@@ -81,25 +81,25 @@ class Schedules(Accepting):
 
     async def delete_schedule(self, schedule_id: str, owner_id: str) -> bool:
         """See `ports.ScheduleStore`."""
-        async with self._outgoing.transaction() as transaction:
+        async with self._passing.transaction() as transaction:
             return await transaction.pg.fetchval(_DELETE, schedule_id, owner_id) is not None
 
     async def find_schedule(self, schedule_id: str, owner_id: str) -> Schedule | None:
         """See `ports.ScheduleStore`."""
-        async with self._outgoing.transaction() as transaction:
+        async with self._passing.transaction() as transaction:
             row = await transaction.pg.fetchrow(_FIND, schedule_id, owner_id)
         return None if row is None else _schedule(row)
 
     async def list_schedules(self, owner_id: str, *, offset: int, limit: int) -> tuple[Sequence[Schedule], int]:
         """See `ports.ScheduleStore`."""
-        async with self._outgoing.transaction() as transaction:
+        async with self._passing.transaction() as transaction:
             rows = await transaction.pg.fetch(_PAGE, owner_id, offset, limit)
             total = await transaction.pg.fetchval(_COUNT, owner_id)
         return [_schedule(row) for row in rows], total
 
     async def fire_due(self, plan: Plan, limit: int) -> tuple[int, Sequence[Accepted | MeshError]]:
         """See `ports.ScheduleStore`."""
-        async with self._outgoing.transaction() as transaction:
+        async with self._passing.transaction() as transaction:
             pg = transaction.pg
             fires = []
             rows = await pg.fetch(_DUE, limit)

@@ -20,6 +20,8 @@ from services.tasks.store.working import Working
 PLANNER = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "enable_mergejoin": "off"}
 
 
+# The parts keep their doors to the database under names of their own: `_passing` and `_hot` are for what every task
+# passes, `_outgoing` and `_database` for the rest.
 class Store(
     Schedules,
     Reading,

@@ -22,9 +22,9 @@ _TASK = """
   """
 
 # The ranges of ids ($6, $7 and $4, $5) leave out the parts of history that none of them is in, before any is opened.
-# Each pointer looks its rows up by itself (LATERAL): whatever the planner believes about the tables' sizes, which
-# change by a hundred thousand within seconds, no batch is compared with another row by row. The index on sessions is
-# kept out of it (`|| ''`), because it leads to everything that a session holds.
+# Each pointer looks its rows up by itself (LATERAL, and = ANY for what is changed): whatever the planner believes about
+# the tables' sizes, which change by a hundred thousand within seconds, no table is read through for a batch. The index
+# on sessions is kept out of it (`coalesce`), because it leads to everything that a session has held lately.
 # Sessions that may not claim take no part, and are known by what comes back of them. Two pointers to one attempt in a
 # batch (a duplicate, or two sessions) update its row once, for one of them. The second part of `a` answers a repeated
 # call: it sees the rows as they were before this statement, so nothing is in both.
@@ -47,7 +47,7 @@ WITH s AS MATERIALIZED (
   SET state = {State.RUNNING:d}, attempt = l.attempt + 1, sequence = l.sequence + 1, session_id = c.session_id,
       enqueued_at = NULL, started_at = now(), progress = 0, progress_at = NULL, partial = NULL,
       timeout_at = now() + make_interval(secs => c.timeout_seconds + $4)
-  FROM c WHERE l.task_id = c.task_id
+  FROM c WHERE l.task_id = c.task_id AND l.task_id = ANY($1::text[])
   RETURNING l.task_id, l.session_id, l.attempt, l.sequence, l.max_attempts,
             c.kind, c.payload, c.owner_id, c.timeout_seconds, c.traceparent, c.labels, now() AS at
 ), e AS (
@@ -60,7 +60,7 @@ WITH s AS MATERIALIZED (
   SELECT m.task_id, m.session_id, l.*, t.kind, t.payload, t.owner_id, t.timeout_seconds, t.traceparent, false
   FROM m CROSS JOIN LATERAL (
     SELECT l.attempt, l.max_attempts FROM tasks.task_live l
-    WHERE l.task_id = m.task_id AND l.state = {State.RUNNING:d} AND l.session_id || '' = m.session_id
+    WHERE l.task_id = m.task_id AND l.state = {State.RUNNING:d} AND coalesce(l.session_id, '') = m.session_id
       AND l.attempt = m.attempt + 1
     OFFSET 0
   ) l CROSS JOIN LATERAL ({_TASK}) t
@@ -82,14 +82,14 @@ WITH i AS MATERIALIZED (
            NULL::bytea AS partial, l.work_group, coalesce(l.channel, '') AS channel
     FROM tasks.task_live l
     WHERE l.task_id = i.task_id AND l.state = {State.RUNNING:d} AND l.attempt = i.attempt
-      AND l.session_id || '' = i.session_id AND NOT l.awaited
+      AND coalesce(l.session_id, '') = i.session_id AND NOT l.awaited
     FOR UPDATE
   ) l CROSS JOIN LATERAL (
     SELECT t.owner_id, t.kind, t.labels, t.traceparent, t.created_at FROM tasks.task t
     WHERE t.task_id = i.task_id AND t.task_id BETWEEN $4 AND $5 OFFSET 0
   ) t
 ), d AS (
-  DELETE FROM tasks.task_live l USING z WHERE l.task_id = z.task_id
+  DELETE FROM tasks.task_live l WHERE l.task_id = ANY(ARRAY(SELECT z.task_id FROM z))
 ), {ENDED}
 SELECT z.task_id, z.attempt, z.session_id, z.work_group, z.channel, z.started_at, z.created_at, z.at,
        EXISTS (SELECT FROM w) AS deliveries
@@ -103,7 +103,7 @@ FROM (
 ) AS i CROSS JOIN LATERAL (
   SELECT * FROM tasks.task_live l
   WHERE l.task_id = i.task_id AND l.state = {State.RUNNING:d} AND l.attempt = i.attempt
-    AND l.session_id || '' = i.session_id
+    AND coalesce(l.session_id, '') = i.session_id
   FOR UPDATE
 ) l CROSS JOIN LATERAL (
   SELECT * FROM tasks.task t WHERE t.task_id = i.task_id AND t.task_id BETWEEN $4 AND $5 OFFSET 0
@@ -132,7 +132,7 @@ class Working:
     """Claims, outcomes and progress."""
 
     def __init__(self, outgoing: Outgoing) -> None:
-        self._outgoing = outgoing
+        self._passing = outgoing
 
     async def claim(
         self, batches: Sequence[ClaimBatch], grace_seconds: float
@@ -141,7 +141,7 @@ class Working:
         wanted = [(p.task_id, p.attempt, b.session_id) for b in batches for p in b.pointers]
         columns = [list(column) for column in zip(*wanted, strict=True)] if wanted else [[], [], []]
         asked = list({batch.session_id for batch in batches})
-        async with self._outgoing.transaction(single=True) as transaction:
+        async with self._passing.transaction(single=True) as transaction:
             rows = await transaction.pg.fetch(_CLAIM, *columns, grace_seconds, asked, *_span(columns[0]))
             if any(row["fresh"] for row in rows):
                 transaction.due.add(Due.NEWS)
@@ -154,7 +154,7 @@ class Working:
         # The same result twice in one batch takes effect once; the repetition is as good as the first.
         results = {(o.task_id, o.attempt, b.session_id): o.result for b in batches for o in b.outcomes}
         columns = [list(column) for column in zip(*results, strict=True)]
-        async with self._outgoing.transaction(single=True) as transaction:
+        async with self._passing.transaction(single=True) as transaction:
             span = _span(columns[0])
             rows = await transaction.pg.fetch(_COMPLETE, *columns, *span, list(results.values()))
             if rows:
@@ -172,7 +172,7 @@ class Working:
         answers: list[list[Change | None]] = [[None] * len(batch.outcomes) for batch in batches]
         if not places:
             return answers
-        async with self._outgoing.transaction() as transaction:
+        async with self._passing.transaction() as transaction:
             columns = [list(column) for column in zip(*places, strict=True)]
             changes = []
             for row in await transaction.pg.fetch(_LOCK_OUTCOMES, *columns, *_span(columns[0])):
@@ -190,7 +190,7 @@ class Working:
     async def progress(self, session_id: str, pointer: Pointer, report: Report) -> bool:
         """See `ports.WorkStore`."""
         task_id, attempt = pointer.task_id, pointer.attempt
-        async with self._outgoing.transaction() as transaction:
+        async with self._passing.transaction() as transaction:
             row = await transaction.pg.fetchrow(
                 _PROGRESS, task_id, attempt, session_id, report.progress, report.partial
             )
