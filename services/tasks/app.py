@@ -37,7 +37,7 @@ from services.tasks.rpc.tasks import TaskService
 from services.tasks.rpc.webhooks import WebhookService
 from services.tasks.rpc.workers import WorkerService
 from services.tasks.store.news import COLUMNS
-from services.tasks.store.store import PLANNER, Store
+from services.tasks.store.store import HOT_PLANNER, PLANNER, Store
 from services.tasks.tables import news
 from services.tasks.wire.messages import news_messages, pointer_message
 
@@ -51,13 +51,13 @@ _NEWS = Form(COLUMNS, news_messages, most=50)
 
 async def build(settings: Settings, host: Host) -> None:
     """Opens everything this process is made of."""
-    database = await host.enter(open_database(settings.postgres, schema="tasks"))
+    database = await host.enter(open_database(settings.postgres, schema="tasks", planner=PLANNER))
     host.health.add("postgres", database.ping)
     broker = await host.enter(open_broker(settings.rabbit, name=host.instance))
     host.health.add("rabbitmq", broker.ping)
     relay = Relay(database, news, Publisher(broker), host.clock, _NEWS)
     waker = Waker()
-    hot = await host.enter(open_database(settings.postgres, schema="tasks", planner=PLANNER))
+    hot = await host.enter(open_database(settings.postgres, schema="tasks", planner=HOT_PLANNER))
     keys_live_seconds = settings.tasks.idempotency_key_seconds
     store = Store(database, waker.wake, keys_live_seconds=keys_live_seconds, hot=hot)
     limits = Limits(most=settings.tasks.most_queued, by_group=settings.tasks.limits_by_group)

@@ -69,7 +69,7 @@ class Desk:
             self._complete, rows=_weight, pace_seconds=_OUTCOME_PACE_SECONDS
         )
         self.outcomes: Batcher[OutcomeBatch, Settled] = Batcher(
-            self._settle, rows=lambda batch: max(len(batch.outcomes), 1), pace_seconds=_OUTCOME_PACE_SECONDS
+            self._settle, rows=_weight, pace_seconds=_OUTCOME_PACE_SECONDS
         )
 
     async def open_session(self, opening: Opening) -> str:

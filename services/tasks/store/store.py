@@ -15,9 +15,18 @@ from services.tasks.store.sweeping import Sweeping
 from services.tasks.store.webhooks import Webhooks
 from services.tasks.store.working import Working
 
+# For every connection to the days of history: Postgres 18 corrupts its memory and dies when a statement prunes
+# partitions while it runs and finds, under a lock, that a row was changed meanwhile. See docs/decisions/0017.
+PLANNER = {"enable_partition_pruning": "off"}
+
 # For statements that every task passes. They are many and find everything by key, so their plans are made once, and by
 # the indexes: made while a table is empty, a plan that reads all of it would still be used when there are 100,000 rows.
-PLANNER = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "enable_mergejoin": "off"}
+HOT_PLANNER = {
+    **PLANNER,
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_mergejoin": "off",
+}
 
 
 # The parts keep their doors to the database under names of their own: `_passing` and `_hot` are for what every task
@@ -39,9 +48,10 @@ class Store(
     """All the ports over Postgres.
 
     Args:
+        database: the pool for everything else, opened with those in `PLANNER`.
         wake: told what a commit has left to do.
         keys_live_seconds: how long an idempotency key is remembered.
-        hot: the pool for what every task passes, opened with the settings in `PLANNER`; None: the same.
+        hot: the pool for what every task passes, opened with the settings in `HOT_PLANNER`; None: the same.
     """
 
     def __init__(

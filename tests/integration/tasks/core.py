@@ -24,7 +24,7 @@ from services.tasks.operations.upkeep import Upkeep
 from services.tasks.operations.watches import Watches
 from services.tasks.operations.webhooks import Webhooks
 from services.tasks.ports import Post
-from services.tasks.store.store import Store
+from services.tasks.store.store import HOT_PLANNER, PLANNER, Store
 
 KIND = Kind(kind="automation", group="builtin", max_attempts=3, timeout_seconds=60)
 
@@ -170,9 +170,12 @@ def open_webhooks(store: Store, post: Post, most_per_owner: int = 20) -> Webhook
 @asynccontextmanager
 async def open_core(url: str, *, most_queued: int = 100_000) -> AsyncIterator[Core]:
     """Opens the operations with their batchers running."""
-    async with open_database(Postgres(url=url), schema="tasks") as database:
+    async with (
+        open_database(Postgres(url=url), schema="tasks", planner=PLANNER) as database,
+        open_database(Postgres(url=url), schema="tasks", planner=HOT_PLANNER) as hot,
+    ):
         due: list[Due] = []
-        store = Store(database, due.extend)
+        store = Store(database, due.extend, hot=hot)
         queues = Queues()
         post = Anywhere()
         figures = Figures(store, SystemClock(), lambda: 0, limits=Limits(most=most_queued), most_unpublished=1_000_000)

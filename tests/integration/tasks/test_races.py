@@ -57,3 +57,20 @@ async def test_ten_thousand_races_have_one_end_each(core: Core) -> None:
     session = await core.open_session()
     for seed in range(100):
         await race(core, session, random.Random(seed))
+
+
+async def test_rows_that_change_while_a_statement_waits_for_them_are_looked_at_again(core: Core) -> None:
+    """Results and failures that were begun before a commit that changes their rows; once this killed Postgres."""
+    session = await core.open_session()
+    receipts = await asyncio.gather(*(core.submit() for _ in range(_AT_ONCE)))
+    task_ids = sorted(receipt.accepted.task.task_id for receipt in receipts)
+    assert len(await core.claim(session, *task_ids)) == _AT_ONCE
+    async with core.database.driver() as pg:
+        await pg.execute("UPDATE tasks.task_live SET progress = 0.5, partial = $1", b"x" * 3000)
+        outcomes = [success(one) if number % 2 else failure(one) for number, one in enumerate(task_ids)]
+        finishing = asyncio.ensure_future(core.finish(session, *outcomes))
+        async with asyncio.timeout(10):
+            while not await core.sql("SELECT 1 FROM pg_locks WHERE NOT granted"):
+                await asyncio.sleep(0.01)
+    assert await finishing == []
+    assert await core.sql("SELECT count(*) FROM tasks.task_result") == [(_AT_ONCE // 2,)]
