@@ -174,9 +174,10 @@ async def test_tokens_are_reserved_and_given_back(running: Open):
                 await asyncio.sleep(0.05)
         # Each answer used 30 tokens of which all are known; this one has reserved what it may use.
         assert int(after.headers["x-ratelimit-remaining-tokens"]) > 2500 - 1100 - 30 * 10
-        wish = {"task_type": "llm.chat", "payload": {"message": "Hi", "max_tokens": 800}}
+        payload = {"message": "Hi", "max_tokens": 800}
+        wish = {"task_type": "llm.chat", "payload": payload}
         assert [(await user.post("/api/v1/tasks", wish)).status for _ in range(4)][::3] == [201, 429]
-        wish["payload"]["max_tokens"] = 2500
+        payload["max_tokens"] = 2500
         assert (await user.post("/api/v1/tasks", wish)).body["error"]["code"] == "TOKENS_BEYOND_LIMIT"
 
 
