@@ -37,7 +37,8 @@ def test_a_make_that_is_told_to_end_is_seen(tmp_path: Path, number: signal.Signa
     (tmp_path / "waiting.py").write_text(_WAITING, encoding="utf-8")
     (tmp_path / "Makefile").write_text(f"run:\n\t@true && exec {sys.executable} waiting.py\n", encoding="utf-8")
     with subprocess.Popen(
-        ["env", "--default-signal", "make", "run"],
+        # Not as a part of the make that runs the tests.
+        ["env", "--default-signal", "--unset=MAKEFLAGS", "--unset=MAKELEVEL", "make", "run"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
         start_new_session=True,
