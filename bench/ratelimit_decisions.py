@@ -97,7 +97,7 @@ class Bench:
 
         self._keep(Series(name=name, server=server, size=size, run=run, **more))
 
-    def add_lane(self, name: str, size: int, route_class: str = "bench.rules_1") -> None:
+    def add_lane(self, name: str, size: int, route_class: str = "bench.rules_1", half: str = "") -> None:
         """Adds calls of so many decisions over a lane by our own client."""
         address, options = self._stage.addresses["service mesh"], self._options
         users, count = cycle(range(options.users)), max(512, options.users // size)
@@ -105,13 +105,12 @@ class Bench:
         bodies = cycle([decide_request(users, size, route_class).SerializeToString() for _ in range(count)])
 
         def run(rate: int) -> tuple[Load, float]:
-            del rate
             used = time.process_time()
             callers = max(16, options.callers // size)
-            load = uvloop.run(over_lane(address, bodies.__next__, callers, options.seconds))
+            load = uvloop.run(over_lane(address, bodies.__next__, callers, options.seconds, rate))
             return load, time.process_time() - used
 
-        self._keep(Series(name=name, server="service", size=size, run=run))
+        self._keep(Series(name=name, server="service", size=size, run=run, half=half))
 
     def _keep(self, series: Series) -> None:
         if self._options.only in series.name:
@@ -193,6 +192,8 @@ def _add_all(bench: Bench) -> None:
     bench.add("single, tracing on, unsampled", "traced", 1, metadata=unsampled, beside="single, 1 rule")
     bench.add("echo, half load", "echo", 1, half="echo")
     bench.add("single, half load", "service", 1, half="single, 1 rule")
+    bench.add_lane("lane, 1 a call, half load", 1, half="lane, 1 a call")
+    bench.add_lane("lane, 8 a call, half load", 8, half="lane, 8 a call")
     bench.add("RLS, half load", "service", 1, face=SHOULD, half="RLS, 1")
     bench.add("RLS envoyproxy, half load", "peer", 1, face=SHOULD, half="RLS envoyproxy, 1")
 

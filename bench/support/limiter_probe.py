@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from itertools import cycle
+from itertools import count, cycle
 from typing import Any
 
 import grpc
@@ -25,8 +25,12 @@ _SCRIPT_FRAMES = 50
 _SPANS = 100_000
 
 
-async def over_lane(address: str, made: Callable[[], bytes], callers: int, duration: float) -> Load:
-    """Calls over a lane for so long, as many at a time as there are callers; `made` gives the next request."""
+async def over_lane(address: str, made: Callable[[], bytes], callers: int, duration: float, rate: int = 0) -> Load:
+    """Calls over a lane for so long, as many at a time as there are callers; `made` gives the next request.
+
+    Args:
+        rate: calls a second, evenly; 0: as many as are answered.
+    """
     async with AsyncExitStack() as stack:
         host = Host("bench", Process(), SystemClock(), stack)
         settings = Discovery(backend="static", ratelimit_address=address)
@@ -35,8 +39,13 @@ async def over_lane(address: str, made: Callable[[], bytes], callers: int, durat
         taken: list[float] = []
         began = time.perf_counter()
 
+        turns = count()
+
         async def caller() -> None:
             while (sent := time.perf_counter()) < began + duration:
+                if rate and (wait := began + next(turns) / rate - sent) > 0:
+                    await asyncio.sleep(wait)
+                    sent = time.perf_counter()
                 await send(made(), timeout=30)
                 taken.append(time.perf_counter() - sent)
 
