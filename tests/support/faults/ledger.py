@@ -5,6 +5,7 @@ over HTTP, with an idempotency key, again and again until there is an answer.
 import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from random import Random
 from typing import Any
 
@@ -101,8 +102,13 @@ class Submitter:
                 self._ledger.statuses[0] += 1
             else:
                 self._ledger.statuses[answer.status] += 1
-                if answer.status not in _BUSY:
+                if answer.status not in _BUSY and not _is_under_way(answer):
                     return answer
                 if answer.status in _KNOWING and "retry-after" not in answer.headers:
                     self._ledger.complaints.append(f"{answer.status} without Retry-After: {answer.body}")
             await asyncio.sleep(_PAUSE_SECONDS)
+
+
+def _is_under_way(answer: Answer) -> bool:
+    """What we gave up waiting for goes on at the gateway: its answer is had later."""
+    return answer.status == HTTPStatus.CONFLICT and answer.body["error"]["code"] == "IDEMPOTENCY_IN_FLIGHT"
