@@ -4,8 +4,9 @@ A key is only ever made at its new node once the old one says that it has none o
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import hiredis
 
@@ -22,6 +23,17 @@ _ARRIVING = Place(scattered=True)
 Arguments = Callable[[Place], Sequence[Argument]]
 
 
+class _Call(NamedTuple):
+    connection: Connection
+    reply: "asyncio.Future[Any]"
+    sent_at: float
+
+    @property
+    def waited_seconds(self) -> float:
+        """For how long Redis has owed the reply without a word; what it owed others before is none of it."""
+        return min(self.connection.silent_seconds, time.monotonic() - self.sent_at)
+
+
 class MovingSlot:
     """Decides about the counters of one slot, one call for each slot while it is on the move.
 
@@ -31,6 +43,7 @@ class MovingSlot:
         node_at: the node at an address, None when it is not known.
         arrived: called and waited for when the node does not keep the slot any more.
         tell_debts: settles what the node is owed, each counter on its own, and waits for who does so already.
+        deadline_seconds: for how long Redis may owe a reply, and for how long it may say that it has none yet.
     """
 
     def __init__(
@@ -86,36 +99,53 @@ class MovingSlot:
             raise Unavailable(private="nobody knows whether a debt was told")
 
     async def _run(self, arguments: Arguments) -> "asyncio.Future[Any]":
-        """The call, answered, or without an answer when the time was over or the connection was lost.
+        """The call, answered, or without an answer when Redis owes it for too long or the connection was lost.
 
         Raises Moved and Unavailable when it was run nowhere.
         """
-        until = asyncio.get_running_loop().time() + self._deadline_seconds
+        paused_seconds = 0.0
         while True:
-            reply = self._here(arguments)
-            word, address = await _refusal(reply, until)
+            call = self._here(arguments)
+            word, address = await self._refusal(call)
             if word == "ASK":
-                reply = self._there(address, arguments)
-                word, _ = await _refusal(reply, until)
+                call = self._there(address, arguments)
+                word, _ = await self._refusal(call)
             if not word:
-                return reply
+                return call.reply
             if word in {"MOVED", "ASK"}:
                 await self._arrived()
                 raise Moved
             if word != "TRYAGAIN":
                 raise Unavailable(private=f"a moving slot: {word}")
-            if not await _pause(until):
+            if paused_seconds >= self._deadline_seconds:
                 raise Unavailable(private="a moving slot is neither here nor there")
+            # However much longer this process sleeps: that is no time that Redis had.
+            await asyncio.sleep(_TRY_AGAIN_SECONDS)
+            paused_seconds += _TRY_AGAIN_SECONDS
 
-    def _here(self, arguments: Arguments) -> "asyncio.Future[Any]":
-        # By source: whether the script is known is one thing less to go wrong, and this does not last.
-        return _open(self._node.connection).ask(*self._node.script.by_source(arguments(HERE)))
+    def _here(self, arguments: Arguments) -> _Call:
+        return self._send(_open(self._node.connection), arguments(HERE))
 
-    def _there(self, address: str, arguments: Arguments) -> "asyncio.Future[Any]":
+    def _there(self, address: str, arguments: Arguments) -> _Call:
         node = self._node_at(address)
         connection = _open(node.connection if node else None)
         connection.ask("ASKING").add_done_callback(_looked_at)
-        return connection.ask(*self._node.script.by_source(arguments(_ARRIVING)))
+        return self._send(connection, arguments(_ARRIVING))
+
+    def _send(self, connection: Connection, arguments: Sequence[Argument]) -> _Call:
+        # By source: whether the script is known is one thing less to go wrong, and this does not last.
+        reply = connection.ask(*self._node.script.by_source(arguments))
+        return _Call(connection, reply, time.monotonic())
+
+    async def _refusal(self, call: _Call) -> tuple[str, str]:
+        """With which word, and to which address, a call was refused that was not run; two empty ones for any other."""
+        while not call.reply.done() and (left_seconds := self._deadline_seconds - call.waited_seconds) > 0:
+            await asyncio.wait({call.reply}, timeout=left_seconds)
+        error = call.reply.exception() if call.reply.done() else None
+        if not isinstance(error, hiredis.ReplyError):
+            return "", ""
+        words = str(error).split()
+        return words[0], words[-1]
 
 
 def _open(connection: Connection | None) -> Connection:
@@ -127,19 +157,3 @@ def _open(connection: Connection | None) -> Connection:
 def _looked_at(done: "asyncio.Future[Any]") -> None:
     """Whatever is wrong is told by the call that follows."""
     done.exception()
-
-
-async def _refusal(reply: "asyncio.Future[Any]", until: float) -> tuple[str, str]:
-    """With which word, and to which address, a call was refused that was not run; two empty ones for any other."""
-    left = until - asyncio.get_running_loop().time()
-    await asyncio.wait({reply}, timeout=max(0.0, left))
-    error = reply.exception() if reply.done() else None
-    if not isinstance(error, hiredis.ReplyError):
-        return "", ""
-    words = str(error).split()
-    return words[0], words[-1]
-
-
-async def _pause(until: float) -> bool:
-    await asyncio.sleep(_TRY_AGAIN_SECONDS)
-    return asyncio.get_running_loop().time() < until
