@@ -14,6 +14,8 @@ from jh2.hyperframe.frame import WindowUpdateFrame
 from jh2.settings import SettingCodes, Settings
 from jh2.stream import H2Stream, StreamClosedBy, StreamState
 
+from chassis.rpc.http2.wire import Headers
+
 _MOST_STREAMS = 1000
 _FEW_STREAMS = 64
 # What a client is told, and what it may send before it loses its connection and not only the call.
@@ -52,8 +54,8 @@ class Frames(H2Connection):  # type: ignore[misc]  # the library has no types
         self._count_at = _FEW_STREAMS
         # The beginning of a frame.
         self._unread = bytearray()
-        # The memory for headers that both sides share has the size that it began with.
-        self._table_is_whole = True
+        # How small the memory for our headers has been meanwhile and how large it is now, until the next ones say so.
+        self._table_changes: tuple[int, int] | None = None
         self.local_settings = Settings(
             client=False,
             initial_values={
@@ -177,7 +179,7 @@ class Frames(H2Connection):  # type: ignore[misc]  # the library has no types
             head, tail: headers and trailers, written without what was sent before.
         """
         stream, size = self.streams.get(stream_id), len(data)
-        if stream is None or not self._table_is_whole or not self._is_common:
+        if stream is None or self._table_changes is not None or not self._is_common:
             return False
         machine = stream.state_machine
         if machine.state is not StreamState.HALF_CLOSED_REMOTE or machine.headers_sent:
@@ -223,11 +225,24 @@ class Frames(H2Connection):  # type: ignore[misc]  # the library has no types
         frame.settings = {code: value for code, value in frame.settings.items() if code in _KNOWN_SETTINGS}
         if SettingCodes.HEADER_TABLE_SIZE in frame.settings:
             # As much as the client offers would be filled, with the messages of errors for one.
-            offered = frame.settings[SettingCodes.HEADER_TABLE_SIZE]
-            frame.settings[SettingCodes.HEADER_TABLE_SIZE] = min(offered, _HEADER_TABLE_BYTES)
-            # A change has to be confirmed in the next headers, which the library does.
-            self._table_is_whole &= offered >= _HEADER_TABLE_BYTES
+            offered = frame.settings.pop(SettingCodes.HEADER_TABLE_SIZE)
+            self._change_table(min(offered, _HEADER_TABLE_BYTES))
         return super()._receive_settings_frame(frame)
+
+    def _change_table(self, size: int) -> None:
+        if self._table_changes is not None:
+            self._table_changes = min(size, self._table_changes[0]), size
+        elif size != self.encoder.header_table_size:
+            self._table_changes = size, size
+
+    def send_headers(self, stream_id: int, headers: Headers, *, end_stream: bool = False) -> None:
+        """Sends headers, or trailers."""
+        if self._table_changes is not None:
+            # The encoder says all that it is told, but a client need not take a size that it has taken back.
+            for size in self._table_changes:
+                self.encoder.header_table_size = size
+            self._table_changes = None
+        super().send_headers(stream_id, headers, end_stream=end_stream)
 
     def _receive_goaway_frame(self, frame: Any) -> Any:
         # For the library all has ended then, but a client that leaves still waits for its answers.
