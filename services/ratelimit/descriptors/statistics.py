@@ -8,9 +8,12 @@ from dataclasses import dataclass, fields
 from services.ratelimit.model.descriptors import Rule
 
 _SERVICE = "ratelimit.service"
+# What separates the parts of a StatsD line, and whatever may end one.
+_SEPARATORS = re.compile(r"[:|\x00-\x1f\x7f\x85\u2028\u2029]")
 _IPV4 = re.compile(r"\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}")
 # What requests name (overrides, detailed values) must not fill the memory; what is beyond shares one name.
 _MOST_NAMES = 10_000
+_LONGEST_NAME = 1024
 _BEYOND = "other"
 
 
@@ -76,15 +79,13 @@ class Statistics:
         """The figures under a name, as ``domain.key_value``."""
         found = self._rules.get(name)
         if found is None:
-            if len(self._rules) >= _MOST_NAMES:
-                name = _BEYOND
-            found = self._rules.setdefault(name, Figures())
+            found = self._rules.setdefault(_kept(name, len(self._rules)), Figures())
         return found
 
     def count_unknown_domain(self, domain: str, descriptors: int) -> None:
         """Counts descriptors of a domain that is not configured."""
-        if domain not in self._not_found and len(self._not_found) >= _MOST_NAMES:
-            domain = _BEYOND
+        if domain not in self._not_found:
+            domain = _kept(domain, len(self._not_found))
         self._not_found[domain] += descriptors
 
     def lines(self) -> Iterator[tuple[str, int]]:
@@ -98,7 +99,11 @@ class Statistics:
         yield from sorted(found.items())
 
 
+def _kept(name: str, known: int) -> str:
+    """What a new name is kept under."""
+    return _BEYOND if known >= _MOST_NAMES or len(name) > _LONGEST_NAME else name
+
+
 def _clean(name: str) -> str:
-    """A name without what separates the parts of a StatsD line, and with the addresses in it as one part."""
-    tame = name.replace(":", "_").replace("|", "_")
-    return _IPV4.sub(lambda match: match[0].replace(".", "_"), tame)
+    """A name that is one part of one line, and with the addresses in it as one part."""
+    return _IPV4.sub(lambda match: match[0].replace(".", "_"), _SEPARATORS.sub("_", name))
