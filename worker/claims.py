@@ -51,6 +51,19 @@ class Owner:
     lost: Callable[[], None]
 
 
+@dataclass(slots=True)
+class Bundle:
+    """A delivery, and how many of its pointers are not claimed yet."""
+
+    delivery: Delivery
+    left: int
+
+    def is_last(self) -> bool:
+        """One more is claimed: whether it was the last, and the delivery is done with."""
+        self.left -= 1
+        return self.left == 0
+
+
 class Claims:
     """The pointers that wait in this process, and the claims that are on their way."""
 
@@ -58,7 +71,7 @@ class Claims:
         self._tasks = tasks
         self._clock = clock
         self._owner = owner
-        self._intake: Intake[tuple[Delivery, tasks_pb2.Pointer]] = Intake()
+        self._intake: Intake[tuple[Bundle, tasks_pb2.Pointer]] = Intake()
         self._changed = asyncio.Event()
         # Pointers in claims that are on their way.
         self._asked = 0
@@ -82,12 +95,16 @@ class Claims:
         self._intake.clear()
 
     def take_in(self, delivery: Delivery, priority_class: int) -> None:
-        """Lets a delivery wait for its claim. Raises Invalid for what is no pointer, which parks it."""
+        """Lets the pointers of a delivery wait for their claims. Raises Invalid for what has none, which parks it."""
         try:
-            pointer = tasks_pb2.Pointer.FromString(delivery.message.body)
+            pointers = tasks_pb2.Pointers.FromString(delivery.message.body).pointers
         except DecodeError as error:
-            raise Invalid(private=f"not a pointer: {error}") from error
-        self._intake.put((delivery, pointer), priority_class, self._clock.monotonic())
+            raise Invalid(private=f"no pointers: {error}") from error
+        if not pointers:
+            raise Invalid(private="no pointers")
+        bundle, now = Bundle(delivery, len(pointers)), self._clock.monotonic()
+        for pointer in pointers:
+            self._intake.put((bundle, pointer), priority_class, now)
         self._changed.set()
 
     async def run(self) -> None:
@@ -134,7 +151,7 @@ class Claims:
             # Another may be worth it now, or the only one that there is.
             self._changed.set()
         # On a channel that is gone this does nothing: the pointer comes again and meets the claim's guard.
-        await ack_all([delivery for (delivery, _), _ in taken])
+        await ack_all([bundle.delivery for (bundle, _), _ in taken if bundle.is_last()])
         return True
 
     async def _ask(self, session_id: str, pointers: list[tasks_pb2.Pointer]) -> list[tasks_pb2.Claimed]:

@@ -39,7 +39,7 @@ from services.tasks.rpc.workers import WorkerService
 from services.tasks.store.news import COLUMNS
 from services.tasks.store.store import HOT_PLANNER, PLANNER, Store
 from services.tasks.tables import news
-from services.tasks.wire.messages import news_messages, pointer_message
+from services.tasks.wire.messages import news_messages, pointers_message
 
 # A second writer begins when a full batch waits, so that one commit's wait is the other's work.
 _WRITERS = 2
@@ -169,5 +169,5 @@ class Waker:
         self.targets[Due.NEWS]()
 
 
-async def _publish(publisher: Publisher, pointers: Sequence[WaitingPointer]) -> list[bool]:
-    return await publisher.publish_many([pointer_message(pointer) for pointer in pointers])
+async def _publish(publisher: Publisher, bundles: Sequence[Sequence[WaitingPointer]]) -> list[bool]:
+    return await publisher.publish_many([pointers_message(bundle) for bundle in bundles])

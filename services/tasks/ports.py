@@ -48,6 +48,9 @@ Render = Callable[[Facts], bytes]
 # Gives pointers to the broker and says of each whether it was taken.
 Publish = Callable[[Sequence[WaitingPointer]], Awaitable[Sequence[bool]]]
 
+# The same for bundles of pointers of one queue, each bundle in one message.
+PublishBundles = Callable[[Sequence[Sequence[WaitingPointer]]], Awaitable[Sequence[bool]]]
+
 
 class TaskStore(Protocol):
     """The callers' side."""
@@ -319,4 +322,4 @@ class WorkQueues(Protocol):
         """Which of them hold nothing, or do not exist. Raises Unavailable when the broker is away."""
 
     async def count_ready(self, group: str, priority: Priority) -> int:
-        """Pointers that no worker has yet. Raises Unavailable when the broker is away."""
+        """Messages that no worker has yet. Raises Unavailable when the broker is away."""

@@ -11,7 +11,7 @@ from chassis.retry import backoff_seconds
 from services.tasks.model.task import Accepted, Submission
 from services.tasks.model.work import DIRECT_LANE, WaitingPointer
 from services.tasks.operations.feeder import Feeder
-from services.tasks.ports import PointerStore, Publish
+from services.tasks.ports import PointerStore, PublishBundles
 
 log = get_logger(__name__)
 
@@ -29,7 +29,7 @@ class Direct:
     What waits here is bounded by the room of the queues: nothing is taken that has none.
     """
 
-    def __init__(self, store: PointerStore, feeder: Feeder, publish: Publish) -> None:
+    def __init__(self, store: PointerStore, feeder: Feeder, publish: PublishBundles) -> None:
         self._store = store
         self._feeder = feeder
         self._publish = publish
@@ -62,7 +62,7 @@ class Direct:
 
     async def _send(self, burst: list[WaitingPointer]) -> None:
         try:
-            outcomes = await self._publish(burst)
+            outcomes = await self._feeder.bundles.publish(burst, self._publish)
         except Unavailable as error:
             log.debug("Pointers wait for the broker", pointers=len(burst), error=str(error))
             outcomes = [False] * len(burst)

@@ -5,6 +5,7 @@ many tasks another has queued before.
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from chassis.clock import Clock
 from chassis.errors import Unavailable
@@ -13,8 +14,9 @@ from chassis.retry import backoff_seconds
 from services.tasks.model.states import Priority
 from services.tasks.model.task import Submission
 from services.tasks.model.work import Queue
+from services.tasks.operations.bundles import Bundles
 from services.tasks.operations.figures import Figures
-from services.tasks.ports import PointerStore, Publish, WorkQueues
+from services.tasks.ports import PointerStore, PublishBundles, WorkQueues
 
 log = get_logger(__name__)
 
@@ -84,12 +86,13 @@ class Feeder:
     """Runs in every process; one of them feeds at a time."""
 
     def __init__(
-        self, store: PointerStore, queues: WorkQueues, figures: Figures, publish: Publish, *, clock: Clock
+        self, store: PointerStore, queues: WorkQueues, figures: Figures, publish: PublishBundles, *, clock: Clock
     ) -> None:
         self._store = store
         self._queues = queues
         self._figures = figures
-        self._publish = publish
+        self.bundles = Bundles()
+        self._publish = partial(self.bundles.publish, publish=publish)
         self._clock = clock
         self._awake = asyncio.Event()
         # Something that was committed here is in the table.
@@ -181,7 +184,8 @@ class Feeder:
                 window = self._windows.setdefault((group, priority), Window())
                 now = self._clock.monotonic()
                 if window.wants_look(now):
-                    window.look(await self._queues.count_ready(group, priority), now)
+                    ready = await self._queues.count_ready(group, priority)
+                    window.look(self.bundles.measure(group, priority, ready, now), now)
 
     def _wanted(self, *, everywhere: bool) -> list[Queue]:
         return [

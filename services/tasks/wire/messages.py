@@ -1,7 +1,5 @@
 """What the bus is told: pointers for workers, news for everybody."""
 
-# ruff: noqa: D103 - one function a message and direction; the names say it, and docstrings stand where one raises
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,21 +16,24 @@ _MOST_BYTES = 256 * 1024
 # About what an event takes besides its documents.
 _LEAST_BYTES = 200
 _CHANGED = events_pb2.TasksChanged.DESCRIPTOR.full_name
-_POINTER = tasks_pb2.Pointer.DESCRIPTOR.full_name
+_POINTERS = tasks_pb2.Pointers.DESCRIPTOR.full_name
 
 
-def pointer_message(pointer: WaitingPointer) -> Message:
+def pointers_message(bundle: Sequence[WaitingPointer]) -> Message:
+    """What waits in one queue, as one message."""
+    first, alone = bundle[0], len(bundle) == 1
+    pointers = [tasks_pb2.Pointer(task_id=one.task_id, attempt=one.attempt) for one in bundle]
     return Message(
         exchange=WORK,
-        routing_key=f"work.{pointer.group}.p{pointer.priority.queue_class}",
-        type=_POINTER,
-        body=tasks_pb2.Pointer(task_id=pointer.task_id, attempt=pointer.attempt).SerializeToString(),
+        routing_key=f"work.{first.group}.p{first.priority.queue_class}",
+        type=_POINTERS,
+        body=tasks_pb2.Pointers(pointers=pointers).SerializeToString(),
         # With the moment: a pointer that replaces a lost one is another message, and no repetition.
-        id=f"{pointer.task_id}@{pointer.attempt}/{int(pointer.at.timestamp() * 1e6)}",
-        time=pointer.at,
+        id=f"{first.task_id}@{first.attempt}/{int(first.at.timestamp() * 1e6)}",
+        time=first.at,
         source=_SOURCE,
-        subject=pointer.task_id,
-        traceparent=pointer.traceparent,
+        subject=first.task_id if alone else "",
+        traceparent=first.traceparent if alone else "",
     )
 
 

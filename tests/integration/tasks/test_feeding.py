@@ -26,14 +26,15 @@ class Broker:
         self.away = False
         self.feeder = Feeder(core.store, core.queues, core.figures, self.publish, clock=SystemClock())
 
-    async def publish(self, pointers: Sequence[WaitingPointer]) -> list[bool]:
+    async def publish(self, bundles: Sequence[Sequence[WaitingPointer]]) -> list[bool]:
         if self.away:
             raise Unavailable(code="BROKER_ERROR")
-        self.taken += pointers
         ready = self.core.queues.ready
-        for one in pointers:
-            ready[one.group, one.priority] = ready.get((one.group, one.priority), 0) + 1
-        return [True] * len(pointers)
+        for bundle in bundles:
+            self.taken += bundle
+            queue = bundle[0].group, bundle[0].priority
+            ready[queue] = ready.get(queue, 0) + 1
+        return [True] * len(bundles)
 
     async def feed(self, rounds: int = 1) -> list[str]:
         """The tasks of what was published, in order."""

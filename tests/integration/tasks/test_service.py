@@ -67,7 +67,8 @@ class Service:
             return await self.pointers.get()
 
     async def on_pointer(self, delivery: Delivery) -> None:
-        await self.pointers.put(tasks_pb2.Pointer.FromString(delivery.message.body))
+        for pointer in tasks_pb2.Pointers.FromString(delivery.message.body).pointers:
+            await self.pointers.put(pointer)
         await delivery.ack()
 
     async def on_event(self, delivery: Delivery) -> None:

@@ -12,7 +12,7 @@ from services.tasks.model.states import Join, Priority, State
 from services.tasks.model.task import RetryPolicy, Task, TaskError
 from services.tasks.model.work import Outcome, WaitingPointer
 from services.tasks.wire import tasks as wire
-from services.tasks.wire.messages import news_messages, pointer_message
+from services.tasks.wire.messages import news_messages, pointers_message
 from services.tasks.wire.workers import opening_from, outcomes_from
 
 AT = datetime(2026, 5, 4, 3, 2, 1, 123456, tzinfo=UTC)
@@ -123,26 +123,38 @@ def test_unknown_states_in_a_filter_are_refused() -> None:
 
 def test_a_requeued_task_is_news_and_work() -> None:
     """One pointer at its class's queue and one event, whose ids tell repetitions from news."""
-    pointer = pointer_message(
-        WaitingPointer(
-            lane="",
-            group="builtin",
-            priority=Priority.CRITICAL,
-            owner_id="ann",
-            seq=1,
-            task_id="task_1",
-            attempt=1,
-            traceparent="",
-            at=AT,
-        )
-    )
-    assert (pointer.exchange, pointer.routing_key) == ("mesh.work", "work.builtin.p0")
-    assert tasks_pb2.Pointer.FromString(pointer.body) == tasks_pb2.Pointer(task_id="task_1", attempt=1)
+    message = pointers_message([waiting("task_1")])
+    assert (message.exchange, message.routing_key) == ("mesh.work", "work.builtin.p0")
+    (pointer,) = tasks_pb2.Pointers.FromString(message.body).pointers
+    assert pointer == tasks_pb2.Pointer(task_id="task_1", attempt=1)
     (event,) = news_messages(news("queued", 1) | {"data": [b'{"reason":"WORKER_LOST"}']})
     (changed,) = events_pb2.TasksChanged.FromString(event.body).changes
     assert (event.exchange, event.routing_key) == ("mesh.events", f"tasks.task.queued.{changed.kind}")
     assert (event.id, event.subject, event.sequence) == ("task_0#3", "task_0", 3)
     assert (changed.type, changed.sequence, changed.data) == ("queued", 3, b'{"reason":"WORKER_LOST"}')
+
+
+def test_pointers_of_one_queue_travel_in_one_message() -> None:
+    """In their order; what is about one task alone is said of one alone."""
+    one, two = pointers_message([waiting("task_1")]), pointers_message([waiting("task_1"), waiting("task_2")])
+    assert [one.task_id for one in tasks_pb2.Pointers.FromString(two.body).pointers] == ["task_1", "task_2"]
+    assert (one.subject, one.traceparent) == ("task_1", "parent")
+    assert (two.subject, two.traceparent) == ("", "")
+
+
+def waiting(task_id: str) -> WaitingPointer:
+    """A pointer to the second attempt of a task."""
+    return WaitingPointer(
+        lane="",
+        group="builtin",
+        priority=Priority.CRITICAL,
+        owner_id="ann",
+        seq=1,
+        task_id=task_id,
+        attempt=1,
+        traceparent="parent",
+        at=AT,
+    )
 
 
 def news(type_: str, tasks: int) -> dict[str, Any]:

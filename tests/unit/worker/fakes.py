@@ -2,7 +2,7 @@
 # ruff: noqa: N802, ASYNC109 - the contract's names and grpc's own keyword
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -141,10 +141,11 @@ class FakeChannel:
 
 
 class FakeDelivery(Delivery):
-    """A pointer from nowhere, the only one of its channel."""
+    """Pointers from nowhere, the only message of its channel."""
 
-    def __init__(self, task_id: str, attempt: int = 0, body: bytes | None = None) -> None:
-        given = pb.Pointer(task_id=task_id, attempt=attempt).SerializeToString() if body is None else body
+    def __init__(self, *task_ids: str, attempt: int = 0, body: bytes | None = None) -> None:
+        pointers = [pb.Pointer(task_id=task_id, attempt=attempt) for task_id in task_ids]
+        given = pb.Pointers(pointers=pointers).SerializeToString() if body is None else body
         message = Message(exchange=WORK, routing_key="work.test.p2", type="", body=given, id="m", time=_NOW, source="")
         self.fake = FakeChannel()
         frame = Basic.Deliver("tag", 1, exchange=WORK, routing_key="work.test.p2")
@@ -175,8 +176,9 @@ class FakeFeed:
         finally:
             self.take = None
 
-    async def push(self, *task_ids: str, priority_class: int = 2) -> list[FakeDelivery]:
-        deliveries = [FakeDelivery(task_id) for task_id in task_ids]
+    async def push(self, *messages: str | Sequence[str], priority_class: int = 2) -> list[FakeDelivery]:
+        """A delivery for each message: the task of its only pointer, or the tasks of all."""
+        deliveries = [FakeDelivery(*([one] if isinstance(one, str) else one)) for one in messages]
         while self.take is None:
             await asyncio.sleep(0)
         for delivery in deliveries:

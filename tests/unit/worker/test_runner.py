@@ -1,7 +1,7 @@
 """A whole runner against a tasks service and a feed in memory."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -43,8 +43,8 @@ class Rig:
         kinds = {"work": Kind(handler=self.work.handle), "strict": Kind(handler=_refuse)}
         self.runner = Runner(host, self.tasks, self.feed, name="w", kinds=kinds, slots=slots)  # type: ignore[arg-type]  # a stub by its methods
 
-    async def push(self, *task_ids: str) -> list[FakeDelivery]:
-        return await self.feed.push(*task_ids)
+    async def push(self, *messages: str | Sequence[str]) -> list[FakeDelivery]:
+        return await self.feed.push(*messages)
 
     async def until(self, condition: Any) -> None:
         await self.tasks.until(condition)
@@ -96,6 +96,19 @@ async def test_no_more_than_the_slots_run():
         assert [delivery.acked for delivery in deliveries] == [True, True, False, False, False]
         it.work.go.set()
         await it.until(lambda: len(it.tasks.outcomes) == 5)
+
+
+async def test_a_message_is_acknowledged_when_all_of_its_pointers_are_claimed():
+    """Until then its queue has it back, should this process end; what was claimed of it is then claimed for nothing."""
+    async with rig(slots=2) as it:
+        (first, second) = await it.push(("a", "b", "c"), ("d",))
+        await it.until(lambda: len(it.work.started) == 2)
+        await _some_turns()
+        assert not first.acked
+        it.work.go.set()
+        await it.until(lambda: len(it.tasks.outcomes) == 4)
+        await it.until(lambda: first.acked and second.acked)
+    assert it.work.started == [(task_id, 1) for task_id in "abcd"]
 
 
 async def test_what_waits_during_a_claim_is_the_next_claim():
@@ -163,14 +176,16 @@ async def test_a_claim_that_fails_is_repeated():
 
 
 async def test_a_nonsense_pointer_does_not_hold_up_the_others():
-    """A batch that is refused is claimed one by one; bytes that are no pointer are Invalid, which parks them."""
+    """A batch that is refused is claimed one by one; what holds no pointers is Invalid, which parks it."""
     async with rig() as it:
         it.tasks.failures["Claim"] = [Invalid("bad id"), Invalid("bad id")]
         deliveries = await it.push("bad", "good")
         await it.until(lambda: it.work.started == [("good", 1)])
         await it.until(lambda: all(delivery.acked for delivery in deliveries))
         with pytest.raises(Invalid):
-            it.feed.take(FakeDelivery("", body=b"\xff\xff"), 0)  # type: ignore[misc]
+            it.feed.take(FakeDelivery(body=b"\xff\xff"), 0)  # type: ignore[misc]
+        with pytest.raises(Invalid):
+            it.feed.take(FakeDelivery(), 0)  # type: ignore[misc]
 
 
 async def test_outcomes_are_sent_until_they_are_acknowledged():

@@ -1558,7 +1558,7 @@ Global___HeartbeatResponse: _TypeAlias = HeartbeatResponse  # noqa: Y015
 
 @_typing.final
 class Pointer(_message.Message):
-    """What a RabbitMQ message in mesh.work carries: the attempt that is asked for is `attempt` + 1."""
+    """A task at an attempt. In a claim it is the last one there was; everywhere else the one that is held."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1579,6 +1579,30 @@ class Pointer(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Pointer: _TypeAlias = Pointer  # noqa: Y015
+
+@_typing.final
+class Pointers(_message.Message):
+    """What a RabbitMQ message in mesh.work carries: what waits in one queue, in its order. A worker may claim them one by
+    one; the message is done with when all of them are claimed.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POINTERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def pointers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Pointer]: ...
+    def __init__(
+        self,
+        *,
+        pointers: _abc.Iterable[Global___Pointer] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pointers", b"pointers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Pointers: _TypeAlias = Pointers  # noqa: Y015
 
 @_typing.final
 class ClaimRequest(_message.Message):
