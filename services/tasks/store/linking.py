@@ -15,7 +15,7 @@ _LOCK_DIGESTS = "SELECT pg_advisory_xact_lock(n) FROM (SELECT unnest($1::bigint[
 _READ_DIGESTS = "SELECT unique_digest, task_id FROM tasks.task_live WHERE unique_digest = ANY($1::bytea[])"
 
 # Whoever ends an awaited task locks its live row and looks for those who wait with a statement of its own: it ended
-# before this, or it finds our rows.
+# before this, or it finds our rows. Once in a transaction and in one order, or two of them wait for each other.
 _AWAIT_PREREQUISITES = """
 WITH c AS (
   SELECT task_id FROM tasks.task_live WHERE task_id = ANY($1::text[]) ORDER BY task_id FOR NO KEY UPDATE
@@ -38,7 +38,6 @@ async def refuse_unknown(pg: DriverConnection, submissions: Sequence[Submission]
     wanted = {after_id for s in submissions for after_id in s.run_after}
     if not wanted:
         return {}
-    await pg.execute(_AWAIT_PREREQUISITES, sorted(wanted))
     owners = {row["task_id"]: row["owner_id"] for row in await pg.fetch(_READ_OWNERS, sorted(wanted))}
     owners |= {s.task_id: s.owner_id for s in submissions}
     refused: dict[str, MeshError] = {}
@@ -80,7 +79,6 @@ async def link(transaction: Transaction, submissions: Sequence[Submission]) -> N
     """Writes who waits for whom, and has each looked at once: what it waits for may have ended already."""
     pairs = [(after_id, s.task_id) for s in submissions for after_id in s.run_after]
     if pairs:
-        # Those that were made in this transaction.
         await transaction.pg.execute(_AWAIT_PREREQUISITES, sorted({after_id for after_id, _ in pairs}))
         await transaction.pg.execute(_LINK, [after for after, _ in pairs], [task for _, task in pairs])
         transaction.due.add(Due.TIMERS)

@@ -27,6 +27,14 @@ async def end(core: Core, session: str, task_id: str, *, well: bool = True) -> N
     assert await core.finish(session, outcome) == []
 
 
+async def until_waiting(core: Core, count: int) -> None:
+    """Until so many wait for a lock that somebody holds."""
+    statement = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    async with asyncio.timeout(10):
+        while len(await core.sql(statement)) < count:
+            await asyncio.sleep(0.01)
+
+
 async def test_a_task_waits_for_all_that_it_runs_after(core: Core) -> None:
     """It has no pointer before, and one right after the last of them; that commit says that a timer is due."""
     session = await core.open_session()
@@ -94,9 +102,7 @@ async def test_who_begins_to_wait_while_the_result_is_written_is_seen(core: Core
     async with core.database.driver() as pg:
         await pg.execute(linking._AWAIT_PREREQUISITES, [first])
         finishing = asyncio.ensure_future(core.finish(session, success(first)))
-        async with asyncio.timeout(10):
-            while not await core.sql("SELECT 1 FROM pg_locks WHERE NOT granted"):
-                await asyncio.sleep(0.01)
+        await until_waiting(core, 1)
         await pg.execute("INSERT INTO tasks.prerequisite (after_id, task_id) VALUES ($1, $2)", first, waiting)
     assert await finishing == []
     assert await core.sql("SELECT task_id FROM tasks.schedule WHERE purpose = 3") == [(waiting,)]
@@ -123,6 +129,34 @@ async def test_unknown_and_foreign_tasks_are_no_prerequisites(core: Core, named:
     assert caught.value.code == "UNKNOWN_PREREQUISITE"
     assert (await core.sql("SELECT count(*) FROM tasks.task"))[0][0] == 1
     assert (await core.submit(idempotency_key="k")).accepted.is_new
+
+
+async def test_a_refused_submission_holds_up_nobody(core: Core) -> None:
+    """While it is refused no row of the tasks it names is locked or changed, and none is marked as awaited after it."""
+    foreign, own = await core.submit_id(owner_id="bob"), await core.submit_id()
+    async with core.database.driver() as pg:
+        await pg.fetch("SELECT 1 FROM tasks.task_live FOR UPDATE")
+        with pytest.raises(Invalid):
+            async with asyncio.timeout(10):
+                await core.intake.submit_many([draft(run_after=(own, foreign))])
+    assert await core.sql("SELECT task_id FROM tasks.task_live WHERE awaited") == []
+
+
+async def test_batches_that_name_the_same_tasks_by_twin_and_by_id_do_not_deadlock(core: Core) -> None:
+    """Each names one by its id and the other by its unique key, crosswise, and waits for its keys before it goes on."""
+    twins = [await core.submit_id(unique_key=key) for key in "ab"]
+    batches = [
+        [draft(unique_key=key, name="twin"), draft(run_after=(named, "#twin"))]
+        for named, key in zip(twins, "ba", strict=True)
+    ]
+    async with core.database.driver() as pg:
+        digests = await pg.fetch("SELECT unique_digest FROM tasks.task_live")
+        await linking.find_holders(pg, [row["unique_digest"] for row in digests])
+        submitting = [asyncio.ensure_future(core.intake.submit_many(batch)) for batch in batches]
+        await until_waiting(core, 2)
+    async with asyncio.timeout(30):
+        accepted = await asyncio.gather(*submitting)
+    assert [set(last.accepted.task.run_after) for _, last in accepted] == [set(twins)] * 2
 
 
 async def test_a_graph_is_accepted_in_one_commit(core: Core) -> None:
