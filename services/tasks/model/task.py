@@ -270,7 +270,6 @@ class Notice:
     attempt: int
     at: datetime
     data: bytes = b"{}"
-    result: bytes = b""
     labels: bytes = b""
     traceparent: str = ""
     asks_for_work: bool = False
@@ -290,7 +289,6 @@ def notice_of(change: Change) -> Notice:
         attempt=live.attempt,
         at=live.now,
         data=change.data,
-        result=change.result,
         labels=live.labels,
         traceparent=live.traceparent,
         asks_for_work=change.to is State.QUEUED,
