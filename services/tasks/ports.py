@@ -129,9 +129,16 @@ class WorkStore(Protocol):
         """
 
     async def settle(
-        self, batches: Sequence[OutcomeBatch], decide: "DecideOutcome"
+        self, batches: Sequence[OutcomeBatch], decide: "DecideOutcome", *, reported: bool = True
     ) -> Sequence[Sequence[Change | None]]:
-        """Locks the attempts that are still held, applies the decisions, and answers None for those that are not."""
+        """Locks the attempts that are still held, applies the decisions, and answers None for those that are not.
+
+        Args:
+            reported: the sessions say how the attempts ended, and may say it again.
+        """
+
+    async def find_reported(self, session_id: str, pointers: Sequence[Pointer]) -> Collection[Pointer]:
+        """Those of which this session has said how they ended, unless another attempt of the task has begun since."""
 
     async def progress(self, session_id: str, pointer: Pointer, report: Report) -> bool:
         """Records progress, an event at most once a second. False when the attempt is not held."""

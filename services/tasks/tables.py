@@ -95,6 +95,8 @@ task_live = Table(
     Column("partial", LargeBinary),
     # Others wait, or have waited, for its end.
     Column("awaited", Boolean, nullable=False, server_default=text("false")),
+    # The session that said how the last attempt ended, while another one is due.
+    Column("reported_by", _ID),
     Index("uq_task_live_digest", "unique_digest", unique=True, postgresql_where=text("unique_digest IS NOT NULL")),
     # What is to be stopped: looked at ten times a second, and nearly always empty.
     Index("ix_task_live_cancel", "session_id", postgresql_where=text("cancel_at IS NOT NULL")),
@@ -118,6 +120,8 @@ task_result = Table(
     Column("started_at", _TIME),
     Column("finished_at", _TIME, nullable=False),
     Column("partial", LargeBinary),
+    # The session that said so; null for an end that no worker reported.
+    Column("reported_by", _ID),
     postgresql_partition_by=_BY_DAY,
 )
 

@@ -113,7 +113,10 @@ class Desk:
         return await self.claims.put(batch)
 
     async def finish(self, batch: OutcomeBatch) -> list[Pointer]:
-        """Ends attempts; answers those that are not the session's any more and had no effect."""
+        """Ends attempts; answers those that are not the session's any more and had no effect.
+
+        One that says again what has been committed is none of these: its answer was lost, and the first word counts.
+        """
         _check_count(batch.outcomes)
         clean = OutcomeBatch(session_id=batch.session_id, outcomes=tuple(map(_clean, batch.outcomes)))
         if not clean.outcomes:
@@ -121,9 +124,12 @@ class Desk:
         results = replace(clean, outcomes=tuple(o for o in clean.outcomes if o.result is not None))
         ends = await self.results.put(results) if results.outcomes else ()
         done = {outcome for outcome, end in zip(results.outcomes, ends, strict=True) if end is not None}
-        # What was not ended so is stale, or others wait for it.
+        # What was not ended so is not held any more, or others wait for it.
         left = replace(clean, outcomes=tuple(o for o in clean.outcomes if o not in done))
-        return _stale(left.outcomes, await self.outcomes.put(left)) if left.outcomes else []
+        if not left.outcomes or not (unsettled := _unsettled(left.outcomes, await self.outcomes.put(left))):
+            return []
+        reported = await self._store.find_reported(clean.session_id, unsettled)
+        return [pointer for pointer in unsettled if pointer not in reported]
 
     async def progress(
         self, session_id: str, pointer: Pointer, progress: float, *, message: str = "", partial: bytes = b""
@@ -148,7 +154,7 @@ class Desk:
         outcomes = tuple(Outcome(task_id=p.task_id, attempt=p.attempt) for p in pointers)
         if outcomes:
             batch = OutcomeBatch(session_id=session_id, outcomes=outcomes)
-            await self._store.settle([batch], lambda _batch, _index, live: rules.give_back(live))
+            await self._store.settle([batch], lambda _batch, _index, live: rules.give_back(live), reported=False)
 
     async def close_session(self, session_id: str, *, drain: bool) -> None:
         """Stops claims (drain), or ends the session and queues its work again. Safe to repeat."""
@@ -205,7 +211,7 @@ def _clean(outcome: Outcome) -> Outcome:
     return outcome
 
 
-def _stale(outcomes: Sequence[Outcome], changes: Settled) -> list[Pointer]:
+def _unsettled(outcomes: Sequence[Outcome], changes: Settled) -> list[Pointer]:
     return [
         Pointer(task_id=outcome.task_id, attempt=outcome.attempt)
         for outcome, change in zip(outcomes, changes, strict=True)

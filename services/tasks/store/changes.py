@@ -21,12 +21,13 @@ LIVE_COLUMNS = """l.task_id, t.owner_id, t.kind, l.work_group, l.priority, l.sta
   l.sequence, l.session_id, l.cancel_at IS NOT NULL AS cancel_asked, l.started_at, l.waits,
   coalesce(l.channel, '') AS channel, t.labels, t.traceparent, t.created_at, t.run_at, clock_timestamp() AS now"""
 
-# What every statement does that ends tasks; `z` is what ended: an attempt, its outcome, and what never changes of it.
+# What every statement does that ends tasks; `z` is what ended: an attempt, its outcome, the session that reported it,
+# and what never changes of it.
 ENDED = f"""r AS (
   INSERT INTO tasks.task_result (task_id, state, attempt, max_attempts, progress, result, error_code, error_message,
-                                 started_at, finished_at, partial)
-  SELECT task_id, state, attempt, max_attempts, progress, result, error_code, error_message, started_at, at, partial
-  FROM z
+                                 started_at, finished_at, partial, reported_by)
+  SELECT task_id, state, attempt, max_attempts, progress, result, error_code, error_message, started_at, at, partial,
+         session_id FROM z
 ), b AS (
   INSERT INTO tasks.dead_letter (task_id, attempt, error_code, error_message, at)
   SELECT task_id, attempt, error_code, error_message, at FROM z WHERE state = {State.DEAD:d}
@@ -39,8 +40,9 @@ ENDED = f"""r AS (
 _END = f"""
 WITH i AS (
   SELECT * FROM unnest($1::text[], $2::int[], $3::smallint[], $4::text[], $5::bytea[], $6::bytea[], $7::text[],
-                       $8::text[], $9::timestamptz[], $10::text[], $11::text[], $12::text[], $13::bytea[])
-  AS i(task_id, sequence, state, type, data, result, error_code, error_message, at, owner_id, kind, traceparent, labels)
+                       $8::text[], $9::timestamptz[], $10::text[], $11::text[], $12::text[], $13::bytea[], $14::text[])
+  AS i(task_id, sequence, state, type, data, result, error_code, error_message, at, owner_id, kind, traceparent, labels,
+       session_id)
 ), d AS (
   DELETE FROM tasks.task_live l WHERE l.task_id = ANY($1::text[])
   RETURNING l.task_id, l.attempt, l.max_attempts, l.progress, l.started_at, l.partial
@@ -61,19 +63,19 @@ SELECT EXISTS (SELECT FROM s) AS timers, EXISTS (SELECT FROM w) AS deliveries
 _MOVE = """
 WITH i AS (
   SELECT * FROM unnest($1::text[], $2::int[], $3::smallint[], $4::text[], $5::bytea[], $6::smallint[], $7::int[],
-                       $8::float8[], $9::timestamptz[])
-  AS i(task_id, sequence, state, type, data, lost, max_attempts, delay_seconds, at)
+                       $8::float8[], $9::timestamptz[], $10::text[])
+  AS i(task_id, sequence, state, type, data, lost, max_attempts, delay_seconds, at, session_id)
 ), u AS (
   UPDATE tasks.task_live l
   SET state = i.state, sequence = i.sequence, lost = i.lost, max_attempts = i.max_attempts, session_id = NULL,
       timeout_at = NULL, progress = 0, progress_at = NULL,
-      waits = false, enqueued_at = CASE i.state WHEN $10 THEN i.at END
+      reported_by = i.session_id, waits = false, enqueued_at = CASE i.state WHEN $11 THEN i.at END
   FROM i WHERE l.task_id = i.task_id AND l.task_id = ANY($1::text[])
   RETURNING l.task_id, l.attempt
 ), s AS (
   INSERT INTO tasks.schedule (due_at, task_id, purpose, attempt)
   SELECT i.at + make_interval(secs => i.delay_seconds), i.task_id, 1, u.attempt
-  FROM i JOIN u USING (task_id) WHERE i.state <> $10
+  FROM i JOIN u USING (task_id) WHERE i.state <> $11
 )
 INSERT INTO tasks.task_event (task_id, sequence, type, attempt, at, data)
 SELECT i.task_id, i.sequence, i.type, u.attempt, i.at, i.data FROM i JOIN u USING (task_id)
@@ -105,16 +107,18 @@ async def apply(transaction: Transaction, rows: Sequence[Any], decide: Decide) -
     return decided
 
 
-async def write(transaction: Transaction, changes: Sequence[Change]) -> None:
-    """Writes changes of rows that this transaction has locked."""
+async def write(transaction: Transaction, changes: Sequence[Change], *, reported: bool = False) -> None:
+    """Writes changes of rows that this transaction has locked; `reported`: by the sessions that held the attempts."""
     ends = [change for change in changes if change.to.is_end]
     moves = [change for change in changes if change.to in {State.QUEUED, State.SCHEDULED}]
     asks = [change for change in changes if change.to is State.RUNNING]
     if ends:
-        (left,) = await transaction.pg.fetch(_END, *_columns([_end_row(change) for change in ends]))
+        (left,) = await transaction.pg.fetch(_END, *_columns([_end_row(change, reported=reported) for change in ends]))
         transaction.due |= {Due.NEWS, *(due for due in (Due.TIMERS, Due.DELIVERIES) if left[due.value])}
     if moves:
-        await transaction.pg.execute(_MOVE, *_columns([_move_row(change) for change in moves]), State.QUEUED)
+        await transaction.pg.execute(
+            _MOVE, *_columns([_move_row(change, reported=reported) for change in moves]), State.QUEUED
+        )
     if asks:
         await transaction.pg.execute(_ASK, [change.live.task_id for change in asks])
         transaction.due.add(Due.STOPS)
@@ -125,7 +129,7 @@ def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
     return [list(column) for column in zip(*rows, strict=True)]
 
 
-def _end_row(change: Change) -> tuple[Any, ...]:
+def _end_row(change: Change, *, reported: bool) -> tuple[Any, ...]:
     error = change.error
     return (
         change.live.task_id,
@@ -141,10 +145,11 @@ def _end_row(change: Change) -> tuple[Any, ...]:
         change.live.kind,
         change.live.traceparent,
         change.live.labels,
+        change.live.session_id if reported else None,
     )
 
 
-def _move_row(change: Change) -> tuple[Any, ...]:
+def _move_row(change: Change, *, reported: bool) -> tuple[Any, ...]:
     return (
         change.live.task_id,
         change.sequence,
@@ -155,4 +160,5 @@ def _move_row(change: Change) -> tuple[Any, ...]:
         change.max_attempts,
         change.delay_seconds,
         change.live.now,
+        change.live.session_id if reported else None,
     )

@@ -3,7 +3,7 @@
 # ruff: noqa: S608 - what is put into these statements are numbers of the state table and fixed column lists
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from chassis.errors import Conflict, MeshError, NotFound
@@ -110,6 +110,17 @@ FROM (
 ) t
 """
 
+# Of the last attempt of each task, whatever became of it: another one is due, or it was the end.
+_FIND_REPORTED = """
+SELECT i.task_id, i.attempt FROM unnest($1::text[], $2::int[]) AS i(task_id, attempt) CROSS JOIN LATERAL (
+  SELECT FROM tasks.task_live l
+  WHERE l.task_id = i.task_id AND l.attempt = i.attempt AND l.session_id IS NULL AND l.reported_by = $3
+  UNION ALL
+  SELECT FROM tasks.task_result r WHERE r.task_id = i.task_id AND r.attempt = i.attempt AND r.reported_by = $3
+  OFFSET 0
+) AS reported
+"""
+
 # Progress is always kept; it makes an event when the last one is a second old. No index is touched.
 _PROGRESS = f"""
 UPDATE tasks.task_live l
@@ -162,7 +173,9 @@ class Working:
         ends = {(row["task_id"], row["attempt"], row["session_id"]): _end(row) for row in rows}
         return [[ends.get((o.task_id, o.attempt, b.session_id)) for o in b.outcomes] for b in batches]
 
-    async def settle(self, batches: Sequence[OutcomeBatch], decide: DecideOutcome) -> Sequence[Sequence[Change | None]]:
+    async def settle(
+        self, batches: Sequence[OutcomeBatch], decide: DecideOutcome, *, reported: bool = True
+    ) -> Sequence[Sequence[Change | None]]:
         """See `ports.WorkStore`."""
         wanted = [(o.task_id, o.attempt, b.session_id) for b in batches for o in b.outcomes]
         where = [(n, i) for n, batch in enumerate(batches) for i in range(len(batch.outcomes))]
@@ -184,8 +197,15 @@ class Working:
                 changes.append(change)
                 for n, i in same:
                     answers[n][i] = change
-            await write(transaction, changes)
+            await write(transaction, changes, reported=reported)
         return answers
+
+    async def find_reported(self, session_id: str, pointers: Sequence[Pointer]) -> Collection[Pointer]:
+        """See `ports.WorkStore`."""
+        columns = [p.task_id for p in pointers], [p.attempt for p in pointers]
+        async with self._passing.transaction(single=True) as transaction:
+            rows = await transaction.pg.fetch(_FIND_REPORTED, *columns, session_id)
+        return {Pointer(task_id=row["task_id"], attempt=row["attempt"]) for row in rows}
 
     async def progress(self, session_id: str, pointer: Pointer, report: Report) -> bool:
         """See `ports.WorkStore`."""

@@ -82,15 +82,50 @@ async def test_a_result_is_kept_and_announced(core: Core) -> None:
     ]
 
 
-async def test_a_repeated_result_is_stale_and_changes_nothing(core: Core) -> None:
-    """Reports of an ended, foreign or older attempt have no effect."""
+async def test_foreign_and_older_results_are_stale_and_change_nothing(core: Core) -> None:
+    """Also when they say what the session that held the attempt has said; its own repetition is no fault."""
     session, other = await core.open_session(), await core.open_session()
     task_id = await core.run(session)
     assert await core.finish(other, success(task_id, result=b'"foreign"')) == [Pointer(task_id=task_id, attempt=1)]
     assert await core.finish(session, success(task_id, attempt=2)) == [Pointer(task_id=task_id, attempt=2)]
     assert await core.finish(session, success(task_id)) == []
-    assert await core.finish(session, success(task_id, result=b'"again"')) == [Pointer(task_id=task_id, attempt=1)]
+    assert await core.finish(other, success(task_id)) == [Pointer(task_id=task_id, attempt=1)]
+    assert await core.finish(session, success(task_id, result=b'"again"')) == []
     assert (await core.queries.get(task_id, "")).result == b'{"ok":true}'
+
+
+async def test_whatever_ended_an_attempt_may_be_said_again(core: Core, tasks_url: str) -> None:
+    """To another process, by the session that held it: a failure for good, one that is tried again, an awaited result,
+    and a stop that was asked for.
+    """
+    session, other = await core.open_session(), await core.open_session()
+    dead, tried, awaited, stopped = [await core.run(session) for _ in range(4)]
+    await core.submit_id(run_after=(awaited,))
+    await core.queries.cancel(stopped, "ann")
+    outcomes = [failure(dead, retryable=False), failure(tried), success(awaited), Outcome(task_id=stopped, attempt=1)]
+    assert await core.finish(session, *outcomes) == []
+    feeds = [await core.event_types(task_id) for task_id in (dead, tried, awaited, stopped)]
+    async with open_core(tasks_url) as again:
+        assert await again.finish(session, *outcomes) == []
+        assert len(await again.finish(other, *outcomes)) == len(outcomes)
+    assert [await core.event_types(task_id) for task_id in (dead, tried, awaited, stopped)] == feeds
+
+
+async def test_what_ended_without_a_report_cannot_be_reported(core: Core) -> None:
+    """A lost lease, attempts that were handed back, and a failure after which another attempt has begun."""
+    session, other = await core.open_session(), await core.open_session()
+    lost, back, older = await core.run(other), await core.run(session), await core.run(session)
+    await core.finish(session, failure(older))
+    await core.sql("UPDATE tasks.schedule SET due_at = now()")
+    await core.upkeep.release()
+    assert await core.claim(session, older, attempt=1)
+    await core.desk.hand_back(session, [Pointer(task_id=back, attempt=1)])
+    await core.lose(other)
+    await core.upkeep.sweep()
+    assert await core.finish(session, failure(back), failure(older)) == [
+        Pointer(task_id=task_id, attempt=1) for task_id in (back, older)
+    ]
+    assert await core.finish(other, failure(lost)) == [Pointer(task_id=lost, attempt=1)]
 
 
 async def test_failures_are_tried_again_until_the_budget_is_used(core: Core) -> None:
