@@ -19,12 +19,6 @@ _HURRY_SECONDS = 3.0
 _PROGRESS_SECONDS = 0.5
 _LOOK_SECONDS = 0.05
 _STALE = 4409
-# How a task stands after such an end of its last attempt.
-_ENDS = {
-    "result": {tasks_pb2.STATE_SUCCEEDED},
-    "cancelled": {tasks_pb2.STATE_CANCELLED},
-    "fail": {tasks_pb2.STATE_SCHEDULED, tasks_pb2.STATE_QUEUED, tasks_pb2.STATE_FAILED, tasks_pb2.STATE_DEAD},
-}
 
 
 class Outcomes:
@@ -135,7 +129,7 @@ class Outcomes:
             finished = await self._session.finish(_outcome(key, said), hurried=self._is_hurried)
         if finished is Finished.OPEN:
             return
-        stored = finished is Finished.STORED or (finished is Finished.STALE and await self._is_so(key, said))
+        stored = finished is Finished.STORED
         self._holdings.release(key, stored=stored)
         if stored:
             self._outbox.put(_acknowledged(key, of))
@@ -151,36 +145,23 @@ class Outcomes:
         stored = self._holdings.was_stored(key)
         if stored:
             self._outbox.put(_acknowledged(key, of))
-        elif stored is False or await self._has_ended(key):
+        elif stored is False or await self._is_over(key):
             self._outbox.put(frames.encode("lease_lost", attempts=frames.attempts([key])))
         else:
             self.check_held(key)
 
-    async def _has_ended(self, key: Key) -> bool:
-        """Whether the attempt was the last one of its task, and ended. It may have been this worker's, by another
-        gateway or long ago.
+    async def _is_over(self, key: Key) -> bool:
+        """Whether the attempt has been and is not any more, whatever has become of its task since. It may have been
+        this worker's, by another gateway or long ago.
 
         Nobody knows any more who held it, so to speak of it is no fault, and there is nothing to acknowledge.
         """
         try:
-            task = await self._look(key)
+            task = (await self._tasks.GetTask(tasks_pb2.GetTaskRequest(id=key[0]))).task
         except MeshError as error:
             # Nobody can be blamed for what cannot be looked up.
             return not isinstance(error, NotFound)
-        return task.attempt == key[1] > 0 and task.state != tasks_pb2.STATE_RUNNING
-
-    async def _is_so(self, key: Key, said: Result | Fail | Cancelled) -> bool:
-        """Whether an attempt that this worker held ended as it says: its first report was committed, and the answer
-        lost.
-        """
-        try:
-            task = await self._look(key)
-        except MeshError:
-            return False
-        return task.attempt == key[1] and task.state in _ENDS[said.type]
-
-    async def _look(self, key: Key) -> tasks_pb2.Task:
-        return (await self._tasks.GetTask(tasks_pb2.GetTaskRequest(id=key[0]))).task
+        return 0 < key[1] < task.attempt or (key[1] == task.attempt > 0 and task.state != tasks_pb2.STATE_RUNNING)
 
 
 def _acknowledged(key: Key, of: str) -> str:

@@ -23,8 +23,8 @@ _MOST_PAUSE_SECONDS = 1.0
 
 
 class Finished(Enum):
-    """What became of a report. `STALE`: it had no effect, unless a try before it had whose answer was lost. `LOST`: the
-    session is over, and what it held is somebody else's. `OPEN`: there was no more time to be answered.
+    """What became of a report. `STALE`: the attempt was ended otherwise before. `LOST`: the session is over, and what
+    it held is somebody else's. `OPEN`: there was no more time to be answered.
     """
 
     STORED = auto()

@@ -185,6 +185,8 @@ async def test_what_ended_elsewhere_is_not_acknowledged(worker: Worker, service:
     worker.say("result", task_id=TASK, attempt=2, result=1)
     assert (await worker.hear("lease_lost"))["attempts"] == [{"task_id": TASK, "attempt": 2}]
     worker.say("result", **HELD, result=1)
+    assert (await worker.hear("lease_lost"))["attempts"] == [HELD]
+    worker.say("result", task_id=TASK, attempt=3, result=1)
     assert await worker.until_closed() == (4409, "STALE_ATTEMPT")
     assert "acknowledged" not in {frame["type"] for frame in worker.heard}
     assert service.outcomes == []

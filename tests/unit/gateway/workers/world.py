@@ -33,6 +33,7 @@ class Service:
         self.opened: list[tasks_pb2.OpenSessionRequest] = []
         self.ended: dict[str, int] = {}
         self.state: tasks_pb2.State.ValueType = tasks_pb2.STATE_SUCCEEDED
+        self.reported: set[tuple[str, tuple[str, int]]] = set()
         # So many answers to outcomes get lost after their commit.
         self.unheard = 0
         self.failures: list[Exception] = []
@@ -72,7 +73,8 @@ class Service:
             if key in held:
                 held.discard(key)
                 self.outcomes.append(outcome)
-            else:
+                self.reported.add((request.session_id, key))
+            elif (request.session_id, key) not in self.reported:
                 stale.append(key)
         if self.unheard:
             self.unheard -= 1
