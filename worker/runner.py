@@ -149,6 +149,10 @@ class Runner:
             del self._ended_since[id(ended)]
 
     def _start(self, session_id: str, claimed: list[tasks_pb2.Claimed], ended: set[Key]) -> None:
+        if session_id != self._sessions.current:
+            # Everything that it held was stopped already, and is somebody else's by now.
+            log.warning("A claim was answered after the loss of its session", session=session_id, attempts=len(claimed))
+            return
         known = self._attempts.keys | self._reporter.keys | ended
         for one in claimed:
             # A repeated pointer brings back what is held already.

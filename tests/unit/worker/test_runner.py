@@ -255,6 +255,22 @@ async def test_a_lost_session_stops_all_work_and_is_replaced():
     assert it.tasks.called("Claim")[-1].session_id == "s2"
 
 
+async def test_a_claim_that_is_answered_after_its_session_starts_nothing():
+    """What it granted is somebody else's by then; only the next session's claims start work."""
+    async with rig() as it:
+        it.tasks.answer_claims.clear()
+        (late,) = await it.push("t1")
+        await it.until(lambda: it.tasks.called("Claim"))
+        it.tasks.alive.clear()
+        it.runner._sessions.suspect()
+        await it.until(lambda: it.tasks.sessions == 2 and it.runner.serving)
+        it.tasks.answer_claims.set()
+        await it.until(lambda: late.acked)
+        await it.push("t2")
+        await it.until(lambda: it.work.started)
+        assert it.work.started == [("t2", 1)]
+
+
 async def test_a_claim_whose_answer_was_lost_is_handed_back():
     """Held by the service's account for two heartbeats and unknown here: given back; once is no proof."""
     async with rig() as it:
