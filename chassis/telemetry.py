@@ -41,6 +41,7 @@ DISCOVERY_STALE = Counter("mesh_discovery_failures_total", "Lookups that failed;
 MESSAGES_PUBLISHED = Counter("mesh_messages_published_total", "Messages the broker confirmed", ["exchange"])
 MESSAGES_REFUSED = Counter("mesh_messages_refused_total", "Messages the broker returned or refused", ["exchange"])
 MESSAGES_CONSUMED = Counter("mesh_messages_consumed_total", "Messages taken", ["queue", "outcome"])
+NEWS_LEFT = Counter("mesh_task_news_left_total", "News of tasks that could not be applied when heard", ["reason"])
 WEBHOOK_TRIES = Counter("mesh_webhook_tries_total", "Tries of deliveries to webhooks", ["outcome"])
 WEBHOOK_DELIVERIES = Counter("mesh_webhook_deliveries_total", "Deliveries to webhooks that ended", ["outcome"])
 WEBHOOK_BACKLOG = Gauge("mesh_webhook_backlog", "Deliveries to webhooks that wait, of all processes together")

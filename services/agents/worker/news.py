@@ -1,15 +1,14 @@
 """News of tasks on the bus, each heard and then acknowledged; hearing one twice changes nothing."""
 
 import asyncio
-import json
 
 from google.protobuf.message import DecodeError
 from mesh.tasks.v1 import events_pb2
 
+from chassis import telemetry
 from chassis.errors import Invalid, MeshError
 from chassis.logging import get_logger
 from chassis.messaging.consumer import Delivery
-from services.agents.model.execution import News
 from services.agents.operations.executions import Engine
 from services.agents.wire import events
 
@@ -28,19 +27,27 @@ class Listener:
         self._limit = asyncio.Semaphore(at_once)
 
     async def handle(self, delivery: Delivery) -> None:
-        """One message's events. What cannot be read is parked, what cannot be applied now is left to the repair."""
+        """One message's events, each for itself. A message that cannot be read is parked; an event that cannot be read,
+        or not be applied now, is left to the repair.
+        """
         try:
             changed = events_pb2.TasksChanged.FromString(delivery.message.body)
-            heard = [news for one in changed.changes if (news := events.to_news(one)) is not None]
-        except (DecodeError, json.JSONDecodeError) as error:
+        except DecodeError as error:
             # Parks it.
-            raise Invalid(private=f"not a task event: {error}") from error
-        await asyncio.gather(*map(self._hear, heard))
+            raise Invalid(private=f"no task events: {error}") from error
+        await asyncio.gather(*map(self._hear, changed.changes))
         await delivery.ack()
 
-    async def _hear(self, news: News) -> None:
+    async def _hear(self, changed: events_pb2.TaskChanged) -> None:
         try:
-            async with self._limit:
-                await self._engine.hear(news)
+            news = events.to_news(changed)
+            if news is not None:
+                async with self._limit:
+                    await self._engine.hear(news)
         except MeshError as error:
-            log.warning("News of a task is left to the repair", task_id=news.task_id, error=str(error))
+            telemetry.NEWS_LEFT.labels(error.code).inc()
+            log.warning("News of a task is left to the repair", task_id=changed.task_id, error=str(error))
+        except Exception:
+            # Whatever is wrong with one event, or with us when we hear it, the others of its message take effect.
+            telemetry.NEWS_LEFT.labels("FAULT").inc()
+            log.exception("News of a task could not be used", task_id=changed.task_id, sequence=changed.sequence)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from mesh.tasks.v1 import events_pb2
+from prometheus_client import REGISTRY
 
 from chassis.errors import Invalid, MeshError, Unavailable
 from services.agents.operations.registry import Registry
@@ -99,7 +100,7 @@ class _Delivery:
 
 
 class _Engine:
-    def __init__(self, failure: MeshError | None = None) -> None:
+    def __init__(self, failure: Exception | None = None) -> None:
         self.heard: list[Any] = []
         self._failure = failure
 
@@ -129,7 +130,28 @@ async def test_news_is_heard_and_acknowledged(failure: MeshError | None):
     assert [news.run_id for news in engine.heard] == ["r0", "r1", "r2"]
 
 
-async def test_what_is_no_event_is_invalid():
+async def test_a_bad_event_does_not_hold_up_the_others_of_its_message():
+    """Neither one that cannot be read nor one at which we fail; both are counted, and the message is done with."""
+    engine = _Engine(AttributeError("a fault of ours"))
+    changed = events_pb2.TasksChanged.FromString(_event(*["agent.run"] * 6))
+    for one, labels, data in (
+        (changed.changes[0], b"{nonsense", b""),
+        (changed.changes[1], b"\xff", b""),
+        (changed.changes[2], b"", b"[1]"),
+        (changed.changes[3], b"", b'{"error":"none"}'),
+    ):
+        one.labels, one.data = labels or one.labels, data
+    delivery, before = _Delivery(changed.SerializeToString()), _left("FAULT")
+    await Listener(engine, at_once=1).handle(delivery)  # type: ignore[arg-type]  # as above
+    assert [news.run_id for news in engine.heard] == ["r4", "r5"]
+    assert (delivery.acked, _left("FAULT") - before) == (True, 6)
+
+
+def _left(reason: str) -> float:
+    return REGISTRY.get_sample_value("mesh_task_news_left_total", {"reason": reason}) or 0
+
+
+async def test_what_is_no_message_is_invalid():
     """Which parks it."""
     with pytest.raises(Invalid):
         await Listener(_Engine(), 1).handle(_Delivery(b"\xff\xff"))  # type: ignore[arg-type]  # as above
