@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
@@ -186,7 +186,14 @@ class Call:
 
     def begin(self) -> None:
         """Runs the handler."""
-        self.task = asyncio.get_running_loop().create_task(self._run())
+        self._spawn(self._run())
+
+    def begin_to_answer(self, body: bytes) -> None:
+        """Sends the one answer and the end as the client takes it, or until nobody waits for it any more."""
+        self._spawn(self._answer_slowly(body))
+
+    def _spawn(self, doing: Coroutine[Any, Any, None]) -> None:
+        self.task = asyncio.get_running_loop().create_task(doing)
         self._connection.tasks.add(self.task)
         self.task.add_done_callback(self._done)
 
@@ -207,6 +214,8 @@ class Call:
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._connection.tasks.discard(task)
+        # One that was cancelled leads back here through its traceback, and would stay until somebody collects garbage.
+        self.task = None
         if task.cancelled():
             self.end(StatusError(grpc.StatusCode.CANCELLED, ""))
         elif (error := task.exception()) is not None:
@@ -238,7 +247,7 @@ class Call:
             serialize = handler.response_serializer
             body = result if serialize is None else serialize(result)
             if not self.answer(body):
-                await self.answer_slowly(body)
+                await self._answer_slowly(body)
 
     async def _requests(self) -> AsyncIterator[Any]:
         while (message := await self.read()) is not grpc.aio.EOF:
@@ -263,8 +272,7 @@ class Call:
         self._close()
         return True
 
-    async def answer_slowly(self, body: bytes) -> None:
-        """Sends the one answer and the end, as the client takes it."""
+    async def _answer_slowly(self, body: bytes) -> None:
         self._start()
         await self._connection.send(self.stream_id, wire.framed(body))
         self.end(None)

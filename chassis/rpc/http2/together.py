@@ -53,7 +53,6 @@ class Together:
 
 
 async def _answer(answer: AnswerTogether, calls: Sequence[Call]) -> None:
-    large = []
     try:
         for call, told in zip(calls, await answer(calls), strict=True):
             if call.ended:
@@ -61,13 +60,12 @@ async def _answer(answer: AnswerTogether, calls: Sequence[Call]) -> None:
             if isinstance(told, StatusError):
                 call.end(told)
             elif not call.answer(told):
-                large.append(call.answer_slowly(told))
-        if large:
-            await asyncio.gather(*large)
+                call.begin_to_answer(told)
     except Exception:
         # Nobody asks this task how it ended.
         log.exception("Calls that came together ended in an error")
     finally:
         # Whatever went wrong, nobody waits for ever.
         for call in calls:
-            call.end(StatusError(StatusCode.INTERNAL, "Unexpected error"))
+            if call.task is None:
+                call.end(StatusError(StatusCode.INTERNAL, "Unexpected error"))

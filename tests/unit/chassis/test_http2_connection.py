@@ -1,6 +1,7 @@
 """What hostile and broken clients can do to a connection: end their own calls, or it, and nothing else."""
 
 import asyncio
+import gc
 import struct
 import zlib
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ from jh2.settings import SettingCodes
 
 from chassis.endless import end
 from chassis.rpc.http2 import connection as http2_connection
+from chassis.rpc.http2.call import Call
 from chassis.rpc.http2.wire import PREFIX
 from tests.unit.chassis.http2_peer import MOST_BYTES, Handlers, Peer
 
@@ -291,6 +293,29 @@ async def test_a_reset_reaches_the_handler(peer: Peer, served: Handlers):
     assert served.cancelled == 1
     assert not peer.served.tasks
     assert not peer.connection._calls
+
+
+@pytest.mark.parametrize("path", ["/s/Wait", "/s/Echo", "/s/Together", "/s/Flood"])
+async def test_nothing_is_left_of_calls_that_were_given_up(peer: Peer, path: str):
+    """No task and no garbage for the collector, also of answers that the client had no room for."""
+    peer.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 0})
+    peer.say()
+    await peer.hear()
+    gc.disable()
+    try:
+        for _ in range(20):
+            begun = [peer.begin(path, b"x") for _ in range(10)]
+            peer.say()
+            await peer.hear(5)
+            for stream_id in begun:
+                peer.h2.reset_stream(stream_id)
+            peer.say()
+            await peer.hear(5)
+        calls = [one for one in gc.get_objects() if isinstance(one, Call) and one._connection is peer.connection]
+    finally:
+        gc.enable()
+    assert not peer.served.tasks
+    assert not calls
 
 
 async def test_so_many_calls_at_once_and_no_more(peer: Peer, served: Handlers):
