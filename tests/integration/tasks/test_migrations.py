@@ -28,6 +28,31 @@ def test_tasks_wait_for_each_other_over_the_step_to_news_and_back(tasks_url: str
     migrations.check("tasks", Postgres(url=tasks_url))
 
 
+def test_schedules_of_conversations_pause_and_others_go_on(tasks_url: str) -> None:
+    """They were made when they could still be; nobody counts the tokens that they take."""
+    step = migrations._config("tasks", Postgres(url=tasks_url))
+    command.downgrade(step, "0008")
+    asyncio.run(_schedule(tasks_url, "llm.batch", "llm.chat", "automation"))
+    command.upgrade(step, "head")
+    assert asyncio.run(_unpaused(tasks_url)) == ["automation"]
+
+
+async def _schedule(url: str, *kinds: str) -> None:
+    async with open_core(url) as core:
+        for kind in kinds:
+            await core.sql(
+                "INSERT INTO tasks.cron_schedule"
+                " VALUES ('sch_' || $1, 'ann', '', '@hourly', 'UTC', 1, false, $1, '', '', 2, 1, 1, '', now(), now())",
+                kind,
+            )
+
+
+async def _unpaused(url: str) -> list[str]:
+    async with open_core(url) as core:
+        going = await core.sql("SELECT kind FROM tasks.cron_schedule WHERE NOT paused AND next_at IS NOT NULL")
+        return [row["kind"] for row in going]
+
+
 async def _begin(url: str) -> tuple[str, str, str]:
     async with open_core(url) as core:
         session = await core.open_session()

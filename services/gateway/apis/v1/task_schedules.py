@@ -162,7 +162,12 @@ class Schedules:
         self, request: Request, schedule_id: str, wanted: tasks_pb2.UpdateScheduleRequest
     ) -> ScheduleView:
         wanted.id = _known(schedule_id)
-        wanted.owner_id = owner_of(require_scope(request.scope, "tasks"))
+        principal = require_scope(request.scope, "tasks")
+        wanted.owner_id = owner_of(principal)
+        if wanted.HasField("paused") and not wanted.paused and not wanted.HasField("task"):
+            # One that was made when its kind could still be scheduled stays paused.
+            query = tasks_pb2.GetScheduleRequest(id=wanted.id, owner_id=wanted.owner_id)
+            check_schedulable((await self._tasks.GetSchedule(query)).schedule.task.kind, principal)
         return _shown((await self._tasks.UpdateSchedule(wanted)).schedule)
 
 

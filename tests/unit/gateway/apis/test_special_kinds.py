@@ -103,6 +103,19 @@ async def test_conversations_are_not_scheduled(world: World):
     assert [each.task.kind for each in world.tasks.schedules.values()] == ["automation"]
 
 
+async def test_a_schedule_of_conversations_is_not_resumed(world: World):
+    """One of a time when it could still be made; it may become another kind's, and then go on."""
+    schedule = {"name": "n", "cron": "0 3 * * *", "paused": True, "task": {"task_type": "automation"}}
+    path = f"{TASKS}/schedules/{(await world.ask('POST', f'{TASKS}/schedules', schedule)).json['id']}"
+    (kept,) = world.tasks.schedules.values()
+    kept.task.kind = "llm.chat"
+    for answer in (await world.ask("POST", f"{path}/resume"), await world.ask("PATCH", path, {"paused": False})):
+        assert (answer.status, answer.json["error"]["code"]) == (400, "KIND_NOT_SCHEDULABLE")
+    assert (await world.ask("PATCH", path, {"name": "m"})).json["paused"]
+    changed = await world.ask("PATCH", path, {"paused": False, "task": schedule["task"]})
+    assert (changed.status, changed.json["paused"]) == (200, False)
+
+
 @pytest.mark.parametrize(("kind", "scopes"), [("model.pull", {"*"}), ("llm.chat", {"tasks"})])
 async def test_no_dialect_is_a_way_around(world: World, kind: str, scopes: set[str], monkeypatch: pytest.MonkeyPatch):
     """The customer-service API asks for what the native one does."""
