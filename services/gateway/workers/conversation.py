@@ -57,6 +57,7 @@ class Conversation:
         self._draining = False
         self._bare = False
         self._slots = 0
+        self._known = asyncio.Event()
         self._unaccepted = 0
         self._rejected: dict[Key, float] = {}
         # Held by the service's account and unknown here, and since when: a claim whose answer never arrived.
@@ -104,13 +105,16 @@ class Conversation:
             held = await self.session.held() if opened.resumed else set()
             if held is not None:
                 self._say_registered(announcement, opened, held)
+                self._known.set()
                 self.session.begin(opened.heartbeat_seconds)
                 self._claims.wake()
                 await self.session.kept()
             self._outcomes.lose(self._holdings.keys)
 
     async def hear(self, said: frames.Said) -> None:
-        """What the worker says once it is known. Raises ProtocolError."""
+        """What the worker says. Raises ProtocolError."""
+        # What it held when it registered is known only then, and its work may have ended meanwhile.
+        await self._known.wait()
         match said:
             case Result() | Fail() | Cancelled():
                 await self._outcomes.end(said)

@@ -5,8 +5,9 @@ import asyncio
 import pytest
 from mesh.tasks.v1 import tasks_pb2
 
+from chassis.errors import Unavailable
 from services.gateway.workers import conversation
-from tests.unit.gateway.workers.world import TASK, Service, Worker
+from tests.unit.gateway.workers.world import KIND, TASK, Service, Worker
 
 HELD = {"task_id": TASK, "attempt": 1}
 FAILED = HELD | {"error": {"code": "BROKEN", "message": "it broke"}}
@@ -87,6 +88,20 @@ async def test_an_end_that_had_no_effect_is_not_acknowledged(service: Service):
     service.ended[TASK], service.state = 1, tasks_pb2.STATE_DEAD
     worker.say("result", **HELD, result=1)
     assert (await worker.hear("lease_lost"))["attempts"] == [HELD]
+
+
+async def test_what_a_worker_says_before_it_is_known_again_waits(service: Service):
+    """Its work goes on while another gateway takes its session over, and may end before the answer is there."""
+    worker = await working(service)
+    worker.leave()
+    back = await Worker(service).connect()
+    service.failures = [Unavailable()]
+    back.say("register", kinds=[KIND], session_id="ses_1")
+    back.say("progress", **HELD, progress=0.5)
+    back.say("result", **HELD, result=1)
+    assert (await back.hear("registered"))["held"] == [HELD]
+    await back.hear("acknowledged")
+    assert (len(service.outcomes), back.closed) == (1, None)
 
 
 async def test_workers_are_not_blamed_for_a_gateway_that_stood_still(service: Service, monkeypatch: pytest.MonkeyPatch):
