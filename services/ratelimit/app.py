@@ -1,6 +1,5 @@
 """The only place that builds things: rules, shadow, store, the servicer, and the metrics of what was decided."""
 
-import gc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -35,17 +34,12 @@ log = get_logger(__name__)
 
 # How long a start waits for Redis to tell the rules that were put by the API.
 _HEAR_RULES_SECONDS = 2.0
-# A frame makes thousands of small tuples and no cycles: at Python's own threshold (700) the collector took a sixth of
-# the CPU under full load. What it finds alive is looked at once more soon, while that is little, and then hardly ever:
-# while caches fill, Python's own rhythm (10, 10) stops everything for 15 ms every few seconds, and now and then for 50.
-_COLLECTIONS = (5000, 1, 50)
 
 
 async def build(settings: Settings, host: Host) -> None:
     """Opens everything, the server last. A rules file that is wrong ends the start with its sentence."""
     limits = settings.limits
     url = settings.redis.url.get_secret_value()
-    gc.set_threshold(*_COLLECTIONS)
     file = RuleFile(Path(limits.file) if limits.file else None)
     rules = RulesInForce(file, await host.enter(open_board(url, cluster=settings.redis.cluster)), host.clock)
     directory = await host.enter(open_discovery(host, settings.discovery))

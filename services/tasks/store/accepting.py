@@ -152,8 +152,7 @@ class Accepting:
         tasks, seqs = await self._insert(transaction, fresh, direct) if fresh else ({}, {})
         known = sorted({task_id for task_id in others.values() if task_id not in tasks})
         tasks |= {task.task_id: task for task in await read_tasks(pg, known)} if known else {}
-        answers = [refused.get(s.task_id) or _answer(s, owners, tasks, others, twins) for s in submissions]
-        return [_numbered(answer, seqs) for answer in answers] if seqs else answers
+        return [refused.get(s.task_id) or _answer(s, owners, tasks, others, seqs) for s in submissions]
 
     async def _take_keys(
         self, pg: DriverConnection, submissions: Sequence[Submission]
@@ -220,22 +219,18 @@ def _answer(
     owners: dict[tuple[str, str], _Key],
     tasks: dict[str, Task],
     others: dict[str, str],
-    twins: set[str],
+    seqs: Mapping[str, int],
 ) -> Accepted | MeshError:
-    own_id = submission.task_id
-    if not submission.idempotency_key:
-        return Accepted(task=tasks[others.get(own_id, own_id)], replayed=False, duplicate=own_id in twins)
-    owner = _owner_of(owners, submission)
-    if owner.fingerprint != submission.fingerprint:
-        return Conflict("This idempotency key was used for another request", code="IDEMPOTENCY_MISMATCH")
-    task = tasks[others.get(owner.task_id, owner.task_id)]
-    return Accepted(task=task, replayed=owner.task_id != own_id, duplicate=own_id in twins)
-
-
-def _numbered(answer: Accepted | MeshError, seqs: Mapping[str, int]) -> Accepted | MeshError:
-    if isinstance(answer, Accepted) and answer.is_new and answer.task.task_id in seqs:
-        return replace(answer, pointer_seq=seqs[answer.task.task_id])
-    return answer
+    own_id = asked_id = submission.task_id
+    if submission.idempotency_key:
+        owner = _owner_of(owners, submission)
+        if owner.fingerprint != submission.fingerprint:
+            return Conflict("This idempotency key was used for another request", code="IDEMPOTENCY_MISMATCH")
+        asked_id = owner.task_id
+    task = tasks[others.get(asked_id, asked_id)]
+    if task.task_id == own_id:
+        return Accepted(task=task, replayed=False, pointer_seq=seqs.get(own_id, 0))
+    return Accepted(task=task, replayed=asked_id != own_id, duplicate=asked_id == own_id)
 
 
 def _accepted(answer: Accepted | MeshError, index: int) -> Accepted:

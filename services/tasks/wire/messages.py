@@ -55,9 +55,13 @@ def _changes(row: Any) -> Iterator[events_pb2.TaskChanged]:
     count = len(row["task_ids"])
     columns = [row[name] for name in _COLUMNS]
     data, results = row["data"] or [b"{}"] * count, row["results"] or [b""] * count
+    # Mostly one for all: the statement's.
+    said_at, time = row["ats"][0], to_time(row["ats"][0])
     for task_id, owner_id, sequence, attempt, at, labels, traceparent, said, result in zip(
         *columns, data, results, strict=True
     ):
+        if at != said_at:
+            said_at, time = at, to_time(at)
         yield events_pb2.TaskChanged(
             task_id=task_id,
             kind=row["kind"],
@@ -65,7 +69,7 @@ def _changes(row: Any) -> Iterator[events_pb2.TaskChanged]:
             type=row["type"],
             sequence=sequence,
             attempt=attempt,
-            at=to_time(at),
+            at=time,
             data=said,
             result=result,
             labels=labels,

@@ -9,7 +9,10 @@ from mesh.tasks.v1 import tasks_pb2
 from chassis.errors import Invalid
 from services.tasks.model.states import Priority, State
 from services.tasks.model.task import Draft, Event, Receipt, Task
-from services.tasks.wire.times import set_time, time_from, to_time
+from services.tasks.wire.times import time_from, to_time
+
+# Of a task, where it has them.
+_MOMENTS = ("started_at", "finished_at", "run_at", "deadline_at")
 
 
 def draft_from(request: tasks_pb2.SubmitRequest, traceparent: str) -> Draft:
@@ -68,13 +71,9 @@ def to_task(task: Task) -> tasks_pb2.Task:
     )
     if task.error is not None:
         message.error.CopyFrom(tasks_pb2.TaskError(code=task.error.code, message=task.error.message))
-    for field, at in (
-        (message.started_at, task.started_at),
-        (message.finished_at, task.finished_at),
-        (message.run_at, task.run_at),
-        (message.deadline_at, task.deadline_at),
-    ):
-        set_time(field, at)
+    for name in _MOMENTS:
+        if (at := getattr(task, name)) is not None:
+            getattr(message, name).CopyFrom(to_time(at))
     return message
 
 
