@@ -779,8 +779,8 @@ class WorkerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Finish(self, request, context):
-        """Ends attempts, well or badly. Committed when this returns; attempts listed as stale had no effect. Safe to repeat: what an earlier
-        call ended is listed as stale. At most 1000 outcomes in one call.
+        """Ends attempts, well or badly. Committed when this returns; attempts listed as stale had no effect. Safe to repeat: what the session
+        has said already is not listed. At most 1000 outcomes in one call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

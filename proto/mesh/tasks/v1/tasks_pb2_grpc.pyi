@@ -289,8 +289,8 @@ class WorkerServiceStub:
     somebody's work: return them to their queue. At most 1000 pointers in one call.
     """
     Finish: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.FinishRequest, _tasks_pb2.FinishResponse]
-    """Ends attempts, well or badly. Committed when this returns; attempts listed as stale had no effect. Safe to repeat: what an earlier
-    call ended is listed as stale. At most 1000 outcomes in one call.
+    """Ends attempts, well or badly. Committed when this returns; attempts listed as stale had no effect. Safe to repeat: what the session
+    has said already is not listed. At most 1000 outcomes in one call.
     """
     Progress: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.ProgressRequest, _tasks_pb2.ProgressResponse]
     """Records progress and a partial result. At most one event a second and task is made of it; the task itself always shows the latest."""
@@ -328,8 +328,8 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     somebody's work: return them to their queue. At most 1000 pointers in one call.
     """
     Finish: _aio.UnaryUnaryMultiCallable[_tasks_pb2.FinishRequest, _tasks_pb2.FinishResponse]  # type: ignore[assignment]
-    """Ends attempts, well or badly. Committed when this returns; attempts listed as stale had no effect. Safe to repeat: what an earlier
-    call ended is listed as stale. At most 1000 outcomes in one call.
+    """Ends attempts, well or badly. Committed when this returns; attempts listed as stale had no effect. Safe to repeat: what the session
+    has said already is not listed. At most 1000 outcomes in one call.
     """
     Progress: _aio.UnaryUnaryMultiCallable[_tasks_pb2.ProgressRequest, _tasks_pb2.ProgressResponse]  # type: ignore[assignment]
     """Records progress and a partial result. At most one event a second and task is made of it; the task itself always shows the latest."""
@@ -394,8 +394,8 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tasks_pb2.FinishRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tasks_pb2.FinishResponse, _abc.Awaitable[_tasks_pb2.FinishResponse]]:
-        """Ends attempts, well or badly. Committed when this returns; attempts listed as stale had no effect. Safe to repeat: what an earlier
-        call ended is listed as stale. At most 1000 outcomes in one call.
+        """Ends attempts, well or badly. Committed when this returns; attempts listed as stale had no effect. Safe to repeat: what the session
+        has said already is not listed. At most 1000 outcomes in one call.
         """
 
     @_abc_1.abstractmethod
