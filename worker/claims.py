@@ -19,7 +19,7 @@ from chassis.messaging.consumer import Delivery
 from chassis.messaging.delivery import ack_all
 from chassis.retry import backoff_seconds
 from worker.attempts import Key, key_of
-from worker.intake import Intake
+from worker.intake import WEIGHTS, Intake
 
 log = get_logger(__name__)
 
@@ -27,7 +27,11 @@ _MAX_CLAIM = 200
 # A second claim is sent while one is on its way when so many wait: what one commit waits for is the other's work, and
 # few pointers are not worth a call.
 _AT_ONCE = 2
-_WORTH_ANOTHER = 50
+_WORTH_ANOTHER = 8
+# What is critical or high does not wait for either of them, and some slots are not asked for while a claim is on its
+# way: a hundred low ones in each take many times as long as one.
+_URGENT_CLASSES = 2
+_SPARE_SHARE = 8
 _TIMEOUT_SECONDS = 5.0
 _MAX_PAUSE_SECONDS = 2.0
 
@@ -111,30 +115,37 @@ class Claims:
         """Claims for ever: what comes in while claims are on their way is the next one."""
         async with asyncio.TaskGroup() as group:
             for _ in range(_AT_ONCE):
-                group.create_task(self._claim_on())
+                group.create_task(self._claim_on(self._most_of_all, len(WEIGHTS)))
+            group.create_task(self._claim_on(self._most_urgent, _URGENT_CLASSES))
 
-    async def _claim_on(self) -> None:
+    async def _claim_on(self, most: Callable[[], int], classes: int) -> None:
         failures = 0
         while True:
-            if (session_id := self._owner.session()) is None or not self._is_worth_a_claim():
+            if (session_id := self._owner.session()) is None or not (worth := most()):
                 self._changed.clear()
                 await self._changed.wait()
-            elif await self._claim(session_id):
+            elif await self._claim(session_id, worth, classes):
                 failures = 0
             else:
                 await asyncio.sleep(backoff_seconds(failures, first=0.05, most=_MAX_PAUSE_SECONDS))
                 failures += 1
 
-    def _is_worth_a_claim(self) -> bool:
-        return self._most() >= (_WORTH_ANOTHER if self._asked else 1)
+    def _most_of_all(self) -> int:
+        free = self._owner.free()
+        if not self._asked:
+            return min(len(self._intake), free, _MAX_CLAIM)
+        another = min(len(self._intake), free - self._asked - free // _SPARE_SHARE, _MAX_CLAIM)
+        return another if another >= _WORTH_ANOTHER else 0
 
-    def _most(self) -> int:
-        return min(len(self._intake), self._owner.free() - self._asked, _MAX_CLAIM)
+    def _most_urgent(self) -> int:
+        # While nothing is on its way they go with all the others.
+        free = self._owner.free() - self._asked if self._asked else 0
+        return max(0, min(self._intake.count(_URGENT_CLASSES), free, _MAX_CLAIM))
 
-    async def _claim(self, session_id: str) -> bool:
+    async def _claim(self, session_id: str, most: int, classes: int) -> bool:
         now = self._clock.monotonic()
         since = now - self.stuck_seconds
-        taken = self._intake.take(self._most(), now)
+        taken = self._intake.take(most, now, classes)
         self._asked += len(taken)
         try:
             with self._owner.asking() as ended:

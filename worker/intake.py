@@ -26,7 +26,11 @@ class Intake(Generic[T]):
         self._since: float | None = None
 
     def __len__(self) -> int:
-        return sum(map(len, self._waiting))
+        return self.count(len(WEIGHTS))
+
+    def count(self, classes: int) -> int:
+        """How many wait in so many of the most urgent classes."""
+        return sum(map(len, self._waiting[:classes]))
 
     def stuck_seconds(self, now: float) -> float:
         """For how long something has waited while nothing was taken."""
@@ -37,9 +41,11 @@ class Intake(Generic[T]):
         self._since = now if self._since is None else self._since
         self._waiting[priority_class].append(item)
 
-    def take(self, most: int, now: float) -> list[tuple[T, int]]:
-        """Removes at most `most` items, each with its class, in the order they should start."""
-        taken = [self._next() for _ in range(min(most, len(self)))]
+    def take(self, most: int, now: float, classes: int = len(WEIGHTS)) -> list[tuple[T, int]]:
+        """Removes at most `most` items of so many of the most urgent classes, each with its class, in the order they
+        should start.
+        """
+        taken = [self._next(classes) for _ in range(min(most, self.count(classes)))]
         if taken:
             self._since = now if len(self) else None
         return taken
@@ -58,8 +64,8 @@ class Intake(Generic[T]):
             waiting.clear()
         self._since = None
 
-    def _next(self) -> tuple[T, int]:
-        busy = [index for index, waiting in enumerate(self._waiting) if waiting]
+    def _next(self, classes: int) -> tuple[T, int]:
+        busy = [index for index, waiting in enumerate(self._waiting[:classes]) if waiting]
         for index in busy:
             self._credit[index] += WEIGHTS[index]
         chosen = max(busy, key=lambda index: (self._credit[index], -index))

@@ -83,7 +83,7 @@ async def build(settings: Settings, host: Host) -> None:
     host.spawn("news", relay.run())
     host.spawn("schedules", repeat("schedules", FIRE_EVERY_SECONDS, schedules.fire))
     host.spawn("watches", repeat("watches", STOPS_EVERY_SECONDS, watches.push, watches.awake))
-    _spawn_writers(host, accepting=intake.batcher, claiming=desk.claims, results=desk.results, outcomes=desk.outcomes)
+    _spawn_writers(host, accepting=intake.batcher, **desk.batchers)
     queries = Queries(store, figures, host.clock)
     await host.enter(
         open_server(

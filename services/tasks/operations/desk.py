@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import orjson
 
@@ -39,6 +40,7 @@ TIMEOUT_GRACE_SECONDS = 15.0
 MOST_PER_CALL = 1000
 # Claims stand between acceptance and start; outcomes only between the work and the news of it.
 _CLAIM_PACE_SECONDS = 0.001
+_FEW_POINTERS = 16
 _OUTCOME_PACE_SECONDS = 0.008
 _ROW_BYTES = 16 * 1024
 _MOST_SLOTS = 10_000
@@ -60,10 +62,14 @@ class Desk:
         self._figures = figures
         self._queues = queues
         self._new_session_id = new_session_id
-        self.claims: Batcher[ClaimBatch, Sequence[Claimed]] = Batcher(
-            partial(store.claim, grace_seconds=TIMEOUT_GRACE_SECONDS),
-            rows=lambda batch: max(len(batch.pointers), 1),
-            pace_seconds=_CLAIM_PACE_SECONDS,
+        # A claim of a few does not wait for those of hundreds: it is what urgent tasks come with.
+        self.claims, self.few_claims = (
+            Batcher[ClaimBatch, Sequence[Claimed]](
+                partial(store.claim, grace_seconds=TIMEOUT_GRACE_SECONDS),
+                rows=lambda batch: max(len(batch.pointers), 1),
+                pace_seconds=_CLAIM_PACE_SECONDS,
+            )
+            for _ in range(2)
         )
         self.results: Batcher[OutcomeBatch, Sequence[End | None]] = Batcher(
             self._complete, rows=_weight, pace_seconds=_OUTCOME_PACE_SECONDS
@@ -71,6 +77,16 @@ class Desk:
         self.outcomes: Batcher[OutcomeBatch, Settled] = Batcher(
             self._settle, rows=_weight, pace_seconds=_OUTCOME_PACE_SECONDS
         )
+
+    @property
+    def batchers(self) -> dict[str, Batcher[Any, Any]]:
+        """What has to run, by name."""
+        return {
+            "claims": self.claims,
+            "few-claims": self.few_claims,
+            "results": self.results,
+            "outcomes": self.outcomes,
+        }
 
     async def open_session(self, opening: Opening) -> str:
         """Opens a session under a new id, or goes on with the one to resume; makes its kinds known.
@@ -110,7 +126,7 @@ class Desk:
         """
         _checked(batch.session_id)
         _check_count(batch.pointers)
-        return await self.claims.put(batch)
+        return await (self.claims if len(batch.pointers) > _FEW_POINTERS else self.few_claims).put(batch)
 
     async def finish(self, batch: OutcomeBatch) -> list[Pointer]:
         """Ends attempts; answers those that are not the session's any more and had no effect.

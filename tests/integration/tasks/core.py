@@ -185,7 +185,7 @@ async def open_core(url: str, *, most_queued: int = 100_000) -> AsyncIterator[Co
         schedules = Schedules(store, intake, figures, clock=SystemClock(), new_schedule_id=lambda: f"sched_{ULID()}")
         running = [
             asyncio.ensure_future(batcher.run())
-            for batcher in (intake.batcher, desk.claims, desk.results, desk.outcomes)
+            for batcher in (intake.batcher, *desk.batchers.values())
             for _ in range(2)
         ]
         core = Core(

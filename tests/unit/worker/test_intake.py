@@ -83,3 +83,11 @@ def test_two_that_take_in_vain_do_not_hide_how_long_that_lasts():
         for taken, since in both:
             intake.put_back(taken, since)
     assert intake.stuck_seconds(40.0) == 40.0
+
+
+def test_the_most_urgent_can_be_taken_alone():
+    """Of so many classes, in the same order; the others stay."""
+    intake = _filled([1, 2, 3, 4])
+    assert intake.count(2) == 3
+    assert [item for item, _ in intake.take(10, 0.0, 2)] == [(0, 0), (1, 0), (1, 1)]
+    assert (intake.count(2), len(intake)) == (0, 7)

@@ -122,19 +122,37 @@ async def test_what_waits_during_a_claim_is_the_next_claim():
 
 
 async def test_many_that_wait_during_a_claim_are_claimed_beside_it():
-    """Few of them wait for its answer; no third claim is sent, and no more is claimed than there are slots."""
-    async with rig(slots=101) as it:
+    """Few of them wait for its answer; no third claim is sent, and an eighth of the slots is left for urgent ones."""
+    async with rig(slots=116) as it:
         it.tasks.answer_claims.clear()
         await it.push("a", *(f"b{number}" for number in range(49)))
         await it.until(lambda: it.tasks.called("Claim"))
-        await it.push(*(f"c{number}" for number in range(49)))
+        await it.push(*(f"c{number}" for number in range(7)))
         await _some_turns()
         assert [len(request.pointers) for request in it.tasks.called("Claim")] == [50]
         await it.push(*(f"d{number}" for number in range(100)))
         await _some_turns()
-        assert [len(request.pointers) for request in it.tasks.called("Claim")] == [50, 51]
+        assert [len(request.pointers) for request in it.tasks.called("Claim")] == [50, 52]
         it.tasks.answer_claims.set()
-        await it.until(lambda: len(it.work.started) == 101)
+        await it.until(lambda: len(it.work.started) == 116)
+
+
+async def test_what_is_urgent_waits_for_no_claim_of_others():
+    """It is claimed alone beside them, in a slot that they left; what is not urgent waits for them."""
+    async with rig(slots=208) as it:
+        it.tasks.answer_claims.clear()
+        await it.push(*(f"low{number}" for number in range(300)))
+        await it.until(lambda: it.tasks.called("Claim"))
+        assert [len(request.pointers) for request in it.tasks.called("Claim")] == [200]
+        await it.feed.push("normal", priority_class=2)
+        await it.feed.push("high", "higher", priority_class=1)
+        await it.until(lambda: len(it.tasks.called("Claim")) == 2)
+        await _some_turns()
+        urgent = it.tasks.called("Claim")[1]
+        assert [pointer.task_id for pointer in urgent.pointers] == ["high", "higher"]
+        assert len(it.tasks.called("Claim")) == 2
+        it.tasks.answer_claims.set()
+        await it.until(lambda: len(it.work.started) == 208)
 
 
 async def test_a_repeated_pointer_starts_nothing_twice():
