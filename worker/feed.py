@@ -13,6 +13,10 @@ from chassis.messaging.topology import QueueType, work_queues
 
 Take = Callable[[Delivery, int], None]
 
+# Where a queue moves fast a message has up to sixteen pointers; where it does not, one.
+_MESSAGES = 4
+_SLOTS_A_MESSAGE = 8
+
 
 class Feed(Protocol):
     """A source of pointers for one group."""
@@ -28,15 +32,15 @@ class Feed(Protocol):
 class RabbitFeed:
     """The four work queues of a group.
 
-    A class holds at most as many pointers as there are slots: enough that the next ones are here while a claim is under
-    way, and still little that waits in a busy process while another one is idle.
+    Of each class a few messages are held: enough that the next pointers are here while a claim is under way, and still
+    little that waits in a busy process while another one is idle.
     """
 
     def __init__(self, broker: Broker, group: str, slots: int, queue_type: QueueType = "classic") -> None:
         self.group = group
         self._broker = broker
         self._queue_type = queue_type
-        self._prefetch = slots
+        self._prefetch = min(slots, max(_MESSAGES, slots // _SLOTS_A_MESSAGE))
 
     @asynccontextmanager
     async def open(self, take: Take) -> AsyncIterator[None]:
