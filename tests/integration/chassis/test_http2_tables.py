@@ -13,6 +13,7 @@ from jh2.hpack.hpack import Decoder, Encoder
 from chassis.rpc.http2.call import Call
 from chassis.rpc.http2.server import Server
 from chassis.rpc.http2.wire import PREFIX, RESPONSE_BLOCK
+from tests.integration.chassis.test_http2 import echo, many
 
 COMMON = 4096
 METHODS = ("Echo", "Many", "Refused", "Together", "Nothing")
@@ -83,19 +84,6 @@ class Client:
         """Calls all methods at once."""
         async with asyncio.timeout(20):
             return await self.hear(*[self.begin(method) for method in methods])
-
-
-async def echo(request: bytes, context: Any) -> bytes:
-    """Answers what it was asked."""
-    del context
-    return request
-
-
-async def many(request: bytes, context: Call) -> AsyncIterator[bytes]:
-    """Answers the request, as often as its length says."""
-    del context
-    for _ in request:
-        yield request
 
 
 async def refused(request: bytes, context: Call) -> bytes:
