@@ -121,7 +121,8 @@ class Claims:
     async def _claim_on(self, most: Callable[[], int], classes: int) -> None:
         failures = 0
         while True:
-            if (session_id := self._owner.session()) is None or not (worth := most()):
+            # A worker may hold more than it has slots, after it came back with fewer.
+            if (session_id := self._owner.session()) is None or (worth := most()) < 1:
                 self._changed.clear()
                 await self._changed.wait()
             elif await self._claim(session_id, worth, classes):
@@ -140,7 +141,7 @@ class Claims:
     def _most_urgent(self) -> int:
         # While nothing is on its way they go with all the others.
         free = self._owner.free() - self._asked if self._asked else 0
-        return max(0, min(self._intake.count(_URGENT_CLASSES), free, _MAX_CLAIM))
+        return min(self._intake.count(_URGENT_CLASSES), free, _MAX_CLAIM)
 
     async def _claim(self, session_id: str, most: int, classes: int) -> bool:
         now = self._clock.monotonic()
