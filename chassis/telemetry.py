@@ -105,12 +105,13 @@ def drop_traceparent(token: Token[str]) -> None:
 
 
 class Recording:
-    """A span that is being recorded; does nothing when its trace is not sampled."""
+    """A span that is recorded; does nothing when its trace is not sampled. What it causes has its `traceparent`."""
 
-    __slots__ = ("_span",)
+    __slots__ = ("_span", "traceparent")
 
-    def __init__(self, span: trace.Span | None) -> None:
+    def __init__(self, span: trace.Span | None, traceparent: str) -> None:
         self._span = span
+        self.traceparent = traceparent
 
     def set(self, name: str, value: AttributeValue) -> None:
         """Sets an attribute."""
@@ -122,8 +123,10 @@ class Recording:
         if self._span is not None:
             self._span.set_status(Status(StatusCode.ERROR, description))
 
-
-_NOT_RECORDED = Recording(None)
+    def end(self) -> None:
+        """Ends it; only for whoever began it with `open_span`."""
+        if self._span is not None:
+            self._span.end()
 
 
 @contextmanager
@@ -137,27 +140,30 @@ def span(
         attributes: set only when the span is recorded.
     """
     context = _current.get() if parent is None else parent
-    if _tracer is None or not _is_sampled(context):
-        if parent is None or parent == _current.get():
-            yield _NOT_RECORDED
-            return
-        token = _current.set(context)
-        try:
-            yield _NOT_RECORDED
-        finally:
-            _restore(token)
+    recording = open_span(name, kind, context, attributes)
+    if recording.traceparent == _current.get():
+        yield recording
         return
-    recorded = _tracer.start_span(name, _as_context(context), kind, attributes)
-    ids = recorded.get_span_context()
-    token = _current.set(f"00-{ids.trace_id:032x}-{ids.span_id:016x}-01")
+    token = _current.set(recording.traceparent)
     try:
-        yield Recording(recorded)
+        yield recording
     except BaseException as error:
-        recorded.set_status(Status(StatusCode.ERROR, type(error).__name__))
+        recording.fail(type(error).__name__)
         raise
     finally:
         _restore(token)
-        recorded.end()
+        recording.end()
+
+
+def open_span(
+    name: str, kind: SpanKind, parent: str, attributes: Mapping[str, AttributeValue] | None = None
+) -> Recording:
+    """A span that no code runs inside of: it stands in no context, and whoever opened it ends it."""
+    if _tracer is None or not _is_sampled(parent):
+        return Recording(None, parent)
+    recorded = _tracer.start_span(name, _as_context(parent), kind, attributes)
+    ids = recorded.get_span_context()
+    return Recording(recorded, f"00-{ids.trace_id:032x}-{ids.span_id:016x}-01")
 
 
 def _restore(token: Token[str]) -> None:

@@ -68,7 +68,7 @@ class _Lane:
         self._context = context
         self._outbox: deque[lane_pb2.Item] = deque()
         self._outbox_bytes = 0
-        self._calls: dict[int, asyncio.Task[None]] = {}
+        self._calls: dict[int, asyncio.Future[Any]] = {}
         self._batches: set[asyncio.Task[None]] = set()
         self._taken = 0
         self._acknowledged = 0
@@ -127,12 +127,35 @@ class _Lane:
             if method.batch is not None:
                 grouped[method].append(item)
                 return
+            if method.start is not None and self._begin(method, item):
+                return
             work: Coroutine[Any, Any, None] = (
                 self._answer_stream(method, item) if method.streaming else self._answer(method, item)
             )
             task = asyncio.get_running_loop().create_task(work)
             self._calls[item.call_id] = task
             task.add_done_callback(lambda _: self._call_ended(item.call_id))
+
+    def _begin(self, method: Method, item: lane_pb2.Item) -> bool:
+        """Begins a call that needs no task. False: this one does."""
+        call_id = item.call_id
+
+        def tell(answer: bytes | MeshError | None) -> None:
+            if isinstance(answer, MeshError):
+                self._fail(call_id, answer)
+            elif answer is not None:
+                self._send(call_id, lane_pb2.Item.KIND_END, answer)
+            self._call_ended(call_id)
+
+        try:
+            future = method.begin(item.body, item.traceparent, tell)
+        except MeshError as error:
+            self._fail(call_id, error)
+            return True
+        if future is None:
+            return False
+        self._calls[call_id] = future
+        return True
 
     def _call_ended(self, call_id: int) -> None:
         self._calls.pop(call_id, None)

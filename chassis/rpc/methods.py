@@ -29,9 +29,25 @@ Handler = Any
 BatchHandler = Callable[[Sequence[Any]], Awaitable[Sequence[Any]]]
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How calls of a lane are answered that wait for nothing but one future: without a task for each.
+
+    Attributes:
+        begin: given a request and the traceparent of what it causes, the future of what comes of it; None: this one
+            needs a task after all. Raises as a servicer does.
+        finish: the answer to what came of it.
+    """
+
+    begin: Callable[[Any, str], asyncio.Future[Any] | None]
+    finish: Callable[[Any], Any]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Method:
-    """One method. `behavior` is the servicer's; `batch` answers many lane calls at once where there is one."""
+    """One method. `behavior` is the servicer's; `batch` answers many lane calls at once where there is one, and `start`
+    those that need no task.
+    """
 
     path: str
     streaming: bool
@@ -39,6 +55,7 @@ class Method:
     deserialize: Callable[[bytes], Any]
     serialize: Callable[[Any], bytes]
     batch: BatchHandler | None = None
+    start: Start | None = None
     _timers: dict[str, Any] = field(default_factory=dict)
 
     async def answer(self, request: Any, context: Any, traceparent: str, timeout_seconds: float | None) -> Any:
@@ -59,6 +76,48 @@ class Method:
         finally:
             deadline.reset_deadline(token)
             self.observe(code, time.perf_counter() - began)
+
+    def begin(
+        self, body: bytes, traceparent: str, tell: Callable[[bytes | MeshError | None], None]
+    ) -> asyncio.Future[Any] | None:
+        """Begins a unary call that needs no task, and tells its answer later: None when its future was cancelled.
+
+        Returns None where it needs one: nothing was begun. Raises MeshError and nothing else.
+        """
+        if self.start is None:
+            return None
+        start, began = self.start, time.perf_counter()
+        span = telemetry.open_span(self.path[1:], telemetry.SERVER, traceparent)
+
+        def fail(error: Exception) -> MeshError:
+            failure = self.understand(error)
+            span.fail(type(failure).__name__)
+            span.end()
+            self.observe(failure.code, time.perf_counter() - began)
+            return failure
+
+        def ended(future: asyncio.Future[Any]) -> None:
+            if future.cancelled():
+                span.end()
+                self.observe("CANCELLED", time.perf_counter() - began)
+                tell(None)
+                return
+            try:
+                answer = self.serialize(start.finish(future.result()))
+            except Exception as error:  # noqa: BLE001 - it is the caller's
+                tell(fail(error))
+                return
+            span.end()
+            self.observe("OK", time.perf_counter() - began)
+            tell(answer)
+
+        try:
+            future = start.begin(self.parse(body), span.traceparent)
+        except Exception as error:
+            raise fail(error) from error
+        if future is not None:
+            future.add_done_callback(ended)
+        return future
 
     async def stream(
         self, request: Any, context: Any, traceparent: str, timeout_seconds: float | None
@@ -145,8 +204,11 @@ class Method:
 class MethodTable:
     """Collects what the generated ``add_…Servicer_to_server`` functions register."""
 
-    def __init__(self, batches: Mapping[str, BatchHandler] | None = None) -> None:
+    def __init__(
+        self, batches: Mapping[str, BatchHandler] | None = None, starts: Mapping[str, Start] | None = None
+    ) -> None:
         self._batches = dict(batches or {})
+        self._starts = dict(starts or {})
         self.methods: dict[str, Method] = {}
         self.services: dict[str, dict[str, Handler]] = {}
 
@@ -167,6 +229,7 @@ class MethodTable:
             deserialize=handler.request_deserializer,
             serialize=handler.response_serializer,
             batch=self._batches.pop(path, None),
+            start=self._starts.pop(path, None),
         )
         self.methods[path] = method
         make = grpc.unary_stream_rpc_method_handler if method.streaming else grpc.unary_unary_rpc_method_handler
@@ -175,8 +238,8 @@ class MethodTable:
 
     def add_to(self, server: Server) -> None:
         """Registers everything with the real server."""
-        if self._batches:
-            raise TypeError(f"batch handlers for methods nobody serves: {', '.join(self._batches)}")
+        if unserved := [*self._batches, *self._starts]:
+            raise TypeError(f"handlers for methods nobody serves: {', '.join(unserved)}")
         for service, handlers in self.services.items():
             server.add_registered_method_handlers(service, handlers)
         for path, method in self.methods.items():

@@ -17,7 +17,7 @@ from chassis.lifecycle import Host
 from chassis.logging import get_logger
 from chassis.rpc.http2.server import Server
 from chassis.rpc.lane_server import LaneServicer
-from chassis.rpc.methods import BatchHandler, MethodTable
+from chassis.rpc.methods import BatchHandler, MethodTable, Start
 
 log = get_logger(__name__)
 
@@ -41,6 +41,7 @@ async def open_server(
     *,
     register: Sequence[Callable[[Any], None]],
     batches: Mapping[str, BatchHandler] | None = None,
+    starts: Mapping[str, Start] | None = None,
     health_names: Sequence[str] = (),
 ) -> AsyncIterator[RpcServer]:
     """Serves until it is closed, and announces itself to those who look the service up.
@@ -50,9 +51,10 @@ async def open_server(
     Args:
         register: the generated ``add_…Servicer_to_server`` functions with their servicer bound.
         batches: by full method name, handlers that answer all calls of a lane frame at once.
+        starts: the same for those that answer calls of a lane without a task for each.
         health_names: what health is asked for besides, where others than the mesh have names for it.
     """
-    table = MethodTable(batches)
+    table = MethodTable(batches, starts)
     for add in register:
         add(table)
     lanes = LaneServicer(table.methods)

@@ -84,17 +84,18 @@ async def build(settings: Settings, host: Host) -> None:
     host.spawn("schedules", repeat("schedules", FIRE_EVERY_SECONDS, schedules.fire))
     host.spawn("watches", repeat("watches", STOPS_EVERY_SECONDS, watches.push, watches.awake))
     _spawn_writers(host, accepting=intake.batcher, **desk.batchers)
-    queries = Queries(store, figures, host.clock)
+    tasks = TaskService(intake, Queries(store, figures, host.clock), schedules)
     await host.enter(
         open_server(
             host,
             settings.rpc,
             settings.discovery,
             register=[
-                partial(add_TaskServiceServicer_to_server, TaskService(intake, queries, schedules)),
+                partial(add_TaskServiceServicer_to_server, tasks),
                 partial(add_WorkerServiceServicer_to_server, WorkerService(desk, watches)),
                 partial(add_WebhookServiceServicer_to_server, WebhookService(webhooks, host.clock)),
             ],
+            starts=tasks.starts,
         )
     )
     # Last, so that it comes first: the server waits for its streams to end.

@@ -38,11 +38,14 @@ async def open_host(name: str) -> AsyncIterator[Host]:
 
 
 @asynccontextmanager
-async def serving(servicer: Any, batches: Any = None, port: int = 0) -> AsyncIterator[tuple[Host, Address]]:
+async def serving(
+    servicer: Any, batches: Any = None, port: int = 0, *, starts: Any = None
+) -> AsyncIterator[tuple[Host, Address]]:
     """A server with the llm contract."""
     register = [partial(llm_pb2_grpc.add_LlmServiceServicer_to_server, servicer)]
     async with open_host("llm") as host:
-        server = await host.enter(open_server(host, Rpc(port=port), Discovery(), register=register, batches=batches))
+        handlers = {"batches": batches, "starts": starts}
+        server = await host.enter(open_server(host, Rpc(port=port), Discovery(), register=register, **handlers))
         await host.health.set_ready(True)
         yield host, Address(host="127.0.0.1", port=server.port)
 

@@ -41,7 +41,7 @@ class TaskError:
     message: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Draft:
     """A submission as it came in: nothing of it was checked. Zero and empty mean "not given"."""
 
@@ -63,7 +63,7 @@ class Draft:
     schedule_id: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Submission:
     """A task that was checked and waits to be committed. `payload` and `labels` are JSON; empty labels mean none.
 
@@ -102,7 +102,7 @@ class Submission:
         return digest_unique(self.owner_id, self.kind, self.unique_key) if self.unique_key else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Task:
     """A task as callers see it."""
 
@@ -138,7 +138,7 @@ def digest_unique(owner_id: str, kind: str, unique_key: str) -> bytes:
     return hashlib.sha256(b"".join(len(part).to_bytes(4, "big") + part for part in parts)).digest()[:16]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Accepted:
     """What became of a submission: a new task, or another: of its idempotency key (`replayed`), or the live one of its
     unique key (`duplicate`). `pointer_seq` is of a pointer that is the caller's to publish; 0: there is none.
@@ -155,7 +155,7 @@ class Accepted:
         return not (self.replayed or self.duplicate)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Receipt:
     """The answer to a submission. `queue_position` is from 1; `estimated_seconds` is 0 before anything was measured.
 

@@ -23,6 +23,7 @@ class Batcher(Generic[T, R]):
     begin only when a full batch waits, so that concurrency does not make batches small.
 
     Args:
+        drop: told of each item that is not written, because its caller left before.
         rows: how many rows an item is, for a batch's bound.
         most_rows: a batch is closed when it holds so many.
         pace_seconds: between the beginnings of two batches that are not full.
@@ -33,12 +34,14 @@ class Batcher(Generic[T, R]):
         self,
         write: Callable[[Sequence[T]], Awaitable[Sequence[R | MeshError]]],
         *,
+        drop: Callable[[T], None] = lambda _: None,
         rows: Callable[[T], int] = lambda _: 1,
         most_rows: int = 200,
         pace_seconds: float = 0.005,
         most_waiting: int = 20_000,
     ) -> None:
         self._write = write
+        self._drop = drop
         self._rows = rows
         self._most_rows = most_rows
         self._pace_seconds = pace_seconds
@@ -111,7 +114,9 @@ class Batcher(Generic[T, R]):
             size = self._rows(item)
             self._waiting_rows -= size
             # Its caller left before anything was written: nothing needs to be.
-            if not future.done():
+            if future.done():
+                self._drop(item)
+            else:
                 batch.append((item, future))
                 rows += size
         return batch

@@ -17,11 +17,11 @@ from services.tasks.model.figures import (
     Rate,
     Tallies,
     Tally,
-    estimate_seconds,
 )
-from services.tasks.model.states import Priority, State
+from services.tasks.model.states import State
 from services.tasks.model.task import Accepted, Change, Kind, RetryPolicy, Submission
 from services.tasks.model.work import End, Worker
+from services.tasks.operations.waiting import NOTHING_SEEN, Waiting
 from services.tasks.ports import Backlog, UpkeepStore
 
 _RETRY_AFTER_SECONDS = 1.0
@@ -107,10 +107,7 @@ class Figures:
         self._kinds_read_at = float("-inf")
         self._reading = asyncio.Lock()
         self._pending = _Pending()
-        # About to be written; written since the depths were read, those that are queued and the others.
-        self._entering: Counter[str] = Counter()
-        self._queued: Counter[tuple[str, Priority]] = Counter()
-        self._scheduled: Counter[str] = Counter()
+        self._waiting: defaultdict[str, Waiting] = defaultdict(Waiting)
         self.summary = Summary()
 
     async def find_kind(self, name: str) -> Kind:
@@ -167,40 +164,45 @@ class Figures:
         """
         wanted = Counter(groups)
         for group, count in wanted.items():
-            taken = self.count_waiting(group) + self._entering[group]
-            if taken + count > self.limits.of(group) or self._backlog() >= self._most_unpublished:
-                raise Exhausted("The queue is full", code="QUEUE_FULL", retry_after_seconds=_RETRY_AFTER_SECONDS)
-        self._entering.update(wanted)
+            self._check_room(group, count)
+        for group, count in wanted.items():
+            self._waiting[group].entering += count
         try:
             yield
         finally:
-            self._entering.subtract(wanted)
+            for group, count in wanted.items():
+                self.leave(group, count)
+
+    def enter(self, group: str) -> None:
+        """The same for one task; `leave` has to follow when it is written, or will not be."""
+        self._check_room(group, 1)
+        self._waiting[group].entering += 1
+
+    def leave(self, group: str, count: int = 1) -> None:
+        """Ends what `enter` began."""
+        self._waiting[group].entering -= count
+
+    def _check_room(self, group: str, count: int) -> None:
+        waiting = self._waiting[group]
+        taken = waiting.count + waiting.entering
+        if taken + count > self.limits.of(group) or self._backlog() >= self._most_unpublished:
+            raise Exhausted("The queue is full", code="QUEUE_FULL", retry_after_seconds=_RETRY_AFTER_SECONDS)
 
     def bound_of(self, group: str) -> int:
         """The bound of a group, when other processes may fill it before this one hears of it; else 0."""
-        limit = self.limits.of(group)
-        return limit if self.count_waiting(group) + self._entering[group] + _UNHEARD >= limit else 0
+        limit, waiting = self.limits.of(group), self._waiting[group]
+        return limit if waiting.count + waiting.entering + _UNHEARD >= limit else 0
 
     def count_waiting(self, group: str) -> int:
         """Tasks of a group that wait for anything but their end."""
-        waiting = sum(depth.queued + depth.scheduled for depth in self.summary.depths if depth.group == group)
-        return waiting + self._scheduled[group] + sum(n for (one, _), n in self._queued.items() if one == group)
+        return self._waiting[group].count
 
     def count_accepted(self, submission: Submission, accepted: Accepted) -> tuple[int, float]:
         """Counts a new task. Answers its position in its queue, from 1, and the seconds until it should have ended."""
-        group, priority = submission.group, submission.priority
-        if accepted.is_new and accepted.task.state is State.QUEUED:
-            self._queued[group, priority] += 1
-        elif accepted.is_new:
-            self._scheduled[group] += 1
-        waiting = {d.priority: d.queued for d in self.summary.depths if d.group == group}
-        for (one, urgency), n in self._queued.items():
-            if one == group:
-                waiting[urgency] = waiting.get(urgency, 0) + n
-        position = max(waiting.get(priority, 0), 1)
-        ahead = position - 1 + sum(n for urgency, n in waiting.items() if urgency > priority)
-        rate = next((rate for rate in self.summary.rates if rate.group == group), None)
-        return position, estimate_seconds(ahead, self._slots(group), rate)
+        waiting = self._waiting[submission.group]
+        if accepted.is_new:
+            waiting.add(submission.priority if accepted.task.state is State.QUEUED else None)
+        return waiting.place(submission.priority)
 
     def overview(self) -> Overview:
         """Everything at once."""
@@ -220,12 +222,9 @@ class Figures:
             waiting=self.count_waiting(group),
             limit=self.limits.of(group),
             running=sum(depth.running for depth in self.summary.depths if depth.group == group),
-            slots=self._slots(group),
+            slots=self._waiting[group].slots,
             rate=rate or Rate(group=group, ended_per_second=0.0, mean_run_seconds=0.0, ended=0, failed=0),
         )
-
-    def _slots(self, group: str) -> int:
-        return sum(w.slots for w in self.summary.workers if group in w.groups and not w.draining)
 
     def count_changes(self, changes: Sequence[Change]) -> None:
         """Counts the tasks among these that ended."""
@@ -249,11 +248,24 @@ class Figures:
         workers, rates = await self._store.read_workers(), await self._store.read_rates()
         # What was counted before the read is in its answer; what comes meanwhile may be there too, and is counted twice
         # until the next read rather than never.
-        queued, scheduled = self._queued.copy(), self._scheduled.copy()
+        seen = {group: waiting.added for group, waiting in self._waiting.items()}
         depths, channels = await self._store.read_depths()
-        self._queued -= queued
-        self._scheduled -= scheduled
         self.summary = Summary(depths=depths, channels=channels, workers=workers, rates=rates)
+        self._look(seen)
+
+    def _look(self, seen: Mapping[str, Sequence[int]]) -> None:
+        depths: defaultdict[str, list[Depth]] = defaultdict(list)
+        for depth in self.summary.depths:
+            depths[depth.group].append(depth)
+        slots: Counter[str] = Counter()
+        for worker in self.summary.workers:
+            if not worker.draining:
+                slots.update(dict.fromkeys(worker.groups, worker.slots))
+        rates = {rate.group: rate for rate in self.summary.rates}
+        for group in {*self._waiting, *depths, *slots, *rates}:
+            waiting = self._waiting[group]
+            waiting.look(depths[group], seen.get(group, NOTHING_SEEN))
+            waiting.slots, waiting.rate = slots[group], rates.get(group)
 
 
 def _end_of(change: Change) -> End:

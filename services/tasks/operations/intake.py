@@ -1,8 +1,9 @@
 """Submissions: checked, admitted, and committed in batches. What returns from here is durable."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from chassis.clock import Clock
 from chassis.errors import Invalid, MeshError
@@ -39,7 +40,7 @@ class Intake:
         self._figures = figures
         self._clock = clock
         self._new_task_id = new_task_id
-        self.batcher: Batcher[Submission, Accepted] = Batcher(self._accept)
+        self.batcher: Batcher[Submission, Receipt] = Batcher(self._accept, drop=self._leave)
 
     async def submit(self, draft: Draft) -> Receipt:
         """Accepts one task; it is committed when this returns.
@@ -50,13 +51,18 @@ class Intake:
             Conflict: the idempotency key was used for another request (``IDEMPOTENCY_MISMATCH``).
             Exhausted: too much waits already (``QUEUE_FULL``).
         """
-        submission = await self.check(draft)
-        with self._figures.admitted([submission.group]):
-            receipt = self._receipt(submission, await self.batcher.put(submission))
+        receipt = await self._put(submission := await self.check(draft))
         if not submission.idempotency_key:
             return receipt
         # A commit of its own: whoever repeats the request before it has no answer yet that could differ.
         return await self._store.keep_receipt(submission.owner_id, submission.idempotency_key, receipt)
+
+    def begin(self, draft: Draft) -> asyncio.Future[Receipt] | None:
+        """The same for a draft that waits for nothing but its batch; None for any other: nothing was begun."""
+        kind = self._figures.known_kind(draft.kind)
+        if kind is None or draft.idempotency_key:
+            return None
+        return self._put(self._bounded(self.check_known(draft, kind)))
 
     async def submit_many(self, drafts: Sequence[Draft]) -> list[Receipt]:
         """Accepts all of them in one commit, or none; they may run after each other, by "#" and their names.
@@ -83,23 +89,46 @@ class Intake:
         with self._figures.admitted([submission.group for submission in submissions]):
             accepted = await self._store.accept_all(submissions, self._reserve(submissions))
             self._hand(submissions, accepted)
-            return [self._receipt(*pair) for pair in zip(submissions, accepted, strict=True)]
+            now = self._clock.now()
+            return [self._receipt(*pair, now) for pair in zip(submissions, accepted, strict=True)]
 
     async def check(self, draft: Draft, task_id: str = "") -> Submission:
         """The submission that a draft makes. Raises Invalid."""
         kind = await self._figures.find_kind(draft.kind)
-        submission = check_draft(draft, kind, task_id or self._new_task_id(), self._clock.now())
-        bound = self._figures.bound_of(kind.group)
-        return replace(submission, bound=bound) if bound else submission
+        return self._bounded(check_draft(draft, kind, task_id or self._new_task_id(), self._clock.now()))
 
     def check_known(self, draft: Draft, kind: Kind) -> Submission:
-        """The same for a kind that is at hand."""
+        """The same for a kind that is at hand, and without the bound of its group."""
         return check_draft(draft, kind, self._new_task_id(), self._clock.now())
 
-    async def _accept(self, submissions: Sequence[Submission]) -> Sequence[Accepted | MeshError]:
-        answers = await self._store.accept(submissions, self._reserve(submissions))
-        self._hand(submissions, answers)
-        return answers
+    def _bounded(self, submission: Submission) -> Submission:
+        bound = self._figures.bound_of(submission.group)
+        return replace(submission, bound=bound) if bound else submission
+
+    def _put(self, submission: Submission) -> asyncio.Future[Receipt]:
+        self._figures.enter(submission.group)
+        try:
+            return self.batcher.put(submission)
+        except MeshError:
+            self._leave(submission)
+            raise
+
+    def _leave(self, submission: Submission) -> None:
+        self._figures.leave(submission.group)
+
+    async def _accept(self, submissions: Sequence[Submission]) -> Sequence[Receipt | MeshError]:
+        try:
+            answers = await self._store.accept(submissions, self._reserve(submissions))
+            self._hand(submissions, answers)
+            now = self._clock.now()
+            # Counted before they leave, so that each is always counted once at least.
+            return [
+                answer if isinstance(answer, MeshError) else self._receipt(submission, answer, now)
+                for submission, answer in zip(submissions, answers, strict=True)
+            ]
+        finally:
+            for submission in submissions:
+                self._leave(submission)
 
     def _reserve(self, submissions: Sequence[Submission]) -> frozenset[str]:
         return frozenset() if self._direct is None else self._direct.reserve(submissions)
@@ -108,12 +137,12 @@ class Intake:
         if self._direct is not None:
             self._direct.hand(submissions, answers)
 
-    def _receipt(self, submission: Submission, accepted: Accepted) -> Receipt:
+    def _receipt(self, submission: Submission, accepted: Accepted, now: datetime) -> Receipt:
         position, seconds = self._figures.count_accepted(submission, accepted)
-        now, run_at = self._clock.now(), accepted.task.run_at
+        run_at = accepted.task.run_at
         return Receipt(
             accepted=accepted,
             queue_position=position,
             estimated_seconds=seconds,
-            estimated_at=max(now, run_at or now) + timedelta(seconds=seconds),
+            estimated_at=(now if run_at is None else max(now, run_at)) + timedelta(seconds=seconds),
         )

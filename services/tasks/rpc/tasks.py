@@ -2,17 +2,23 @@
 
 # ruff: noqa: N802 - the contract's names
 
+import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from mesh.tasks.v1 import tasks_pb2, tasks_pb2_grpc
 
+from chassis.rpc.methods import Start
 from chassis.telemetry import current_traceparent
+from services.tasks.model.task import Receipt
 from services.tasks.operations.intake import Intake
 from services.tasks.operations.queries import Queries
 from services.tasks.operations.schedules import Schedules
 from services.tasks.wire import figures as figures_wire
 from services.tasks.wire import schedules as schedules_wire
 from services.tasks.wire import tasks as wire
+
+SUBMIT = "/mesh.tasks.v1.TaskService/Submit"
 
 
 class TaskService(tasks_pb2_grpc.TaskServiceServicer):
@@ -26,6 +32,14 @@ class TaskService(tasks_pb2_grpc.TaskServiceServicer):
     async def Submit(self, request: tasks_pb2.SubmitRequest, context: Any) -> tasks_pb2.SubmitResponse:
         del context
         return wire.to_submitted(await self._intake.submit(wire.draft_from(request, current_traceparent())))
+
+    @property
+    def starts(self) -> Mapping[str, Start]:
+        """What needs no task for each call of a lane."""
+        return {SUBMIT: Start(self._begin_submit, wire.to_submitted)}
+
+    def _begin_submit(self, request: tasks_pb2.SubmitRequest, traceparent: str) -> asyncio.Future[Receipt] | None:
+        return self._intake.begin(wire.draft_from(request, traceparent))
 
     async def SubmitMany(self, request: tasks_pb2.SubmitManyRequest, context: Any) -> tasks_pb2.SubmitManyResponse:
         del context

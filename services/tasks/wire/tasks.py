@@ -12,6 +12,7 @@ from services.tasks.model.task import Draft, Event, Receipt, Task
 from services.tasks.wire.times import time_from, to_time
 
 # Of a task, where it has them.
+_SELDOM = ("result", "traceparent", "labels", "partial", "unique_key", "schedule_id")
 _MOMENTS = ("started_at", "finished_at", "run_at", "deadline_at")
 
 
@@ -57,18 +58,17 @@ def to_task(task: Task) -> tasks_pb2.Task:
         attempt=task.attempt,
         max_attempts=task.max_attempts,
         payload=task.payload,
-        result=task.result,
         progress=task.progress,
         created_at=to_time(task.created_at),
-        traceparent=task.traceparent,
-        labels=task.labels,
-        partial=task.partial,
-        run_after=task.run_after,
-        join=_join(task),
-        unique_key=task.unique_key,
         timeout_seconds=task.timeout_seconds,
-        schedule_id=task.schedule_id,
     )
+    # What most tasks do not have costs as much to set as what they have.
+    for name in _SELDOM:
+        if value := getattr(task, name):
+            setattr(message, name, value)
+    if task.run_after:
+        message.run_after.extend(task.run_after)
+        message.join = tasks_pb2.JOIN_ANY if task.join_any else tasks_pb2.JOIN_ALL
     if task.error is not None:
         message.error.CopyFrom(tasks_pb2.TaskError(code=task.error.code, message=task.error.message))
     for name in _MOMENTS:
@@ -98,9 +98,3 @@ def to_priority(priority: Priority) -> tasks_pb2.Priority.ValueType:
 
 def _state(state: State) -> tasks_pb2.State.ValueType:
     return tasks_pb2.State.ValueType(state)
-
-
-def _join(task: Task) -> tasks_pb2.Join.ValueType:
-    if not task.run_after:
-        return tasks_pb2.JOIN_UNSPECIFIED
-    return tasks_pb2.JOIN_ANY if task.join_any else tasks_pb2.JOIN_ALL

@@ -1,0 +1,62 @@
+"""What waits in one queue group: as it was read last, and what this process has added since."""
+
+from collections.abc import Iterable, Sequence
+
+from services.tasks.model.figures import Depth, Rate, estimate_seconds
+from services.tasks.model.states import Priority
+
+# Where those are counted that wait for their time or for others; the classes begin at 1.
+_SCHEDULED = 0
+_PLACES = max(Priority) + 1
+
+
+class Waiting:
+    """One group. Everything is counted in tasks, and asking costs the same however much waits.
+
+    Attributes:
+        entering: about to be written.
+        slots: of the workers that serve the group.
+        rate: how fast it goes; None when nothing was measured yet.
+    """
+
+    __slots__ = ("_added", "_counts", "entering", "rate", "slots")
+
+    def __init__(self) -> None:
+        self.entering = 0
+        self.slots = 0
+        self.rate: Rate | None = None
+        self._counts = [0] * _PLACES
+        self._added = [0] * _PLACES
+
+    @property
+    def count(self) -> int:
+        """Tasks that wait for anything but their end."""
+        return sum(self._counts)
+
+    @property
+    def added(self) -> Sequence[int]:
+        """What was added until now and not read yet, for `look`."""
+        return tuple(self._added)
+
+    def add(self, priority: Priority | None) -> None:
+        """Counts a new task of a class; None: one that waits for its time or for others."""
+        place = _SCHEDULED if priority is None else priority
+        self._counts[place] += 1
+        self._added[place] += 1
+
+    def place(self, priority: Priority) -> tuple[int, float]:
+        """The position of the last of a class in its queue, from 1, and the seconds until it should have ended."""
+        position = max(self._counts[priority], 1)
+        ahead = position - 1 + sum(self._counts[priority + 1 :])
+        return position, estimate_seconds(ahead, self.slots, self.rate)
+
+    def look(self, depths: Iterable[Depth], seen: Sequence[int]) -> None:
+        """Takes over what was read, which has in it all that was `added` before, and perhaps more."""
+        self._added = [now - then for now, then in zip(self._added, seen, strict=True)]
+        self._counts = list(self._added)
+        for depth in depths:
+            self._counts[depth.priority] += depth.queued
+            self._counts[_SCHEDULED] += depth.scheduled
+
+
+NOTHING_SEEN: Sequence[int] = (0,) * _PLACES
