@@ -58,8 +58,7 @@ async def build(settings: Settings, host: Host) -> None:
     relay = Relay(database, news, Publisher(broker), host.clock, _NEWS)
     waker = Waker()
     hot = await host.enter(open_database(settings.postgres, schema="tasks", planner=HOT_PLANNER))
-    keys_live_seconds = settings.tasks.idempotency_key_seconds
-    store = Store(database, waker.wake, keys_live_seconds=keys_live_seconds, hot=hot)
+    store = Store(database, waker.wake, keys_live_seconds=settings.tasks.idempotency_key_seconds, hot=hot)
     limits = Limits(most=settings.tasks.most_queued, by_group=settings.tasks.limits_by_group)
     figures = Figures(
         store, host.clock, lambda: relay.backlog, limits=limits, most_unpublished=settings.tasks.most_unpublished
