@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import uvloop
+from hypothesis import HealthCheck, settings
 
 from deploy.local.stores.consul import Consul
 from deploy.local.stores.postgres import Postgres
@@ -26,6 +27,12 @@ _UNIT = _HERE / "unit"
 _ON_UVLOOP = (_HERE / "integration", _HERE / "contract")
 # Whoever runs several files at a time shall not end with one of these.
 _LONG = (_HERE / "end_to_end", _HERE / "integration" / "worker")
+
+
+def pytest_configure() -> None:
+    """Hypothesis tries the same examples each time, and takes its time: how fast a machine is, is not asserted."""
+    settings.register_profile("ours", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("ours")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
