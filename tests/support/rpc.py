@@ -64,7 +64,7 @@ async def calling(make: Callable[[Pool], Any], directory: Directory, window: int
 TRANSPORTS = (Peer, Lane)
 
 
-async def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+async def eventually(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     """Waits until `condition` holds."""
     async with asyncio.timeout(seconds):
         while not condition():

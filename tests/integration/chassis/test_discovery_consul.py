@@ -1,7 +1,6 @@
 """Registration and lookups with a real Consul that forgets, dies and comes back."""
 
 import asyncio
-import socket
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -15,6 +14,7 @@ from chassis.discovery import Address, open_discovery, register
 from chassis.discovery.consul import open_client
 from chassis.lifecycle import Host
 from chassis.rpc.server import open_server
+from deploy.local.ports import free_port
 from deploy.local.stores.consul import Consul
 
 pytestmark = pytest.mark.consul
@@ -48,8 +48,7 @@ async def ready_url() -> AsyncIterator[str]:
 
 @pytest.fixture
 def case(consul_url: str) -> Case:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    port = free_port()
     settings = Discovery(backend="consul", consul_url=consul_url)
     return Case(settings=settings, service=f"it-{uuid.uuid4().hex[:8]}", port=port)
 

@@ -52,7 +52,7 @@ class Site:
     broker: Broker
 
     def relay(self) -> Relay:
-        return Relay(self.database, self.table, Publisher(self.broker, confirm_timeout_seconds=2), SystemClock())
+        return Relay(self.database, self.table, Publisher(self.broker, confirm_timeout_seconds=30), SystemClock())
 
     async def write(self, messages: Sequence[Message], door: str = "driver") -> None:
         async with getattr(self.database, door)() as connection:
@@ -225,5 +225,4 @@ async def test_many_messages_leave_quickly(site: Site) -> None:
         pass
     sys.stdout.write(f"\nrelayed {count / (time.perf_counter() - began):.0f} messages/s\n")
     assert await site.left() == 0
-    # A batch that is not confirmed in time, as on a busy machine, is published again.
-    assert (await site.broker.ready_count(_QUEUE.name) or 0) >= count
+    assert await site.broker.ready_count(_QUEUE.name) == count

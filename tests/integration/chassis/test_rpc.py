@@ -13,6 +13,7 @@ from chassis import errors, telemetry
 from chassis.rpc import deadline
 from chassis.rpc.lane import Lane
 from chassis.rpc.peer import Peer
+from deploy.local.ports import free_port
 from tests.support.rpc import TRANSPORTS, Directory, calling, eventually, serving
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
@@ -117,21 +118,25 @@ async def test_unexpected_errors_tell_nothing(stub: Any):
 async def test_trace_and_deadline_propagate(stub: Any):
     """The callee sees the caller's trace and no more time than the caller has."""
     token = telemetry.use_traceparent(PARENT)
-    reset = deadline.set_deadline(deadline.after(2))
+    reset = deadline.set_deadline(deadline.after(20))
     try:
         seen = await stub.Chat(ask("context"), timeout=60)
     finally:
         telemetry.drop_traceparent(token)
         deadline.reset_deadline(reset)
     assert seen.id == PARENT
-    assert 0 < float(seen.model) <= 2.5
+    assert 0 < float(seen.model) <= 20.5
 
 
 async def test_a_deadline_ends_the_call_on_both_sides(stub: Any, servicer: Servicer):
     """The caller gets DeadlineExceeded and the callee is cancelled."""
-    with pytest.raises(errors.DeadlineExceeded):
-        await stub.Chat(ask("wait"), timeout=0.05)
-    await eventually(lambda: servicer.cancelled == 1)
+    # Where the machine is slow, a short time may be over before the callee has heard of the call.
+    for seconds in (0.05, 0.5, 5):
+        with pytest.raises(errors.DeadlineExceeded):
+            await stub.Chat(ask("wait"), timeout=seconds)
+        if servicer.calls:
+            break
+    await eventually(lambda: servicer.cancelled == servicer.calls > 0)
 
 
 async def test_cancelling_the_caller_cancels_the_callee(stub: Any, servicer: Servicer):
@@ -272,20 +277,14 @@ async def test_a_restarted_instance_is_found_again(transport: Any):
     directory = Directory()
     async with AsyncExitStack() as stack:
         stub = await stack.enter_async_context(calling(transport, directory))
-        async with serving(Servicer()) as (_, address):
+        async with serving(Servicer(), port=free_port()) as (_, address):
             directory.known = (address,)
             await stub.Chat(ask())
         with pytest.raises((errors.Unavailable, errors.DeadlineExceeded)):
             await stub.Chat(ask(), timeout=0.3)
         await stack.enter_async_context(serving(Servicer(), port=address.port))
-        for _ in range(50):
-            try:
-                assert (await stub.Chat(ask("back"))).model == "back"
-                break
-            except errors.Unavailable:
-                await asyncio.sleep(0.1)
-        else:
-            pytest.fail("it never came back")
+        await _until_answered(stub)
+        assert (await stub.Chat(ask("back"))).model == "back"
 
 
 async def _until_answered(stub: Any) -> None:
@@ -311,11 +310,11 @@ async def test_an_instance_that_ends_under_load_is_found_again(transport: Any):
                 await asyncio.sleep(0.001)
 
     async with calling(transport, directory) as stub, asyncio.TaskGroup() as group:
-        port = 0
+        port = free_port()
         for _ in range(40):
             async with serving(Servicer(), port=port) as (_, address):
-                if not port:
-                    directory.known, port = (address,), address.port
+                if not directory.known:
+                    directory.known = (address,)
                     for _ in range(20):
                         group.create_task(load(stub))
                 await _until_answered(stub)

@@ -103,7 +103,7 @@ async def test_a_caller_that_leaves_stops_the_provider(service: Service, way: st
     listening = asyncio.ensure_future(listen())
     await (service.behind.asked if trouble == "silent" else heard).wait()
     listening.cancel()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await service.behind.left.wait()
 
 
@@ -111,9 +111,13 @@ async def test_a_caller_that_leaves_stops_the_provider(service: Service, way: st
 async def test_a_deadline_stops_the_provider(service: Service, way: str):
     """Nobody waits for the answer any more, so nobody works on it."""
     service.behind.trouble = "silent"
-    with pytest.raises(DeadlineExceeded):
-        await service.by(way).Chat(question("gpt"), timeout=0.2)
-    async with asyncio.timeout(5):
+    # Where the machine is slow, a short time may be over before the provider is asked.
+    for seconds in (0.2, 1, 5):
+        with pytest.raises(DeadlineExceeded):
+            await service.by(way).Chat(question("gpt"), timeout=seconds)
+        if service.behind.asked.is_set():
+            break
+    async with asyncio.timeout(20):
         await service.behind.left.wait()
 
 
