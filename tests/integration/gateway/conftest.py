@@ -19,6 +19,6 @@ def gateway_database_url(databases: Databases) -> Iterator[str]:
 @pytest.fixture
 async def database(gateway_database_url: str) -> AsyncIterator[Database]:
     """A pool on it."""
-    settings = PostgresSettings(url=gateway_database_url, pool_timeout_seconds=1.0)
+    settings = PostgresSettings(url=gateway_database_url)
     async with open_database(settings, "gateway") as opened:
         yield opened
