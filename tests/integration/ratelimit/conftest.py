@@ -32,7 +32,7 @@ class Deciding:
         *,
         open_store: type[RedisStore | ClusterStore] = RedisStore,
         rules: Path | None = None,
-        deadline_seconds: float = 0.25,
+        deadline_seconds: float = 0.9,
     ) -> None:
         self.shadow = MemoryShadow(SystemClock(), lambda: instances, cap=10_000)
         # Generous, so that a busy machine is not taken for a Redis that hangs.
@@ -53,6 +53,22 @@ class Deciding:
 @pytest.fixture
 async def deciding(redis_url: str) -> AsyncIterator[Deciding]:
     found = Deciding(redis_url)
+    await found.until(ready=True)
+    yield found
+    await found.close()
+
+
+@pytest.fixture
+def kept_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection on which Redis is silent is kept, however long this machine takes while Redis is frozen."""
+    monkeypatch.setattr("services.ratelimit.store.redis._SILENCE_SECONDS", 60.0)
+
+
+@pytest.fixture
+async def hurried(redis_url: str, kept_connection: None) -> AsyncIterator[Deciding]:
+    """A limiter that waits only a moment for a frozen Redis, and hears what it says afterwards."""
+    del kept_connection
+    found = Deciding(redis_url, deadline_seconds=0.25)
     await found.until(ready=True)
     yield found
     await found.close()

@@ -84,16 +84,16 @@ async def test_what_is_held_is_held_again_in_a_redis_that_lost_it(deciding: Deci
     assert await allowed(deciding, hold("b", action=Action.RELEASE), hold("d")) == [True, True]
 
 
-async def test_what_is_released_without_redis_is_free_in_it(deciding: Deciding, redis_server: Redis) -> None:
+async def test_what_is_released_without_redis_is_free_in_it(hurried: Deciding, redis_server: Redis) -> None:
     """A release that a frozen Redis did not hear is told to it: the place is free well before its lease ends."""
-    assert await allowed(deciding, hold("a"), hold("b")) == [True, True]
+    assert await allowed(hurried, hold("a"), hold("b")) == [True, True]
     redis_server.pause()
-    assert await allowed(deciding, hold("x", action=Action.RENEW)) == [True]
-    await deciding.until(ready=False)
-    assert await allowed(deciding, hold("a", action=Action.RELEASE)) == [True]
+    assert await allowed(hurried, hold("x", action=Action.RENEW)) == [True]
+    await hurried.until(ready=False)
+    assert await allowed(hurried, hold("a", action=Action.RELEASE)) == [True]
     redis_server.resume()
-    await deciding.until(ready=True)
-    assert await allowed(deciding, hold("x", action=Action.RELEASE), hold("c"), hold("d")) == [True, True, False]
+    await hurried.until(ready=True)
+    assert await allowed(hurried, hold("x", action=Action.RELEASE), hold("c"), hold("d")) == [True, True, False]
 
 
 async def test_a_refund_without_redis_is_given_once(deciding: Deciding, redis_server: Redis) -> None:
@@ -131,11 +131,11 @@ async def test_a_refund_and_then_everything_is_lost(deciding: Deciding, redis_se
     assert await remaining(deciding) == 6
 
 
-async def test_a_refund_in_doubt_is_not_repeated(deciding: Deciding, redis_server: Redis) -> None:
+async def test_a_refund_in_doubt_is_not_repeated(hurried: Deciding, redis_server: Redis) -> None:
     """A frozen Redis hears it late and gives back once."""
-    await decide(deciding, take(10))
+    await decide(hurried, take(10))
     redis_server.pause()
-    await decide(deciding, refund(3))
+    await decide(hurried, refund(3))
     redis_server.resume()
-    await deciding.until(ready=True)
-    assert await remaining(deciding) == 3
+    await hurried.until(ready=True)
+    assert await remaining(hurried) == 3

@@ -104,6 +104,8 @@ def test_a_put_survives_restarts_and_a_lost_redis(
     with redis.Redis.from_url(redis_server.url) as client:
         until("the rules are put back", PATIENCE_SECONDS, lambda: bool(client.exists("rl:{rules}")))
     with start_service(MESH_RATE_LIMITS_FILE=str(path), REDIS_URL=redis_server.url).stub() as stub:
+        # On a machine that is very slow, a start does not wait until Redis has answered.
+        until("what was put", PROMISED_SECONDS, lambda: in_force(stub).origin == "api")
         found = in_force(stub)
     assert (found.generation, found.origin, found.source) == (put.generation, "api", rules(7))
 

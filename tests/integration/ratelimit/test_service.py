@@ -19,7 +19,7 @@ from chassis.errors import Invalid
 from chassis.lifecycle import Host
 from chassis.rpc.lane import open_lane
 from tests.integration.ratelimit.conftest import Service
-from tests.integration.ratelimit.test_rules import PATIENT, until_connected
+from tests.integration.ratelimit.test_rules import PATIENCE_SECONDS, PATIENT, until, until_connected
 
 RULES = """\
 version: 1
@@ -128,8 +128,10 @@ def test_a_new_file_is_in_force_and_a_bad_one_is_not(start_service: Start, tmp_p
         assert [stub.Decide(ask()).decisions[0].allowed for _ in range(4)] == [True] * 3 + [False]
         first = stub.GetRules(pb.GetRulesRequest())
         path.write_text("version: 1\nclasses: 7\n")
+        until("a problem", PATIENCE_SECONDS, lambda: bool(stub.GetRules(pb.GetRulesRequest()).problem))
+        bad = stub.GetRules(pb.GetRulesRequest())
+        assert (bad.source, bad.generation) == (first.source, first.generation)
         path.with_suffix(".new").write_text(RULES.replace("1s", "1h").replace("limit: 3", "limit: 5"))
-        assert stub.GetRules(pb.GetRulesRequest()) == first
         path.with_suffix(".new").replace(path)
         while (rules := stub.GetRules(pb.GetRulesRequest())).generation == first.generation:
             time.sleep(0.02)
