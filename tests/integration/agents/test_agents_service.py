@@ -68,7 +68,7 @@ async def test_a_parallel_execution_tells_its_story_in_order(mesh: Mesh, agents:
         ids = await _two_active(agents)
         started = await agents.Execute(pb.ExecuteRequest(agent_ids=ids, parallel=True, owner_id="u1", input="Hello"))
         execution = await _until(agents, started.execution.id)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not heard or heard[-1].routing_key != "agents.execution.finished":
                 await asyncio.sleep(0.05)
     story = [message for message in heard if message.subject == execution.id]

@@ -45,7 +45,7 @@ async def log_of(core: Core, webhook: Webhook) -> list[Delivery]:
 
 async def settled(core: Core, webhook: Webhook, state: DeliveryState = DeliveryState.DELIVERED) -> list[Delivery]:
     """Its log, once all of it is in this state."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while any(one.state is not state for one in await log_of(core, webhook)):
             await asyncio.sleep(0.05)
     return await log_of(core, webhook)

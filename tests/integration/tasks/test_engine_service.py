@@ -18,13 +18,13 @@ async def claim(service: Service, session: str) -> pb.Claimed:
     """The next task that somebody points at."""
     while True:
         request = pb.ClaimRequest(session_id=session, pointers=[await service.take()])
-        if claimed := (await service.work.Claim(request, timeout=5)).claimed:
+        if claimed := (await service.work.Claim(request, timeout=20)).claimed:
             return claimed[0]
 
 
 async def finish(service: Service, session: str, claimed: pb.Claimed, **outcome: object) -> None:
     ended = pb.Outcome(task_id=claimed.task_id, attempt=claimed.attempt, **outcome)  # type: ignore[arg-type]  # the contract's own fields
-    response = await service.work.Finish(pb.FinishRequest(session_id=session, outcomes=[ended]), timeout=5)
+    response = await service.work.Finish(pb.FinishRequest(session_id=session, outcomes=[ended]), timeout=20)
     assert list(response.stale) == []
 
 
@@ -35,7 +35,7 @@ async def test_a_graph_runs_in_its_order(service: Service) -> None:
         pb.SubmitRequest(kind="automation", owner_id="ann", payload=b"{}", name=name, run_after=after)
         for name, after in (("c", ["#b"]), ("b", ["#a"]), ("a", []))
     ]
-    answer = await service.tasks.SubmitMany(pb.SubmitManyRequest(requests=requests), timeout=5)
+    answer = await service.tasks.SubmitMany(pb.SubmitManyRequest(requests=requests), timeout=20)
     ids = [response.task.id for response in answer.responses]
     assert list(answer.responses[0].task.run_after) == [ids[1]]
     for task_id in reversed(ids):
@@ -51,7 +51,7 @@ async def test_a_duplicate_and_a_circle_are_told(service: Service) -> None:
     assert (second.duplicate, second.task.id, second.task.unique_key) == (True, first.task.id, "u")
     circle = pb.SubmitRequest(kind="automation", owner_id="ann", payload=b"{}", name="a", run_after=["#a"])
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await service.tasks.SubmitMany(pb.SubmitManyRequest(requests=[circle]), timeout=5)
+        await service.tasks.SubmitMany(pb.SubmitManyRequest(requests=[circle]), timeout=20)
     assert from_rpc_error(caught.value, "tasks").code == "DEPENDENCY_CYCLE"
 
 
@@ -63,7 +63,7 @@ async def test_a_dead_task_is_requeued(service: Service) -> None:
     failure = pb.Failure(error=pb.TaskError(code="HANDLER_ERROR", message="no"), retryable=True)
     await finish(service, session, claimed, failure=failure)
     request = pb.RequeueTaskRequest(id=submitted.task.id, owner_id="ann")
-    answer = await service.tasks.RequeueTask(request, timeout=5)
+    answer = await service.tasks.RequeueTask(request, timeout=20)
     assert (answer.requeued, answer.task.state) == (True, pb.STATE_QUEUED)
     assert (await claim(service, session)).attempt == 2
 
@@ -72,20 +72,20 @@ async def test_a_schedule_submits_every_second(service: Service) -> None:
     """Made, shown, fired, changed, and gone."""
     task = pb.SubmitRequest(kind="automation", payload=b'{"a":1}', priority=pb.PRIORITY_HIGH)
     creating = pb.CreateScheduleRequest(owner_id="ann", name="n", cron="* * * * * *", task=task)
-    schedule = (await service.tasks.CreateSchedule(creating, timeout=5)).schedule
+    schedule = (await service.tasks.CreateSchedule(creating, timeout=20)).schedule
     assert (schedule.timezone, schedule.misfire, schedule.task.payload) == ("UTC", pb.MISFIRE_ONCE, b'{"a":1}')
     first, second = await service.take(), await service.take()
     assert first.task_id != second.task_id
     asked = pb.GetTaskRequest(id=first.task_id, owner_id="ann")
-    assert (await service.tasks.GetTask(asked, timeout=5)).task.schedule_id == schedule.id
+    assert (await service.tasks.GetTask(asked, timeout=20)).task.schedule_id == schedule.id
     pausing = pb.UpdateScheduleRequest(id=schedule.id, owner_id="ann", paused=True)
-    paused = (await service.tasks.UpdateSchedule(pausing, timeout=5)).schedule
+    paused = (await service.tasks.UpdateSchedule(pausing, timeout=20)).schedule
     assert (paused.paused, paused.HasField("next_at"), paused.HasField("last_at")) == (True, False, True)
-    listed = await service.tasks.ListSchedules(pb.ListSchedulesRequest(owner_id="ann"), timeout=5)
+    listed = await service.tasks.ListSchedules(pb.ListSchedulesRequest(owner_id="ann"), timeout=20)
     assert ([one.id for one in listed.schedules], listed.total) == ([schedule.id], 1)
-    await service.tasks.DeleteSchedule(pb.DeleteScheduleRequest(id=schedule.id, owner_id="ann"), timeout=5)
+    await service.tasks.DeleteSchedule(pb.DeleteScheduleRequest(id=schedule.id, owner_id="ann"), timeout=20)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await service.tasks.GetSchedule(pb.GetScheduleRequest(id=schedule.id), timeout=5)
+        await service.tasks.GetSchedule(pb.GetScheduleRequest(id=schedule.id), timeout=20)
     assert from_rpc_error(caught.value, "tasks").code == "SCHEDULE_NOT_FOUND"
 
 
@@ -97,13 +97,13 @@ async def test_channels_groups_and_workers_are_measured(service: Service) -> Non
     await service.submit(payload=b'{"channel":"chat"}')
 
     async def measured() -> bool:
-        channels = (await service.tasks.ListChannels(pb.ListChannelsRequest(), timeout=5)).channels
+        channels = (await service.tasks.ListChannels(pb.ListChannelsRequest(), timeout=20)).channels
         return [(one.channel, one.waiting, one.finished) for one in channels] == [("chat", 1, 1)]
 
     async with asyncio.timeout(20):
         while not await measured():
             await asyncio.sleep(0.1)
-    summary = await service.tasks.GetSummary(pb.GetSummaryRequest(), timeout=5)
+    summary = await service.tasks.GetSummary(pb.GetSummaryRequest(), timeout=20)
     (worker,) = summary.workers
     assert (worker.finished, worker.external, list(worker.groups)) == (1, False, ["builtin"])
     assert worker.HasField("last_heartbeat_at")
@@ -119,12 +119,12 @@ async def test_a_stop_arrives_by_the_stream(service: Service) -> None:
     assert list((await anext(said)).cancelled) == []
     await service.submit()
     claimed = await claim(service, session)
-    await service.tasks.CancelTask(pb.CancelTaskRequest(id=claimed.task_id, owner_id="ann"), timeout=5)
+    await service.tasks.CancelTask(pb.CancelTaskRequest(id=claimed.task_id, owner_id="ann"), timeout=20)
     async with asyncio.timeout(10):
         (stop,) = (await anext(said)).cancelled
     assert (stop.task_id, stop.attempt) == (claimed.task_id, 1)
     stream.cancel()
-    await service.work.CloseSession(pb.CloseSessionRequest(session_id=session), timeout=5)
+    await service.work.CloseSession(pb.CloseSessionRequest(session_id=session), timeout=20)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await service.work.WatchSession(pb.WatchSessionRequest(session_id=session)).read()
     assert from_rpc_error(caught.value, "tasks").code == "SESSION_LOST"

@@ -30,7 +30,7 @@ async def end(core: Core, session: str, task_id: str, *, well: bool = True) -> N
 async def until_waiting(core: Core, count: int) -> None:
     """Until so many wait for a lock that somebody holds."""
     statement = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while len(await core.sql(statement)) < count:
             await asyncio.sleep(0.01)
 
@@ -137,7 +137,7 @@ async def test_a_refused_submission_holds_up_nobody(core: Core) -> None:
     async with core.database.driver() as pg:
         await pg.fetch("SELECT 1 FROM tasks.task_live FOR UPDATE")
         with pytest.raises(Invalid):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 await core.intake.submit_many([draft(run_after=(own, foreign))])
     assert await core.sql("SELECT task_id FROM tasks.task_live WHERE awaited") == []
 

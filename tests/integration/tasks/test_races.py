@@ -69,7 +69,7 @@ async def test_rows_that_change_while_a_statement_waits_for_them_are_looked_at_a
         await pg.execute("UPDATE tasks.task_live SET progress = 0.5, partial = $1", b"x" * 3000)
         outcomes = [success(one) if number % 2 else failure(one) for number, one in enumerate(task_ids)]
         finishing = asyncio.ensure_future(core.finish(session, *outcomes))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not await core.sql("SELECT 1 FROM pg_locks WHERE NOT granted"):
                 await asyncio.sleep(0.01)
     assert await finishing == []

@@ -45,14 +45,14 @@ class Service:
 
     async def submit(self, **changes: object) -> tasks_pb2.SubmitResponse:
         values: dict[str, Any] = {"kind": "automation", "owner_id": "ann", "payload": b"{}", **changes}
-        return await self.tasks.Submit(tasks_pb2.SubmitRequest(**values), timeout=5)
+        return await self.tasks.Submit(tasks_pb2.SubmitRequest(**values), timeout=20)
 
     async def open_session(self, *, beating: bool = True) -> str:
         spec = tasks_pb2.KindSpec(
             kind="automation", group="builtin", default_max_attempts=3, default_timeout_seconds=60
         )
         request = tasks_pb2.OpenSessionRequest(worker_name="w", host="h", kinds=[spec], slots=4)
-        session_id = (await self.work.OpenSession(request, timeout=5)).session_id
+        session_id = (await self.work.OpenSession(request, timeout=20)).session_id
         if beating:
             self.beating.append(asyncio.ensure_future(self._beat(session_id)))
         return session_id
@@ -60,10 +60,10 @@ class Service:
     async def _beat(self, session_id: str) -> None:
         while True:
             await asyncio.sleep(2)
-            await self.work.Heartbeat(tasks_pb2.HeartbeatRequest(session_id=session_id), timeout=5)
+            await self.work.Heartbeat(tasks_pb2.HeartbeatRequest(session_id=session_id), timeout=20)
 
     async def take(self) -> tasks_pb2.Pointer:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return await self.pointers.get()
 
     async def on_pointer(self, delivery: Delivery) -> None:
@@ -125,7 +125,7 @@ async def delete_work_queues(amqp_url: str) -> None:
     await connection.close()
 
 
-async def eventually(condition, seconds: float = 20.0) -> None:
+async def eventually(condition, seconds: float = 60.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.02)

@@ -35,7 +35,7 @@ async def test_a_stop_is_pushed_once(core: Core) -> None:
         await core.queries.cancel(task_id, "")
         assert Due.STOPS in core.due
         await core.watches.push()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             assert await anext(stops) == [Pointer(task_id=task_id, attempt=1)]
         await core.watches.push()
         with pytest.raises(TimeoutError):
@@ -51,7 +51,7 @@ async def test_a_stop_that_another_process_was_asked_for_is_pushed(core: Core, t
         await anext(stops)
         await other.queries.cancel(task_id, "")
         await core.watches.push()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             assert await anext(stops) == [Pointer(task_id=task_id, attempt=1)]
 
 
