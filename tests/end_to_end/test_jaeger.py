@@ -25,7 +25,7 @@ async def test_one_trace_in_jaeger():
             await admin.submit("sentiment_analysis", {"text": "fine"}, headers=headers)
             wanted = {"gateway", "ratelimit", "agents", "tasks", "tasks-worker", "llm"}
             seen: set[str] = set()
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while not wanted <= seen:
                     found = await jaeger.get(f"/api/traces/{trace}")
                     processes = found.body["data"][0]["processes"] if found.status == 200 else {}

@@ -26,7 +26,7 @@ async def test_a_few_messages_are_answered_and_many_become_a_task(mesh: Mesh):
     async with client(mesh.url) as user:
         await user.sign_up()
         few = await user.post("/api/v1/chat/batch", messages[:3])
-        many = await user.post("/api/v1/chat/batch", messages)
+        many = await user.accepted("/api/v1/chat/batch", messages)
         assert (few.status, many.status) == (200, 202)
         done = await result_of(user, many.body["task_id"])
     assert done["status"] == "completed"
@@ -42,7 +42,7 @@ async def test_a_conversation_is_a_task_like_any_other(mesh: Mesh):
         await user.sign_up()
         ids = []
         for payload in ({"messages": turns, "model": "echo"}, {"messages": turns, "model": "none"}):
-            submitted = await user.post("/api/v1/tasks", {"task_type": "llm.chat", "payload": payload})
+            submitted = await user.accepted("/api/v1/tasks", {"task_type": "llm.chat", "payload": payload})
             ids.append(submitted.body["task_id"])
         good, bad = [await result_of(user, task_id) for task_id in ids]
     assert (good["status"], good["result"]["model"]) == ("completed", "echo")

@@ -141,7 +141,7 @@ async def test_one_trace_covers_everything(admin: Client, receiver: Receiver):
     await admin.finished(task)
     await admin.until(f"/api/executions?agent_id={agent}", lambda runs: runs and runs[0]["status"] == "success")
     wanted = {"gateway", "ratelimit", "agents", "tasks", "tasks-worker", "llm"}
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not receiver.services(trace) >= wanted:
             await asyncio.sleep(0.2)
 

@@ -75,19 +75,26 @@ class Client:
         assert answer.status == 201, answer
         await self.login(name, body["password"])
 
+    async def accepted(self, path: str, body: Any, **options: Any) -> Answer:
+        """The answer as soon as somebody has announced the kind, which takes a mesh that has just started a moment."""
+        async with asyncio.timeout(60):
+            while (answer := await self.post(path, body, **options)).status == 400:
+                await asyncio.sleep(0.5)
+        return answer
+
     async def submit(self, task_type: str, payload: Any, **options: Any) -> str:
-        """Submits a task and returns its id."""
-        answer = await self.post("/api/v1/tasks", {"task_type": task_type, "payload": payload}, **options)
+        """Submits a task, as soon as its kind is known, and returns its id."""
+        answer = await self.accepted("/api/v1/tasks", {"task_type": task_type, "payload": payload}, **options)
         assert answer.status == 201, answer
         return str(answer.body["task_id"])
 
-    async def finished(self, task_id: str, seconds: float = 30) -> dict[str, Any]:
+    async def finished(self, task_id: str, seconds: float = 60) -> dict[str, Any]:
         """The task once it has ended."""
         ended = ("completed", "failed", "cancelled", "expired", "dead")
         answer = await self.until(f"/api/v1/tasks/{task_id}", lambda body: body["status"] in ended, seconds)
         return dict(answer.body)
 
-    async def until(self, path: str, condition: Callable[[Any], bool], seconds: float = 30) -> Answer:
+    async def until(self, path: str, condition: Callable[[Any], bool], seconds: float = 60) -> Answer:
         """Asks until the answer is as wanted, less and less often: polling counts against the limits like anything."""
         pause = 0.1
         async with asyncio.timeout(seconds):

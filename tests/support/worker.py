@@ -21,7 +21,7 @@ class OutsideWorker:
     async def say(self, kind: str = "", **fields: Any) -> None:
         await self.socket.send_json({"type": kind, **fields} if kind else fields)
 
-    async def hear(self, kind: str, seconds: float = 20) -> dict[str, Any]:
+    async def hear(self, kind: str, seconds: float = 60) -> dict[str, Any]:
         """The next frame of that type; AssertionError with the reason when the socket is closed before it."""
         async with asyncio.timeout(seconds):
             while True:
@@ -31,7 +31,7 @@ class OutsideWorker:
                 if frame["type"] == kind:
                     return frame
 
-    async def until_closed(self, seconds: float = 20) -> int:
+    async def until_closed(self, seconds: float = 60) -> int:
         """The close code; frames before it are passed over."""
         async with asyncio.timeout(seconds):
             while (await self.socket.receive()).type is aiohttp.WSMsgType.TEXT:
@@ -43,7 +43,7 @@ class OutsideWorker:
         self.registered = await self.hear("registered")
         return self.registered
 
-    async def work(self, seconds: float = 20) -> dict[str, Any]:
+    async def work(self, seconds: float = 60) -> dict[str, Any]:
         """The next task, accepted."""
         assigned = await self.hear("assign", seconds)
         await self.say("accept", task_id=assigned["task_id"], attempt=assigned["attempt"])
