@@ -95,7 +95,7 @@ async def test_who_reads_nothing_is_sent_little(peer: Peer, served: Handlers):
     peer.h2.increment_flow_control_window(2**31 - 1 - 65_535)
     peer.begin("/s/Flood", b"")
     peer.say()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while peer.pipe.reading:
             await asyncio.sleep(0)
         for _ in range(100):
@@ -130,7 +130,7 @@ async def test_who_takes_nothing_for_long_is_cut_off(peer: Peer, monkeypatch: py
     peer.h2.increment_flow_control_window(2**31 - 1 - 65_535)
     peer.begin("/s/Flood", b"")
     peer.say()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await peer.lost.wait()
         while peer.served.tasks:
             await asyncio.sleep(0.01)
@@ -141,7 +141,7 @@ async def test_who_does_not_take_the_goodbye_is_cut_off(peer: Peer, monkeypatch:
     monkeypatch.setattr(http2_connection, "_LINGER_SECONDS", 0.01)
     peer.say(bytes(9))
     assert peer.pipe.closed
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await peer.lost.wait()
 
 
@@ -220,7 +220,7 @@ async def test_half_a_request_ends_at_its_deadline(peer: Peer):
     """The deadline counts from the headers, also when the request never ends."""
     stream_id = peer.begin("/s/Echo", extra=[(b"grpc-timeout", b"10m")])
     peer.say()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while peer.status(stream_id) is None:
             await peer.hear()
             await asyncio.sleep(0.005)

@@ -45,7 +45,7 @@ async def survives(served: Handlers, noise: bytes, cut: int) -> None:
         for _ in range(4):
             await asyncio.sleep(0)
     peer.connection.abort()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await peer.lost.wait()
         while peer.served.tasks:
             await asyncio.sleep(0)

@@ -122,7 +122,7 @@ async def test_a_channel_that_closes_ends_the_wait() -> None:
     broker = FakeBroker()
     messages = [message(id="m-1"), message(key="silence", id="m-2")]
     publishing = asyncio.ensure_future(Publisher(broker).publish_many(messages))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not (broker.channels and broker.channels[0].futures):
             await asyncio.sleep(0)
     broker.channels[0].futures[0].set_exception(ChannelInvalidStateError())

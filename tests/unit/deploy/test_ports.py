@@ -23,9 +23,9 @@ def test_ports_do_not_repeat():
 def test_a_listening_port_is_not_free():
     """A port somebody listens on is taken, and free again afterwards."""
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        port = free_port()
+        listener.bind(("127.0.0.1", port))
         listener.listen()
-        port = listener.getsockname()[1]
         assert not is_free(port)
     assert is_free(port)
 

@@ -201,7 +201,7 @@ async def test_a_key_is_renewed_while_its_answer_is_awaited(world, monkeypatch: 
     monkeypatch.setattr(chats, "_RENEW_SECONDS", 0.001)
     world.provider.pause.clear()
     asking = asyncio.ensure_future(world.chats.chat(KEYED))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while world.answers.renewed < 2:
             await asyncio.sleep(0.001)
     world.provider.pause.set()

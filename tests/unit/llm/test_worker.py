@@ -102,7 +102,7 @@ async def test_a_batch_that_starts_anew_asks_only_what_is_left(world: World):
     items = [{"message": f"Hi {number}"} for number in range(6)]
     world.provider.pause.clear()
     running = asyncio.ensure_future(world.asking.batch(world.assigned(BATCH, {"items": items})))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while world.provider.asked < 4:
             await asyncio.sleep(0)
     running.cancel()

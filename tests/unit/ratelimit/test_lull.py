@@ -27,7 +27,7 @@ class Frames:
 
     async def left(self, count: int) -> None:
         """Waits until so many frames have left."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while len(self.sizes) < count:
                 await asyncio.sleep(0)
 
@@ -66,7 +66,7 @@ async def test_who_comes_a_few_turns_later_goes_along(frames: Frames):
 
 async def test_those_who_keep_coming_do_not_hold_up_the_first(frames: Frames):
     """One more each turn: the frame leaves when it is full, or after its longest time."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not frames.sizes:
             frames.join()
             await asyncio.sleep(0)

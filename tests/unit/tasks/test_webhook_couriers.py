@@ -96,7 +96,7 @@ class World:
         self.returned += [one.event_id for one in parcels]
 
     async def until(self, holds: Any) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not holds():
                 self.changed.clear()
                 await self.changed.wait()
@@ -158,7 +158,7 @@ async def test_what_cannot_be_written_down_is_left_to_the_lease(monkeypatch: pyt
     world.away = 2
     async with running(world) as couriers:
         await world.until(lambda: bool(world.posted))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while world.away:
                 await asyncio.sleep(0)
         world.waiting = [parcel(1)]

@@ -55,7 +55,7 @@ class FakeTasks:
 
     async def until(self, condition: Any) -> None:
         """Waits until the condition holds; looked at after every call and every turn of the loop."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not condition():
                 await asyncio.sleep(0)
 

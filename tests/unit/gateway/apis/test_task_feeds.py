@@ -75,7 +75,7 @@ async def test_a_reader_that_leaves_is_let_go(world: World):
     while not world.feeds.tasks.rooms.sockets:
         await asyncio.sleep(0)
     gone.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         with pytest.raises(ClientGone):
             await asking
     assert world.feeds.tasks.rooms.sockets == 0
@@ -108,14 +108,14 @@ class Socket:
         self._said.put_nowait({"type": "websocket.receive", "text": text})
 
     async def until(self, count: int) -> list[Any]:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while len(self.heard) < count:
                 self._more.clear()
                 await self._more.wait()
         return self.heard
 
     async def opened(self) -> "Socket":
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await self._more.wait()
         return self
 

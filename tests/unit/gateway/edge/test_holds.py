@@ -18,11 +18,11 @@ END: dict[str, Any] = {"type": "http.response.body", "body": b""}
 
 async def until(condition: Callable[[], object], what: str) -> None:
     """Waits for something that other tasks bring about."""
-    for _ in range(500):
+    for _ in range(3000):
         if condition():
             return
         await asyncio.sleep(0.01)
-    raise AssertionError(f"waited 5 s for {what}")
+    raise AssertionError(f"waited 30 s for {what}")
 
 
 class Streaming:

@@ -27,7 +27,7 @@ async def begin(world: World, app: Streaming, more: int) -> list[asyncio.Task[An
 
 async def ask(world: World, **headers: Any) -> Answer:
     """One request that is answered at once: one that passes wrongly would go on."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         return await world.ask(**headers)
 
 

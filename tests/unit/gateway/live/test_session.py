@@ -123,7 +123,7 @@ async def test_a_close_that_is_not_read_ends_quietly(monkeypatch: pytest.MonkeyP
     mailbox.put(Frame(text="one"))
     await settled()
     mailbox.end(GOING_AWAY)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await serving
     assert client.closed_with is None
 

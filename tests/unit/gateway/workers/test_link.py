@@ -84,7 +84,7 @@ async def test_progress_goes_on_at_a_pace(worker: Worker, service: Service):
     await working(worker)
     for fraction in (0.1, 0.2, 0.3):
         worker.say("progress", **HELD, progress=fraction, message="on my way", partial={"lines": 3})
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not service.progress:
             await asyncio.sleep(0.01)
     assert [round(said.progress, 1) for said in service.progress] == [0.3]
@@ -95,7 +95,7 @@ async def test_a_rejected_task_goes_back_after_a_moment(service: Service):
     """For another worker."""
     worker = await working(await Worker(service).connect())
     worker.say("reject", **HELD, reason="no time")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not service.handed_back:
             worker.clock.advance(0.5)
             await asyncio.sleep(0.01)
@@ -120,7 +120,7 @@ async def test_what_is_not_accepted_in_time_is_taken_back(
 async def test_a_bare_client_only_sends_results(service: Service):
     """It says nothing of kinds or attempts; its address says what it does."""
     worker = await Worker(service, query=f"kinds={KIND}&slots=2").connect()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not service.opened:
             await asyncio.sleep(0.01)
     worker.assign()
@@ -328,7 +328,7 @@ async def test_a_cancelled_farewell_is_cancelled(worker: Worker, monkeypatch: py
     await worker.register()
     worker.reads.clear()
     worker.say_text("nonsense")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         # The session is closed right before the farewell begins.
         while not worker.service.closed:
             await asyncio.sleep(0)

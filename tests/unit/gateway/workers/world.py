@@ -179,7 +179,7 @@ class Worker:
 
     async def hear(self, kind: str) -> Any:
         """The next frame of that type."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while True:
                 while self._cursor < len(self.heard):
                     frame = self.heard[self._cursor]
@@ -207,6 +207,6 @@ class Worker:
             await asyncio.sleep(0.03)
 
     async def until_closed(self) -> tuple[int, str] | None:
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(30):
             await self.session
         return self.closed
