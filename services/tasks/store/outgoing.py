@@ -27,7 +27,9 @@ def pointers_to(source: str) -> str:
   SELECT CASE WHEN k.max_running > 0 AND NOT EXISTS (
            SELECT 1 FROM tasks.kind_place h WHERE h.kind = m.kind AND h.task_id = m.task_id AND h.attempt = m.attempt
          ) THEN m.kind ELSE m.lane END, m.work_group, m.priority, m.owner_id, m.task_id, m.attempt, m.traceparent, m.at
-  FROM {source} AS m LEFT JOIN tasks.kind k USING (kind)
+  FROM {source} AS m LEFT JOIN (
+    SELECT kind, max_running FROM tasks.kind WHERE kind = ANY(ARRAY(SELECT m.kind FROM {source} AS m)) OFFSET 0
+  ) AS k USING (kind)
   RETURNING task_id, lane, seq
 """
 

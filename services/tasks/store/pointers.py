@@ -73,13 +73,14 @@ DELETE FROM tasks.kind_place p WHERE NOT EXISTS (
   SELECT 1 FROM tasks.task_live l WHERE l.task_id = p.task_id AND (
     (l.state = {State.QUEUED:d} AND l.attempt = p.attempt)
     OR (l.state = {State.RUNNING:d} AND l.attempt = p.attempt + 1))
+  OFFSET 0
 )
 """
 
 _BOUNDS = """
 SELECT k.kind, k.work_group, k.max_running - (SELECT count(*) FROM tasks.kind_place p WHERE p.kind = k.kind) AS free
 FROM tasks.kind k
-WHERE k.max_running > 0 AND EXISTS (SELECT 1 FROM tasks.pointer p WHERE p.lane = k.kind)
+WHERE k.max_running > 0 AND EXISTS (SELECT 1 FROM tasks.pointer p WHERE p.lane = k.kind OFFSET 0)
 """
 
 _TAKE_PLACES = """

@@ -26,7 +26,14 @@ _PARTIAL = (
 _WHOLE = f"SELECT {_FACTS}, t.payload, coalesce(r.result, '') AS result, {_PARTIAL} {_JOINED}"
 
 _FIND = f"{_WHOLE} WHERE t.task_id = $1 AND ($2 = '' OR t.owner_id = $2)"
-_FIND_MANY = f"{_WHOLE} WHERE t.task_id = ANY($1::text[])"
+# Looked up one by one, also where plans join by hashing: `store.HOT_PLANNER`.
+_FIND_MANY = f"""
+SELECT {_FACTS}, t.payload, coalesce(r.result, '') AS result, {_PARTIAL}
+FROM tasks.task t
+LEFT JOIN LATERAL (SELECT * FROM tasks.task_live l WHERE l.task_id = t.task_id OFFSET 0) AS l ON true
+LEFT JOIN LATERAL (SELECT * FROM tasks.task_result r WHERE r.task_id = t.task_id OFFSET 0) AS r ON true
+WHERE t.task_id = ANY($1::text[])
+"""  # noqa: S608 - the parts above
 
 # A task ends between two statements of one call, so the page and the count come from one snapshot each; the state is
 # in one of two tables, and a task is always in exactly one of them.

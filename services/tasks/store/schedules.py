@@ -48,12 +48,13 @@ _RENAME = """
 UPDATE tasks.cron_fire f SET task_id = i.twin FROM unnest($1::text[], $2::timestamptz[], $3::text[])
   AS i(schedule_id, fire_at, twin)
 WHERE f.schedule_id = i.schedule_id AND f.fire_at = i.fire_at
+  AND f.schedule_id = ANY($1::text[]) AND f.fire_at = ANY($2::timestamptz[])
 """
 _DELETE = """
 WITH s AS (
   DELETE FROM tasks.cron_schedule WHERE schedule_id = $1 AND ($2 = '' OR owner_id = $2) RETURNING schedule_id
 ), f AS (
-  DELETE FROM tasks.cron_fire f USING s WHERE f.schedule_id = s.schedule_id
+  DELETE FROM tasks.cron_fire WHERE schedule_id = $1 AND EXISTS (SELECT FROM s)
 )
 SELECT schedule_id FROM s
 """

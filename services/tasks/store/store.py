@@ -21,11 +21,15 @@ PLANNER = {"enable_partition_pruning": "off"}
 
 # For statements that every task passes. They are many and find everything by key, so their plans are made once, and by
 # the indexes: made while a table is empty, a plan that reads all of it would still be used when there are 100,000 rows.
+# A batch is looked up in each table at once, in the order of the index, and joined by hashing: row by row it would be
+# looked up in each day of history. What needs a look for each row says so (LATERAL or EXISTS, with OFFSET 0).
 HOT_PLANNER = {
     **PLANNER,
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
     "enable_mergejoin": "off",
+    "enable_bitmapscan": "off",
+    "enable_nestloop": "off",
 }
 
 

@@ -17,9 +17,10 @@ TELL_WEBHOOKS = f"""
              jsonb_build_object('code', z.error_code, 'message', left(z.error_message, 1000)) END),
          CASE WHEN z.state = {State.SUCCEEDED:d} AND octet_length(z.result) <= {MOST_RESULT_BYTES} THEN z.result END,
          z.traceparent
-  FROM z CROSS JOIN LATERAL (
-    SELECT w.webhook_id, w.events FROM tasks.webhook w WHERE w.owner_id = z.owner_id AND w.enabled OFFSET 0
-  ) AS w CROSS JOIN LATERAL (
+  FROM z JOIN (
+    SELECT w.webhook_id, w.events, w.owner_id FROM tasks.webhook w
+    WHERE w.owner_id = ANY(ARRAY(SELECT z.owner_id FROM z)) AND w.enabled OFFSET 0
+  ) AS w USING (owner_id) CROSS JOIN LATERAL (
     SELECT CASE z.type WHEN '{EventType.SUCCEEDED}' THEN 'completed' ELSE z.type END AS status
   ) AS v
   WHERE w.events && ARRAY['*', 'task.*', 'task.' || v.status]

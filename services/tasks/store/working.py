@@ -15,55 +15,47 @@ from services.tasks.store.changes import ENDED, LIVE_COLUMNS, to_live, write
 from services.tasks.store.news import news_of
 from services.tasks.store.outgoing import Outgoing
 
-# What a claim needs of the part that never changes.
-_TASK = """
-    SELECT t.kind, t.payload, t.owner_id, t.timeout_seconds, t.traceparent, t.labels, t.deadline_at FROM tasks.task t
-    WHERE t.task_id = m.task_id AND t.task_id BETWEEN $6 AND $7 OFFSET 0
-  """
-
-# The ranges of ids ($6, $7 and $4, $5) leave out the parts of history that none of them is in, before any is opened.
-# Each pointer looks its rows up by itself (LATERAL, and = ANY for what is changed): whatever the planner believes about
-# the tables' sizes, which change by a hundred thousand within seconds, no table is read through for a batch. The index
-# on sessions is kept out of it (`coalesce`), because it leads to everything that a session has held lately.
+# A batch is looked up at once (= ANY) in each table: by its index and in the ids' order, in which rows are locked too,
+# with one descent for each day of history. What is found is joined by hashing, as `HOT_PLANNER` has it. The index on
+# sessions is kept out of it (`coalesce`), because it leads to everything that a session has held lately.
 # Sessions that may not claim take no part, and are known by what comes back of them. Two pointers to one attempt in a
 # batch (a duplicate, or two sessions) update its row once, for one of them. The second part of `a` answers a repeated
-# call: it sees the rows as they were before this statement, so nothing is in both.
+# call, and rests when all are claimed. It sees the rows as they were before this statement, so nothing is in both.
 _CLAIM = f"""
 WITH s AS MATERIALIZED (
   SELECT session_id, draining FROM tasks.worker_session
   WHERE session_id = ANY($5::text[]) AND lease_until > clock_timestamp()
+), t AS MATERIALIZED (
+  SELECT task_id, kind, payload, owner_id, timeout_seconds, traceparent, labels, deadline_at FROM tasks.task
+  WHERE task_id = ANY($1::text[])
 ), m AS MATERIALIZED (
-  SELECT i.* FROM unnest($1::text[], $2::int[], $3::text[]) AS i(task_id, attempt, session_id)
-  WHERE i.session_id = ANY(ARRAY(SELECT session_id FROM s WHERE NOT draining)) ORDER BY i.task_id
-), c AS MATERIALIZED (
-  SELECT m.task_id, m.session_id, t.* FROM m CROSS JOIN LATERAL (
-    SELECT l.attempt FROM tasks.task_live l
-    WHERE l.task_id = m.task_id AND l.state = {State.QUEUED:d} AND l.attempt = m.attempt AND l.cancel_at IS NULL
-    FOR UPDATE
-  ) l CROSS JOIN LATERAL ({_TASK}) t
-  WHERE t.deadline_at IS NULL OR t.deadline_at > now()
+  SELECT i.*, t.timeout_seconds, t.deadline_at
+  FROM unnest($1::text[], $2::int[], $3::text[]) AS i(task_id, attempt, session_id) JOIN t USING (task_id)
+  WHERE i.session_id = ANY(ARRAY(SELECT session_id FROM s WHERE NOT draining))
 ), u AS (
   UPDATE tasks.task_live l
-  SET state = {State.RUNNING:d}, attempt = l.attempt + 1, sequence = l.sequence + 1, session_id = c.session_id,
+  SET state = {State.RUNNING:d}, attempt = l.attempt + 1, sequence = l.sequence + 1, session_id = m.session_id,
       enqueued_at = NULL, started_at = now(), progress = 0, progress_at = NULL, partial = NULL,
-      timeout_at = now() + make_interval(secs => c.timeout_seconds + $4)
-  FROM c WHERE l.task_id = c.task_id AND l.task_id = ANY($1::text[])
-  RETURNING l.task_id, l.session_id, l.attempt, l.sequence, l.max_attempts,
-            c.kind, c.payload, c.owner_id, c.timeout_seconds, c.traceparent, c.labels, now() AS at
+      timeout_at = now() + make_interval(secs => m.timeout_seconds + $4)
+  FROM m WHERE l.task_id = m.task_id AND l.task_id = ANY($1::text[]) AND l.state = {State.QUEUED:d}
+    AND l.attempt = m.attempt AND l.cancel_at IS NULL AND (m.deadline_at IS NULL OR m.deadline_at > now())
+  RETURNING l.task_id, l.session_id, l.attempt, l.sequence, l.max_attempts, now() AS at
 ), e AS (
   INSERT INTO tasks.task_event (task_id, sequence, type, attempt, at, data)
   SELECT task_id, sequence, '{EventType.STARTED}', attempt, at, '{{}}' FROM u
-), n AS ({news_of("u", f"'{EventType.STARTED}'")}), a AS (
+), c AS MATERIALIZED (
+  SELECT u.*, t.kind, t.payload, t.owner_id, t.timeout_seconds, t.traceparent, t.labels FROM u JOIN t USING (task_id)
+), n AS ({news_of("c", f"'{EventType.STARTED}'")}), a AS (
   SELECT task_id, session_id, attempt, max_attempts, kind, payload, owner_id, timeout_seconds, traceparent,
-         true AS fresh FROM u
+         true AS fresh FROM c
   UNION ALL
-  SELECT m.task_id, m.session_id, l.*, t.kind, t.payload, t.owner_id, t.timeout_seconds, t.traceparent, false
-  FROM m CROSS JOIN LATERAL (
-    SELECT l.attempt, l.max_attempts FROM tasks.task_live l
-    WHERE l.task_id = m.task_id AND l.state = {State.RUNNING:d} AND coalesce(l.session_id, '') = m.session_id
-      AND l.attempt = m.attempt + 1
-    OFFSET 0
-  ) l CROSS JOIN LATERAL ({_TASK}) t
+  SELECT l.task_id, l.session_id, l.attempt, l.max_attempts, t.kind, t.payload, t.owner_id, t.timeout_seconds,
+         t.traceparent, false
+  FROM m JOIN tasks.task_live l ON l.task_id = m.task_id AND l.attempt = m.attempt + 1
+    AND coalesce(l.session_id, '') = m.session_id
+  JOIN t ON t.task_id = l.task_id
+  WHERE l.task_id = ANY($1::text[]) AND l.state = {State.RUNNING:d}
+    AND (SELECT count(*) FROM u) < (SELECT count(*) FROM m)
 )
 SELECT s.session_id AS live_session, s.draining, a.* FROM s LEFT JOIN a ON a.session_id = s.session_id
 """
@@ -71,25 +63,21 @@ SELECT s.session_id AS live_session, s.draining, a.* FROM s LEFT JOIN a ON a.ses
 # A result ends its attempt whatever else is asked of it (T4), so nothing is decided between a look and a change: one
 # statement. Not for what others run after: those who begin to wait after the statement's snapshot would not be seen.
 _COMPLETE = f"""
-WITH i AS MATERIALIZED (
-  SELECT * FROM unnest($1::text[], $2::int[], $3::text[], $6::bytea[]) AS i(task_id, attempt, session_id, result)
-  ORDER BY task_id
-), z AS MATERIALIZED (
-  SELECT i.task_id, {State.SUCCEEDED:d}::smallint AS state, '{EventType.SUCCEEDED}' AS type, '{{}}'::bytea AS data,
-         i.result, NULL AS error_code, NULL AS error_message, clock_timestamp() AS at, i.session_id, l.*, t.*
-  FROM i CROSS JOIN LATERAL (
-    SELECT l.sequence + 1 AS sequence, l.attempt, l.max_attempts, l.started_at, 1::float8 AS progress,
-           NULL::bytea AS partial, l.work_group, coalesce(l.channel, '') AS channel
-    FROM tasks.task_live l
-    WHERE l.task_id = i.task_id AND l.state = {State.RUNNING:d} AND l.attempt = i.attempt
-      AND coalesce(l.session_id, '') = i.session_id AND NOT l.awaited
-    FOR UPDATE
-  ) l CROSS JOIN LATERAL (
-    SELECT t.owner_id, t.kind, t.labels, t.traceparent, t.created_at FROM tasks.task t
-    WHERE t.task_id = i.task_id AND t.task_id BETWEEN $4 AND $5 OFFSET 0
-  ) t
-), d AS (
-  DELETE FROM tasks.task_live l WHERE l.task_id = ANY(ARRAY(SELECT z.task_id FROM z))
+WITH t AS MATERIALIZED (
+  SELECT task_id, owner_id, kind, labels, traceparent, created_at FROM tasks.task WHERE task_id = ANY($1::text[])
+), i AS MATERIALIZED (
+  SELECT i.attempt AS held, i.session_id, i.result, t.*
+  FROM unnest($1::text[], $2::int[], $3::text[], $4::bytea[]) AS i(task_id, attempt, session_id, result)
+  JOIN t USING (task_id)
+), z AS (
+  DELETE FROM tasks.task_live l USING i
+  WHERE l.task_id = i.task_id AND l.task_id = ANY($1::text[]) AND l.state = {State.RUNNING:d} AND l.attempt = i.held
+    AND coalesce(l.session_id, '') = i.session_id AND NOT l.awaited
+  RETURNING l.task_id, {State.SUCCEEDED:d}::smallint AS state, '{EventType.SUCCEEDED}' AS type, '{{}}'::bytea AS data,
+            i.result, NULL AS error_code, NULL AS error_message, clock_timestamp() AS at, i.session_id,
+            l.sequence + 1 AS sequence, l.attempt, l.max_attempts, l.started_at, 1::float8 AS progress,
+            NULL::bytea AS partial, l.work_group, coalesce(l.channel, '') AS channel, i.owner_id, i.kind, i.labels,
+            i.traceparent, i.created_at
 ), {ENDED}
 SELECT z.task_id, z.attempt, z.session_id, z.work_group, z.channel, z.started_at, z.created_at, z.at,
        EXISTS (SELECT FROM w) AS deliveries
@@ -97,17 +85,17 @@ FROM z
 """
 
 _LOCK_OUTCOMES = f"""
-SELECT {LIVE_COLUMNS}
-FROM (
-  SELECT * FROM unnest($1::text[], $2::int[], $3::text[]) AS i(task_id, attempt, session_id) ORDER BY task_id
-) AS i CROSS JOIN LATERAL (
-  SELECT * FROM tasks.task_live l
-  WHERE l.task_id = i.task_id AND l.state = {State.RUNNING:d} AND l.attempt = i.attempt
-    AND coalesce(l.session_id, '') = i.session_id
-  FOR UPDATE
-) l CROSS JOIN LATERAL (
-  SELECT * FROM tasks.task t WHERE t.task_id = i.task_id AND t.task_id BETWEEN $4 AND $5 OFFSET 0
-) t
+WITH l AS MATERIALIZED (
+  SELECT l.* FROM (
+    SELECT * FROM unnest($1::text[], $2::int[], $3::text[]) AS i(task_id, attempt, session_id) ORDER BY task_id
+  ) AS i CROSS JOIN LATERAL (
+    SELECT * FROM tasks.task_live l
+    WHERE l.task_id = i.task_id AND l.state = {State.RUNNING:d} AND l.attempt = i.attempt
+      AND coalesce(l.session_id, '') = i.session_id
+    FOR UPDATE
+  ) AS l
+)
+SELECT {LIVE_COLUMNS} FROM l JOIN tasks.task t USING (task_id) WHERE t.task_id = ANY($1::text[])
 """
 
 # Of the last attempt of each task, whatever became of it: another one is due, or it was the end.
@@ -153,7 +141,7 @@ class Working:
         columns = [list(column) for column in zip(*wanted, strict=True)] if wanted else [[], [], []]
         asked = list({batch.session_id for batch in batches})
         async with self._passing.transaction(single=True) as transaction:
-            rows = await transaction.pg.fetch(_CLAIM, *columns, grace_seconds, asked, *_span(columns[0]))
+            rows = await transaction.pg.fetch(_CLAIM, *columns, grace_seconds, asked)
             if any(row["fresh"] for row in rows):
                 transaction.due.add(Due.NEWS)
         sessions = {row["live_session"]: row["draining"] for row in rows}
@@ -166,8 +154,7 @@ class Working:
         results = {(o.task_id, o.attempt, b.session_id): o.result for b in batches for o in b.outcomes}
         columns = [list(column) for column in zip(*results, strict=True)]
         async with self._passing.transaction(single=True) as transaction:
-            span = _span(columns[0])
-            rows = await transaction.pg.fetch(_COMPLETE, *columns, *span, list(results.values()))
+            rows = await transaction.pg.fetch(_COMPLETE, *columns, list(results.values()))
             if rows:
                 transaction.due |= {Due.NEWS, Due.DELIVERIES} if rows[0]["deliveries"] else {Due.NEWS}
         ends = {(row["task_id"], row["attempt"], row["session_id"]): _end(row) for row in rows}
@@ -188,7 +175,7 @@ class Working:
         async with self._passing.transaction() as transaction:
             columns = [list(column) for column in zip(*places, strict=True)]
             changes = []
-            for row in await transaction.pg.fetch(_LOCK_OUTCOMES, *columns, *_span(columns[0])):
+            for row in await transaction.pg.fetch(_LOCK_OUTCOMES, *columns):
                 live = to_live(row)
                 # The same outcome twice in one batch takes effect once; the repetition is as good as the first.
                 same = places[live.task_id, live.attempt, row["session_id"]]
@@ -231,10 +218,6 @@ def _end(row: Any) -> End:
         busy_seconds=(row["at"] - row["started_at"]).total_seconds(),
         response_seconds=(row["at"] - row["created_at"]).total_seconds(),
     )
-
-
-def _span(task_ids: Sequence[str]) -> tuple[str, str]:
-    return (min(task_ids), max(task_ids)) if task_ids else ("", "")
 
 
 def _answer(
