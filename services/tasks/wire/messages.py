@@ -1,13 +1,13 @@
 """What the bus is told: pointers for workers, news for everybody."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from mesh.tasks.v1 import events_pb2, tasks_pb2
 
 from chassis.messaging.message import EVENTS, WORK, Message
 from services.tasks.model.work import WaitingPointer
-from services.tasks.wire.times import to_time
+from services.tasks.wire.times import set_time
 
 _SOURCE = "tasks"
 _COLUMNS = ("task_ids", "owner_ids", "sequences", "attempts", "ats", "labels", "traceparents")
@@ -22,12 +22,14 @@ _POINTERS = tasks_pb2.Pointers.DESCRIPTOR.full_name
 def pointers_message(bundle: Sequence[WaitingPointer]) -> Message:
     """What waits in one queue, as one message."""
     first, alone = bundle[0], len(bundle) == 1
-    pointers = [tasks_pb2.Pointer(task_id=one.task_id, attempt=one.attempt) for one in bundle]
+    pointers = tasks_pb2.Pointers()
+    for one in bundle:
+        pointers.pointers.add(task_id=one.task_id, attempt=one.attempt)
     return Message(
         exchange=WORK,
         routing_key=f"work.{first.group}.p{first.priority.queue_class}",
         type=_POINTERS,
-        body=tasks_pb2.Pointers(pointers=pointers).SerializeToString(),
+        body=pointers.SerializeToString(),
         # With the moment: a pointer that replaces a lost one is another message, and no repetition.
         id=f"{first.task_id}@{first.attempt}/{int(first.at.timestamp() * 1e6)}",
         time=first.at,
@@ -40,51 +42,45 @@ def pointers_message(bundle: Sequence[WaitingPointer]) -> Message:
 def news_messages(row: Any) -> list[Message]:
     """What a row of the news tells: one message, unless it became too large."""
     messages: list[Message] = []
-    bundle: list[events_pb2.TaskChanged] = []
-    size = 0
-    for change in _changes(row):
-        if bundle and size + len(change.result) + len(change.data) > _MOST_BYTES:
+    bundle, size = events_pb2.TasksChanged(), 0
+    count = len(row["task_ids"])
+    columns = [row[name] for name in _COLUMNS]
+    documents = row["data"] or [b"{}"] * count, row["results"] or [b""] * count
+    # What they have in common is said once and copied: to make each event of arguments costs twice as much.
+    alike = events_pb2.TaskChanged(kind=row["kind"], type=row["type"])
+    said_at = row["ats"][0]
+    set_time(alike.at, said_at)
+    for task_id, owner_id, sequence, attempt, at, labels, traceparent, data, result in zip(
+        *columns, *documents, strict=True
+    ):
+        if size and size + len(result) + len(data) > _MOST_BYTES:
             messages.append(_message(row, bundle))
-            bundle, size = [], 0
-        bundle.append(change)
-        size += len(change.result) + len(change.data) + len(change.labels) + _LEAST_BYTES
+            bundle, size = events_pb2.TasksChanged(), 0
+        size += len(result) + len(data) + len(labels) + _LEAST_BYTES
+        if at != said_at:
+            said_at = at
+            set_time(alike.at, at)
+        change = bundle.changes.add()
+        change.CopyFrom(alike)
+        change.task_id = task_id
+        change.owner_id = owner_id
+        change.sequence = sequence
+        change.attempt = attempt
+        change.data = data
+        change.result = result
+        change.labels = labels
+        change.traceparent = traceparent
     return [*messages, _message(row, bundle)]
 
 
-def _changes(row: Any) -> Iterator[events_pb2.TaskChanged]:
-    count = len(row["task_ids"])
-    columns = [row[name] for name in _COLUMNS]
-    data, results = row["data"] or [b"{}"] * count, row["results"] or [b""] * count
-    # Mostly one for all: the statement's.
-    said_at, time = row["ats"][0], to_time(row["ats"][0])
-    for task_id, owner_id, sequence, attempt, at, labels, traceparent, said, result in zip(
-        *columns, data, results, strict=True
-    ):
-        if at != said_at:
-            said_at, time = at, to_time(at)
-        yield events_pb2.TaskChanged(
-            task_id=task_id,
-            kind=row["kind"],
-            owner_id=owner_id,
-            type=row["type"],
-            sequence=sequence,
-            attempt=attempt,
-            at=time,
-            data=said,
-            result=result,
-            labels=labels,
-            traceparent=traceparent,
-        )
-
-
-def _message(row: Any, bundle: Sequence[events_pb2.TaskChanged]) -> Message:
-    first, alone = bundle[0], len(bundle) == 1
+def _message(row: Any, bundle: events_pb2.TasksChanged) -> Message:
+    first, alone = bundle.changes[0], len(bundle.changes) == 1
     return Message(
         exchange=EVENTS,
         # The kind is in the key so that who waits for one kind of task need not read about all the others.
         routing_key=f"tasks.task.{row['type']}.{row['kind']}",
         type=_CHANGED,
-        body=events_pb2.TasksChanged(changes=bundle).SerializeToString(),
+        body=bundle.SerializeToString(),
         # No two messages begin with the same event.
         id=f"{first.task_id}#{first.sequence}",
         time=row["ats"][0],

@@ -13,8 +13,9 @@ _YEAR_10000_SECONDS = 253_402_300_800
 
 
 def to_time(at: datetime) -> Timestamp:
-    past = at - _EPOCH
-    return Timestamp(seconds=past.days * 86_400 + past.seconds, nanos=past.microseconds * 1000)
+    time = Timestamp()
+    set_time(time, at)
+    return time
 
 
 def time_from(at: Timestamp, field: str) -> datetime:
@@ -27,4 +28,7 @@ def time_from(at: Timestamp, field: str) -> datetime:
 def set_time(field: Timestamp, at: datetime | None) -> None:
     """Leaves the field unset for None."""
     if at is not None:
-        field.CopyFrom(to_time(at))
+        past = at - _EPOCH
+        # Field by field: to make a message of arguments, and to copy it, costs three times as much.
+        field.seconds = past.days * 86_400 + past.seconds
+        field.nanos = past.microseconds * 1000

@@ -1,6 +1,6 @@
 """Model and contract say the same, in both directions."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -188,6 +188,26 @@ def test_news_of_a_commit_travel_together() -> None:
     changes = events_pb2.TasksChanged.FromString(event.body).changes
     assert [one.task_id for one in changes] == ["task_0", "task_1", "task_2"]
     assert (event.id, event.subject, event.sequence) == ("task_0#3", "", 0)
+
+
+def test_each_event_of_the_news_says_its_own() -> None:
+    """What events of a row have in common is made once; all that differs belongs to one of them alone."""
+    columns: dict[str, list[Any]] = {
+        "task_ids": ["task_1", "task_2", "task_3"],
+        "owner_ids": ["ann", "bob", "cleo"],
+        "sequences": [3, 4, 5],
+        "attempts": [1, 0, 2],
+        "ats": [AT, AT + timedelta(microseconds=1), AT],
+        "data": [b"{}", b'{"a":1}', b"{}"],
+        "results": [b"1", b"", b"3"],
+        "labels": [b'{"b":2}', b"", b""],
+        "traceparents": ["", "parent", ""],
+    }
+    (event,) = news_messages(news("succeeded", 3) | columns)
+    names = ["task_id", "owner_id", "sequence", "attempt", "at", "data", "result", "labels", "traceparent"]
+    told = [dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    changes = [events_pb2.TaskChanged(**one, kind="automation", type="succeeded") for one in told]
+    assert events_pb2.TasksChanged.FromString(event.body) == events_pb2.TasksChanged(changes=changes)
 
 
 def test_large_news_travel_apart() -> None:
