@@ -63,23 +63,25 @@ class Bundles:
         return round(messages * pace.each)
 
     async def publish(self, pointers: Sequence[WaitingPointer], publish: PublishBundles) -> list[bool]:
-        """Publishes pointers in their order; says of each whether the broker took it. Raises what `publish` does."""
+        """Publishes pointers, those of a queue in their order, and says of each whether the broker took it.
+
+        Raises what `publish` does.
+        """
         bundles = self._bundle(pointers)
         outcomes = await publish(bundles)
         taken = {one.seq for bundle, ok in zip(bundles, outcomes, strict=True) if ok for one in bundle}
         return [one.seq in taken for one in pointers]
 
     def _bundle(self, pointers: Sequence[WaitingPointer]) -> list[list[WaitingPointer]]:
-        bundles: list[list[WaitingPointer]] = []
-        open_ones: dict[tuple[str, Priority], list[WaitingPointer]] = {}
+        by_queue: defaultdict[tuple[str, Priority], list[WaitingPointer]] = defaultdict(list)
         for one in pointers:
-            queue = one.group, one.priority
+            by_queue[one.group, one.priority].append(one)
+        bundles: list[list[WaitingPointer]] = []
+        for queue, mine in by_queue.items():
             pace = self._paces[queue]
-            bundle = open_ones.get(queue)
-            if bundle is None or len(bundle) >= pace.most:
-                bundle = open_ones[queue] = []
-                bundles.append(bundle)
-                pace.messages += 1
-            bundle.append(one)
-            pace.pointers += 1
+            most = pace.most
+            cut = [mine[start : start + most] for start in range(0, len(mine), most)]
+            pace.messages += len(cut)
+            pace.pointers += len(mine)
+            bundles += cut
         return bundles

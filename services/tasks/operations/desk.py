@@ -138,10 +138,9 @@ class Desk:
         if not clean.outcomes:
             return []
         results = replace(clean, outcomes=tuple(o for o in clean.outcomes if o.result is not None))
-        ends = await self.results.put(results) if results.outcomes else ()
-        done = {outcome for outcome, end in zip(results.outcomes, ends, strict=True) if end is not None}
+        ends = iter(await self.results.put(results) if results.outcomes else ())
         # What was not ended so is not held any more, or others wait for it.
-        left = replace(clean, outcomes=tuple(o for o in clean.outcomes if o not in done))
+        left = replace(clean, outcomes=tuple(o for o in clean.outcomes if o.result is None or next(ends) is None))
         if not left.outcomes or not (unsettled := _unsettled(left.outcomes, await self.outcomes.put(left))):
             return []
         reported = await self._store.find_reported(clean.session_id, unsettled)

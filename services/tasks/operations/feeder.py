@@ -3,6 +3,7 @@ many tasks another has queued before.
 """
 
 import asyncio
+from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -157,9 +158,11 @@ class Feeder:
             return _LOOK_EVERY_SECONDS
         self._fed_at = now
         self._moved_at = now if taken else self._moved_at
+        owners: defaultdict[tuple[str, Priority], list[str]] = defaultdict(list)
+        for one in taken:
+            owners[one.group, one.priority].append(one.owner_id)
         for queue in wanted:
-            owners = [one.owner_id for one in taken if (one.group, one.priority) == (queue.group, queue.priority)]
-            self._windows[queue.group, queue.priority].take(owners, queue.most)
+            self._windows[queue.group, queue.priority].take(owners[queue.group, queue.priority], queue.most)
         # Also when nothing was taken: then the turn begins with the first owner again.
         if any(window.waits and window.credit > 0 for window in self._windows.values()):
             return 0.0

@@ -47,8 +47,7 @@ class WorkerService(tasks_pb2_grpc.WorkerServiceServicer):
 
     async def Claim(self, request: tasks_pb2.ClaimRequest, context: Any) -> tasks_pb2.ClaimResponse:
         del context
-        claimed = await self._desk.claim(wire.claims_from(request))
-        return tasks_pb2.ClaimResponse(claimed=map(wire.to_claimed, claimed))
+        return wire.to_claims(await self._desk.claim(wire.claims_from(request)))
 
     async def Finish(self, request: tasks_pb2.FinishRequest, context: Any) -> tasks_pb2.FinishResponse:
         del context

@@ -178,15 +178,15 @@ async def _pick(pg: DriverConnection, queues: Sequence[Queue]) -> list[WaitingPo
         [queue.most for queue in queues],
         [queue.after_owner for queue in queues],
     )
-    lanes = {(queue.group, queue.priority): queue.lane for queue in queues}
-    return [_waiting(row, lanes[row["work_group"], row["priority"]]) for row in rows]
+    asked = {(queue.group, int(queue.priority)): queue for queue in queues}
+    return [_waiting(row, asked[row["work_group"], row["priority"]]) for row in rows]
 
 
-def _waiting(row: Any, lane: str) -> WaitingPointer:
+def _waiting(row: Any, queue: Queue) -> WaitingPointer:
     return WaitingPointer(
-        lane=lane,
-        group=row["work_group"],
-        priority=Priority(row["priority"]),
+        lane=queue.lane,
+        group=queue.group,
+        priority=queue.priority,
         owner_id=row["owner_id"],
         seq=row["seq"],
         task_id=row["task_id"],

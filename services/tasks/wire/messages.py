@@ -24,7 +24,9 @@ def pointers_message(bundle: Sequence[WaitingPointer]) -> Message:
     first, alone = bundle[0], len(bundle) == 1
     pointers = tasks_pb2.Pointers()
     for one in bundle:
-        pointers.pointers.add(task_id=one.task_id, attempt=one.attempt)
+        pointer = pointers.pointers.add()
+        pointer.task_id = one.task_id
+        pointer.attempt = one.attempt
     return Message(
         exchange=WORK,
         routing_key=f"work.{first.group}.p{first.priority.queue_class}",
