@@ -98,8 +98,12 @@ async def test_errors_arrive_whole(stub: Any, servicer: Servicer):
 
 async def test_a_caller_that_leaves_cancels_what_was_begun(stub: Any, servicer: Servicer):
     """By its deadline or by itself; the next call is answered."""
-    with pytest.raises(errors.DeadlineExceeded):
-        await stub.Chat(ask("wait"), timeout=0.1)
+    # Where the machine is slow, a short time may be over before the callee has heard of the call.
+    for seconds in (0.1, 1, 5):
+        with pytest.raises(errors.DeadlineExceeded):
+            await stub.Chat(ask("wait"), timeout=seconds)
+        if "wait" in servicer.begun:
+            break
     await eventually(servicer.begun["wait"].cancelled)
     call = asyncio.ensure_future(stub.Chat(ask("wait more")))
     await eventually(lambda: "wait more" in servicer.begun)

@@ -83,7 +83,7 @@ class Streams:
 
 @pytest.fixture
 async def streams(user: Client) -> AsyncIterator[Streams]:
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=300)) as session:
         yield Streams(session, user.token)
 
 
@@ -100,7 +100,7 @@ async def test_five_chats_of_a_user_and_no_sixth(mesh: Limited, streams: Streams
         assert "retry-after" not in refused.headers
     streams.open.pop(0).close()
     await eventually(lambda: mesh.slow.left == 1, 10)
-    await streams.until_let_in(url, 5)
+    await streams.until_let_in(url, 8)
     assert (await streams.begin(url)).status == 429
 
 
@@ -117,7 +117,7 @@ async def test_a_gateway_that_is_killed_leaves_nothing_taken(mesh: Limited, stre
     await streams.until_let_in(other, lease_seconds + 5)
     # By now the stream that was kept is older than a lease; it was renewed, so four of five are free.
     for _ in range(PLACES - 2):
-        await streams.until_let_in(other, 5)
+        await streams.until_let_in(other, 20)
     assert (await streams.begin(other)).status == 429
     mesh.slow.on.set()
     assert b'"finish":true' in await kept.read()
@@ -145,7 +145,7 @@ async def test_a_limiter_that_is_killed_lets_no_sixth_chat_in(
     await limiter.wait()
     assert {(await streams.begin(url, path)).status for path in [*CHATS] * 15} == {429}
     streams.open.pop().close()
-    await streams.until_let_in(url, 5)
+    await streams.until_let_in(url, 20)
     await mesh.start_limiter(address)
     async with asyncio.timeout(60):
         while "x-ratelimit-degraded" in (await user.get("/api/v1/agents")).headers:
@@ -183,7 +183,7 @@ async def test_a_users_sockets_count_in_all_gateways_together(mesh: Limited, use
             await connect(urls[1])
         assert refusal.value.status == 429
         await sockets[0].close()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while True:
                 try:
                     await connect(urls[1])

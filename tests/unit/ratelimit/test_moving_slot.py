@@ -24,11 +24,14 @@ TRY_AGAIN, ELSEWHERE = hiredis.ReplyError("TRYAGAIN later"), hiredis.ReplyError(
 
 
 class Silent:
-    """A connection that gives its replies one after the other, long after the deadline; `silent_seconds` is set."""
+    """A connection that gives its replies one after the other, long after the deadline; while `silent_seconds` is set,
+    not before it is told to.
+    """
 
     def __init__(self, *replies: Any, silent_seconds: float) -> None:
         self._replies = list(replies)
         self.silent_seconds = silent_seconds
+        self._unsaid: list[tuple[Any, Any]] = []
 
     def ask(self, *command: Any) -> "asyncio.Future[Any]":
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -37,8 +40,16 @@ class Silent:
             return reply
         found = self._replies.pop(0) if len(self._replies) > 1 else self._replies[0]
         give = reply.set_exception if isinstance(found, Exception) else reply.set_result
-        asyncio.get_running_loop().call_later(20 * DEADLINE_SECONDS, give, found)
+        if self.silent_seconds:
+            self._unsaid.append((give, found))
+        else:
+            asyncio.get_running_loop().call_later(20 * DEADLINE_SECONDS, give, found)
         return reply
+
+    def speak(self) -> None:
+        """Gives all replies that were held back."""
+        for give, found in self._unsaid:
+            give(found)
 
 
 def slot_over(here: Silent, there: Silent | None = None) -> MovingSlot:
@@ -67,6 +78,7 @@ async def test_a_silent_redis_is_late(asked_there: bool):
     with pytest.raises(InDoubt) as doubt:
         await slot.decide(ASKS)
     assert not doubt.value.late.done()
+    silent.speak()
     async with asyncio.timeout(30):
         assert (await doubt.value.late).verdicts[0].allowed
 
