@@ -3,7 +3,7 @@
 What only some tasks have (unique keys, prerequisites) is in `linking`, and costs the others no statement.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -60,10 +60,15 @@ WHERE owner_id = $1 AND key = $2 AND task_id = $3
 RETURNING queue_position, estimated_seconds, estimated_at, duplicate
 """
 
-# Pointers that take the short way ($21) get a lane of their own, and tell their numbers.
+# Pointers that take the short way ($21) get a lane of their own, and tell their numbers. Columns in which no row has a
+# value may come as empty arrays, and are all NULL then; only what the caller does not know is told.
 _INSERT = f"""
 WITH i AS (
-  SELECT i.*, CASE WHEN run_at > now() OR run_after <> '' THEN $19::smallint ELSE $20::smallint END AS state,
+  SELECT task_id, owner_id, kind, work_group, priority, payload, coalesce(labels, '') AS labels, max_attempts,
+         timeout_seconds, run_at, deadline_at, coalesce(traceparent, '') AS traceparent,
+         string_to_array(nullif(run_after, ''), ',') AS run_after, coalesce(join_any, false) AS join_any, unique_key,
+         unique_digest, schedule_id, channel, coalesce(lane, '') AS lane,
+         CASE WHEN run_at > now() OR run_after <> '' THEN $19::smallint ELSE $20::smallint END AS state,
          1 AS sequence, 0 AS attempt, now() AS at
   FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::smallint[], $6::bytea[], $7::bytea[], $8::int[],
               $9::int[], $10::timestamptz[], $11::timestamptz[], $12::text[], $13::text[], $14::bool[], $15::text[],
@@ -75,12 +80,12 @@ WITH i AS (
                           timeout_seconds, run_at, deadline_at, traceparent, created_at, run_after, join_any,
                           unique_key, schedule_id)
   SELECT task_id, owner_id, kind, work_group, priority, payload, labels, max_attempts, timeout_seconds, run_at,
-         deadline_at, traceparent, at, string_to_array(nullif(run_after, ''), ','), join_any, unique_key,
-         schedule_id FROM i
+         deadline_at, traceparent, at, run_after, join_any, unique_key, schedule_id FROM i
 ), l AS (
   INSERT INTO tasks.task_live (task_id, state, work_group, priority, max_attempts, sequence, enqueued_at, waits,
                                unique_digest, channel)
-  SELECT task_id, state, work_group, priority, max_attempts, 1, CASE state WHEN $20 THEN at END, run_after <> '',
+  SELECT task_id, state, work_group, priority, max_attempts, 1, CASE state WHEN $20 THEN at END,
+         run_after IS NOT NULL,
          unique_digest, channel FROM i
 ), e AS (
   INSERT INTO tasks.task_event (task_id, sequence, type, attempt, at, data)
@@ -90,8 +95,9 @@ WITH i AS (
   SELECT run_at, task_id, 1, 0 FROM i WHERE run_at > now()
   UNION ALL SELECT deadline_at, task_id, 2, 0 FROM i WHERE deadline_at IS NOT NULL
 ), n AS ({news_of("i", f"'{EventType.QUEUED}'")}), p AS ({pointers_to("(SELECT * FROM i WHERE state = $20)")})
-SELECT task_id, state, at, NULL::bigint AS seq, NULL AS lane FROM i
-UNION ALL SELECT task_id, NULL, NULL, seq, lane FROM p
+SELECT NULL AS task_id, NULL::bigint AS seq, now() AS at, EXISTS (SELECT FROM p WHERE lane <> '{DIRECT_LANE}') AS waits
+UNION ALL SELECT task_id, NULL, NULL, NULL FROM i WHERE state = $19
+UNION ALL SELECT task_id, seq, NULL, NULL FROM p WHERE lane = '{DIRECT_LANE}'
 """  # noqa: S608 - the parts above
 
 
@@ -180,15 +186,15 @@ class Accepting:
         self, transaction: Transaction, fresh: Sequence[Submission], direct: Collection[str]
     ) -> tuple[dict[str, Task], dict[str, int]]:
         """The tasks by id, and the numbers of pointers that take the short way."""
-        columns = [list(column) for column in zip(*map(_row, fresh), strict=True)]
-        lanes = [DIRECT_LANE if s.task_id in direct else "" for s in fresh]
-        rows = await transaction.pg.fetch(_INSERT, *columns, State.SCHEDULED, State.QUEUED, lanes)
-        written = {row["task_id"]: (State(row["state"]), row["at"]) for row in rows if row["state"] is not None}
-        pointers = [row for row in rows if row["seq"] is not None]
-        seqs = {row["task_id"]: row["seq"] for row in pointers if row["lane"] == DIRECT_LANE}
-        transaction.due |= {Due.NEWS} if len(seqs) == len(pointers) else {Due.NEWS, Due.WORK}
+        columns = _columns(_row(s) for s in fresh)
+        lanes = [DIRECT_LANE if s.task_id in direct else None for s in fresh] if direct else []
+        told, *rows = await transaction.pg.fetch(_INSERT, *columns, State.SCHEDULED, State.QUEUED, lanes)
+        seqs = {row["task_id"]: row["seq"] for row in rows if row["seq"] is not None}
+        scheduled = {row["task_id"] for row in rows if row["seq"] is None}
+        transaction.due |= {Due.NEWS, Due.WORK} if told["waits"] else {Due.NEWS}
         await linking.link(transaction, fresh)
-        return {s.task_id: _task(s, *written[s.task_id]) for s in fresh}, seqs
+        states = [State.SCHEDULED if s.task_id in scheduled else State.QUEUED for s in fresh]
+        return {s.task_id: _task(s, state, told["at"]) for s, state in zip(fresh, states, strict=True)}, seqs
 
 
 def _is_tied(submission: Submission) -> bool:
@@ -240,6 +246,11 @@ def _accepted(answer: Accepted | MeshError, index: int) -> Accepted:
     return answer
 
 
+def _columns(rows: Iterable[tuple[Any, ...]]) -> list[Sequence[Any]]:
+    # What no task of the batch has is not sent for each of them.
+    return [column if any(column) else () for column in zip(*rows, strict=True)]
+
+
 def _row(s: Submission) -> tuple[Any, ...]:
     return (
         s.task_id,
@@ -254,7 +265,7 @@ def _row(s: Submission) -> tuple[Any, ...]:
         s.run_at,
         s.deadline_at,
         s.traceparent,
-        ",".join(s.run_after),
+        ",".join(s.run_after) or None,
         s.join_any,
         s.unique_key or None,
         s.unique_digest,
