@@ -15,9 +15,10 @@ from services.tasks.store.changes import ENDED, LIVE_COLUMNS, to_live, write
 from services.tasks.store.news import news_of
 from services.tasks.store.outgoing import Outgoing
 
-# A batch is looked up at once (= ANY) in each table: by its index and in the ids' order, in which rows are locked too,
-# with one descent for each day of history. What is found is joined by hashing, as `HOT_PLANNER` has it. The index on
-# sessions is kept out of it (`coalesce`), because it leads to everything that a session has held lately.
+# A batch is looked up at once (= ANY) in each table, by its index, with one descent for each day of history. What is
+# found is joined by hashing, as `HOT_PLANNER` has it. Both sides of the join that changes rows are in the order of ids,
+# since either may lead: so all lock rows in one order, and nobody deadlocks. The index on sessions is kept out of it
+# (`coalesce`), because it leads to everything that a session has held lately.
 # Sessions that may not claim take no part, and are known by what comes back of them. Two pointers to one attempt in a
 # batch (a duplicate, or two sessions) update its row once, for one of them. The second part of `a` answers a repeated
 # call, and rests when all are claimed. It sees the rows as they were before this statement, so nothing is in both.
@@ -31,7 +32,7 @@ WITH s AS MATERIALIZED (
 ), m AS MATERIALIZED (
   SELECT i.*, t.timeout_seconds, t.deadline_at
   FROM unnest($1::text[], $2::int[], $3::text[]) AS i(task_id, attempt, session_id) JOIN t USING (task_id)
-  WHERE i.session_id = ANY(ARRAY(SELECT session_id FROM s WHERE NOT draining))
+  WHERE i.session_id = ANY(ARRAY(SELECT session_id FROM s WHERE NOT draining)) ORDER BY task_id
 ), u AS (
   UPDATE tasks.task_live l
   SET state = {State.RUNNING:d}, attempt = l.attempt + 1, sequence = l.sequence + 1, session_id = m.session_id,
@@ -68,7 +69,7 @@ WITH t AS MATERIALIZED (
 ), i AS MATERIALIZED (
   SELECT i.attempt AS held, i.session_id, i.result, t.*
   FROM unnest($1::text[], $2::int[], $3::text[], $4::bytea[]) AS i(task_id, attempt, session_id, result)
-  JOIN t USING (task_id)
+  JOIN t USING (task_id) ORDER BY task_id
 ), z AS (
   DELETE FROM tasks.task_live l USING i
   WHERE l.task_id = i.task_id AND l.task_id = ANY($1::text[]) AND l.state = {State.RUNNING:d} AND l.attempt = i.held
