@@ -71,7 +71,7 @@ async def build(settings: Settings, host: Host) -> None:
         identity=identity,
         feeds=feeds,
         links=_open_links(settings, host, peers, broker),
-        submissions=Submissions(peers.tasks),
+        submissions=Submissions(peers.tasks, peers.task_lane),
         clock=host.clock,
         chat_timeout_seconds=settings.http.chat_timeout_seconds,
         version=VERSION,

@@ -15,13 +15,15 @@ from chassis.rpc.peer import open_peer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peers:
-    """One stub a face. `llm` runs over a lane, because every chat goes through it; the others over plain calls.
+    """One stub a face. `llm` runs over a lane, because every chat goes through it, and so does `task_lane`, for single
+    submissions; the others over plain calls.
 
     Decisions of `ratelimit` have a lane of their own, at the edge.
     """
 
     agents: "agents_pb2_grpc.AgentServiceAsyncStub"
     tasks: "tasks_pb2_grpc.TaskServiceAsyncStub"
+    task_lane: "tasks_pb2_grpc.TaskServiceAsyncStub"
     webhooks: "webhooks_pb2_grpc.WebhookServiceAsyncStub"
     workers: "tasks_pb2_grpc.WorkerServiceAsyncStub"
     llm: "llm_pb2_grpc.LlmServiceAsyncStub"
@@ -34,9 +36,11 @@ async def open_peers(host: Host, discovery: Discovery) -> Peers:
     tasks = await host.enter(open_peer(host, "tasks", discovery))
     ratelimit = await host.enter(open_peer(host, "ratelimit", discovery))
     lane = await host.enter(open_lane(host, "llm", discovery))
+    task_lane = await host.enter(open_lane(host, "tasks", discovery))
     return Peers(
         agents=agents_pb2_grpc.AgentServiceStub(agents),
         tasks=tasks_pb2_grpc.TaskServiceStub(tasks),
+        task_lane=tasks_pb2_grpc.TaskServiceStub(task_lane),
         webhooks=webhooks_pb2_grpc.WebhookServiceStub(tasks),
         workers=tasks_pb2_grpc.WorkerServiceStub(tasks),
         llm=llm_pb2_grpc.LlmServiceStub(lane),

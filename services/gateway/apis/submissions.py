@@ -35,10 +35,17 @@ class Submitted:
 
 
 class Submissions:
-    """The way of every submission to the tasks service."""
+    """The way of every submission to the tasks service.
 
-    def __init__(self, tasks: "tasks_pb2_grpc.TaskServiceAsyncStub") -> None:
+    Args:
+        lane: for single submissions, which are many and small; `tasks` for the rest.
+    """
+
+    def __init__(
+        self, tasks: "tasks_pb2_grpc.TaskServiceAsyncStub", lane: "tasks_pb2_grpc.TaskServiceAsyncStub"
+    ) -> None:
         self._tasks = tasks
+        self._lane = lane
         self._under_way: set[tuple[str, str]] = set()
 
     async def submit(self, scope: Scope, request: tasks_pb2.SubmitRequest) -> Submitted:
@@ -71,13 +78,13 @@ class Submissions:
 
     async def _once(self, request: tasks_pb2.SubmitRequest) -> Submitted:
         if not request.idempotency_key:
-            return _submitted(await self._tasks.Submit(request))
+            return _submitted(await self._lane.Submit(request))
         key = request.owner_id, request.idempotency_key
         if key in self._under_way:
             raise Conflict("A request with this Idempotency-Key is under way", code="IDEMPOTENCY_IN_FLIGHT")
         self._under_way.add(key)
         try:
-            return _submitted(await self._tasks.Submit(request))
+            return _submitted(await self._lane.Submit(request))
         finally:
             self._under_way.discard(key)
 

@@ -75,7 +75,7 @@ def _front() -> App:
     peers: dict[str, Any] = {name: _Part(name) for name in ("agents", "tasks", "webhooks", "llm", "ratelimit")}
     return create_app(
         Behind(
-            peers=Peers(workers=None, **peers),  # type: ignore[arg-type]  # nothing here asks for them
+            peers=Peers(workers=None, task_lane=None, **peers),  # type: ignore[arg-type]  # nothing here asks for them
             identity=part("identity"),
             feeds=Feeds(executions=part("feeds.executions"), tasks=part("feeds.tasks")),
             links=part("links"),
@@ -106,7 +106,7 @@ class World:
         nobody: Any = None
         behind = BehindWorkers(workers=nobody, tasks=nobody, broker=nobody, queue_type="classic", clock=self.clock)
         self.links = Links(behind, 15.0)
-        self.submissions = Submissions(self.tasks)  # type: ignore[arg-type]  # as below
+        self.submissions = Submissions(self.tasks, self.tasks)  # type: ignore[arg-type]  # as below
 
     async def front(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The APIs themselves."""
