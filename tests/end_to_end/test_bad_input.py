@@ -20,7 +20,7 @@ from tests.support.client import Answer, Client, client
 from tests.support.generous import write_rules
 from tests.support.mesh import Mesh, throw_away_mesh
 
-pytestmark = [pytest.mark.mesh, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.mesh, pytest.mark.timeout(900)]
 
 CHAT, COMPLETIONS, TASKS, REGISTER = "/api/v1/chat", "/v1/chat/completions", "/api/v1/tasks", "/api/auth/register"
 POSTS = (CHAT, COMPLETIONS, TASKS, "/api/agents", "/api/execute", REGISTER, "/api/v1/keys", "/api/v1/chat/stream")

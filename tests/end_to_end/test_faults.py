@@ -89,7 +89,7 @@ async def _prove(directory: Path, faults: list[Fault], seed: int) -> None:
         assert not wrong, f"seed {seed}: {figures}\n" + "\n".join(wrong[:40]) + f"\n{plan}\n{stage.logs()}"
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 async def test_nothing_accepted_is_lost(tmp_path: Path):
     """A minute of faults, the same ones each time."""
     seed = int(os.environ.get("MESH_FAULT_SEED", "1"))

@@ -1,7 +1,7 @@
 """Real gRPC servers and clients on loopback, as many as a test wants, with a directory that the test writes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ from mesh.llm.v1 import llm_pb2_grpc
 from chassis.clock import SystemClock
 from chassis.config import Discovery, Process, Rpc
 from chassis.discovery import Address
+from chassis.errors import DeadlineExceeded, Unavailable
 from chassis.lifecycle import Host
 from chassis.rpc.lane import Lane
 from chassis.rpc.lane_stream import LaneStream
@@ -62,6 +63,18 @@ async def calling(make: Callable[[Pool], Any], directory: Directory, window: int
 
 
 TRANSPORTS = (Peer, Lane)
+
+
+async def until_answered(ask: Callable[[], Awaitable[Any]]) -> None:
+    """Waits until a connection stands: a call waits a second for it, which may be too short on a busy machine."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                await ask()
+            except (Unavailable, DeadlineExceeded):
+                await asyncio.sleep(0.05)
+            else:
+                return
 
 
 async def eventually(condition: Callable[[], bool], seconds: float = 30.0) -> None:

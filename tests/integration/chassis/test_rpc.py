@@ -14,7 +14,7 @@ from chassis.rpc import deadline
 from chassis.rpc.lane import Lane
 from chassis.rpc.peer import Peer
 from deploy.local.ports import free_port
-from tests.support.rpc import TRANSPORTS, Directory, calling, eventually, serving
+from tests.support.rpc import TRANSPORTS, Directory, calling, eventually, serving, until_answered
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 
@@ -83,6 +83,8 @@ async def stub(transport: Any, servicer: Servicer) -> AsyncIterator[Any]:
     directory = Directory()
     async with serving(servicer) as (_, address), calling(transport, directory) as made:
         directory.known = (address,)
+        await until_answered(lambda: made.Chat(ask()))
+        servicer.calls = 0
         yield made
 
 
@@ -283,19 +285,8 @@ async def test_a_restarted_instance_is_found_again(transport: Any):
         with pytest.raises((errors.Unavailable, errors.DeadlineExceeded)):
             await stub.Chat(ask(), timeout=0.3)
         await stack.enter_async_context(serving(Servicer(), port=address.port))
-        await _until_answered(stub)
+        await until_answered(lambda: stub.Chat(ask(), timeout=1))
         assert (await stub.Chat(ask("back"))).model == "back"
-
-
-async def _until_answered(stub: Any) -> None:
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                await stub.Chat(ask(), timeout=1)
-            except errors.MeshError:
-                await asyncio.sleep(0.05)
-            else:
-                return
 
 
 async def test_an_instance_that_ends_under_load_is_found_again(transport: Any):
@@ -317,7 +308,7 @@ async def test_an_instance_that_ends_under_load_is_found_again(transport: Any):
                     directory.known = (address,)
                     for _ in range(20):
                         group.create_task(load(stub))
-                await _until_answered(stub)
+                await until_answered(lambda: stub.Chat(ask(), timeout=1))
         over.set()
 
 

@@ -9,7 +9,7 @@ from mesh.llm.v1 import llm_pb2
 
 from chassis import errors
 from chassis.rpc.lane import Lane
-from tests.support.rpc import Directory, calling, eventually, serving
+from tests.support.rpc import Directory, calling, eventually, serving, until_answered
 
 METHOD = "/mesh.llm.v1.LlmService/Chat"
 
@@ -57,6 +57,8 @@ async def stub(servicer: Servicer) -> AsyncIterator[Any]:
     directory = Directory()
     async with serving(servicer, {METHOD: servicer.chat_batch}) as (_, address), calling(Lane, directory) as made:
         directory.known = (address,)
+        await until_answered(lambda: made.Chat(ask("first")))
+        servicer.sizes.clear()
         yield made
 
 

@@ -10,7 +10,7 @@ from mesh.llm.v1 import llm_pb2
 from chassis import errors, telemetry
 from chassis.rpc.lane import Lane
 from chassis.rpc.methods import Start
-from tests.support.rpc import Directory, calling, eventually, serving
+from tests.support.rpc import Directory, calling, eventually, serving, until_answered
 
 METHOD = "/mesh.llm.v1.LlmService/Chat"
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
@@ -63,6 +63,8 @@ async def stub(servicer: Servicer) -> AsyncIterator[Any]:
     starts = {METHOD: Start(servicer.begin, servicer.finish)}
     async with serving(servicer, starts=starts) as (_, address), calling(Lane, directory) as made:
         directory.known = (address,)
+        await until_answered(lambda: made.Chat(ask("first")))
+        servicer.parents.clear()
         yield made
 
 

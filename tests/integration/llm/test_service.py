@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from chassis.rpc.peer import open_peer
 from deploy.local.ports import free_port
 from services.llm.app import build
 from services.llm.config import Keys, Llm, Ollama, Settings
+from tests.support.rpc import until_answered
 from tests.support.upstream import KEY, MODEL, Upstream, upstream
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nowhere"
@@ -59,7 +61,10 @@ async def running(database_url: str, behind: Upstream) -> AsyncIterator[Service]
         await host.health.set_ready(True)
         peer = await host.enter(open_peer(host, "llm", found))
         lane = await host.enter(open_lane(host, "llm", found))
-        yield Service(host, peer, lane, behind)
+        made = Service(host, peer, lane, behind)
+        for stub in (made.peer, made.lane):
+            await until_answered(partial(stub.ListProviders, llm_pb2.ListProvidersRequest()))
+        yield made
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ class Mesh:
     async def channel(self, address: str) -> grpc.aio.Channel:
         """A plain channel, open until the end of the test, connected."""
         channel = await self._stack.enter_async_context(grpc.aio.insecure_channel(address))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             await channel.channel_ready()
         return channel
 
