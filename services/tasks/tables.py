@@ -151,10 +151,7 @@ schedule = Table(
 
 # Who waits for a task: found by the statement that ends it. Rows of tasks that wait no more are pruned.
 prerequisite = Table(
-    "prerequisite",
-    metadata,
-    Column("after_id", _ID, primary_key=True),
-    Column("task_id", _ID, primary_key=True),
+    "prerequisite", metadata, Column("after_id", _ID, primary_key=True), Column("task_id", _ID, primary_key=True)
 )
 
 # Pointers that are not with the broker yet. The key's order is that in which they are looked for: few are published
@@ -173,6 +170,16 @@ pointer = Table(
     Column("traceparent", Text, nullable=False),
     Column("at", _TIME, nullable=False),
     postgresql_with=_CLEANED_OFTEN,
+)
+
+# Pointers on the short way, a row for all of a commit: by it they are found when nobody is left to publish them.
+direct = Table(
+    "direct",
+    metadata,
+    Column("seq", BigInteger, Identity(), primary_key=True),
+    Column("at", _TIME, nullable=False),
+    Column("task_ids", ARRAY(Text), nullable=False),
+    postgresql_with={"toast_tuple_target": "8160", **_CLEANED_OFTEN},
 )
 
 # The places of a kind with a bound: each belongs to one attempt from its pointer on, and is free when that is over.
@@ -232,8 +239,7 @@ idem = Table(
     Column("owner_id", Text, primary_key=True),
     Column("key", Text, primary_key=True),
     Column("fingerprint", LargeBinary, nullable=False),
-    # Or a webhook's id.
-    Column("task_id", _ID, nullable=False),
+    Column("task_id", _ID, nullable=False),  # or a webhook's id
     Column("expires_at", _TIME, nullable=False),
     # What was answered first; null before that.
     Column("queue_position", BigInteger),
@@ -319,7 +325,7 @@ cron_fire = Table(
 )
 
 # The news that are not with the broker yet. A row tells what happened to all the tasks that one commit changed in the
-# same way: the columns are arrays with an entry a task. Too short-lived to be compressed.
+# same way: the columns are arrays with an entry a task. Too short-lived to be compressed; whole as long as it fits.
 news = Table(
     "news",
     metadata,
@@ -331,13 +337,11 @@ news = Table(
     Column("sequences", ARRAY(Integer), nullable=False),
     Column("attempts", ARRAY(Integer), nullable=False),
     Column("ats", ARRAY(_TIME), nullable=False),
-    # Null: empty objects.
-    Column("data", ARRAY(LargeBinary)),
-    # Null: none.
-    Column("results", ARRAY(LargeBinary)),
+    Column("data", ARRAY(LargeBinary)),  # null: empty objects
+    Column("results", ARRAY(LargeBinary)),  # null: none
     Column("labels", ARRAY(LargeBinary), nullable=False),
     Column("traceparents", ARRAY(Text), nullable=False),
-    postgresql_with=_CLEANED_OFTEN,
+    postgresql_with={"toast_tuple_target": "8160", **_CLEANED_OFTEN},
 )
 
 # Whoever ends a task looks for its owner's: hence the index, which is as small as there are webhooks. A deleted one

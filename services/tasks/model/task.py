@@ -141,7 +141,7 @@ def digest_unique(owner_id: str, kind: str, unique_key: str) -> bytes:
 @dataclass(slots=True, kw_only=True)
 class Accepted:
     """What became of a submission: a new task, or another: of its idempotency key (`replayed`), or the live one of its
-    unique key (`duplicate`). `pointer_seq` is of a pointer that is the caller's to publish; 0: there is none.
+    unique key (`duplicate`). `pointer_seq` is of the row of a pointer that is the caller's to publish; 0: none.
     """
 
     task: Task

@@ -10,9 +10,6 @@ from typing import NamedTuple
 from services.tasks.model.states import Priority
 from services.tasks.model.task import Kind, TaskError
 
-# Of pointers that whoever accepted their task publishes itself; no kind can have this name.
-DIRECT_LANE = ">"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opening:

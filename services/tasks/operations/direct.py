@@ -9,7 +9,7 @@ from chassis.errors import MeshError, Unavailable
 from chassis.logging import get_logger
 from chassis.retry import backoff_seconds
 from services.tasks.model.task import Accepted, Submission
-from services.tasks.model.work import DIRECT_LANE, WaitingPointer
+from services.tasks.model.work import WaitingPointer
 from services.tasks.operations.feeder import Feeder
 from services.tasks.ports import PointerStore, PublishBundles
 
@@ -97,7 +97,7 @@ class Direct:
 def _pointer(submission: Submission, accepted: Accepted) -> WaitingPointer:
     task = accepted.task
     return WaitingPointer(
-        lane=DIRECT_LANE,
+        lane="",
         group=submission.group,
         priority=task.priority,
         owner_id=task.owner_id,

@@ -12,7 +12,6 @@ from chassis.database import DriverConnection
 from chassis.errors import Conflict, MeshError
 from services.tasks.model.states import Due, EventType, State
 from services.tasks.model.task import Accepted, Receipt, Submission, Task
-from services.tasks.model.work import DIRECT_LANE
 from services.tasks.store import bounds, linking
 from services.tasks.store.news import news_of
 from services.tasks.store.outgoing import Outgoing, Transaction, pointers_to
@@ -60,21 +59,25 @@ WHERE owner_id = $1 AND key = $2 AND task_id = $3
 RETURNING queue_position, estimated_seconds, estimated_at, duplicate
 """
 
-# Pointers that take the short way ($21) get a lane of their own, and tell their numbers. Columns in which no row has a
-# value may come as empty arrays, and are all NULL then; only what the caller does not know is told.
+# Pointers that take the short way ($21) share a row, whose number is told; those of a kind with a bound do not take it.
+# Columns in which no row has a value may come as empty arrays, and are all NULL then; only what the caller does not
+# know is told: the tasks that are not queued, or whose pointers do not take the short way after all.
 _INSERT = f"""
 WITH i AS (
   SELECT task_id, owner_id, kind, work_group, priority, payload, coalesce(labels, '') AS labels, max_attempts,
          timeout_seconds, run_at, deadline_at, coalesce(traceparent, '') AS traceparent,
          string_to_array(nullif(run_after, ''), ',') AS run_after, coalesce(join_any, false) AS join_any, unique_key,
-         unique_digest, schedule_id, channel, coalesce(lane, '') AS lane,
+         unique_digest, schedule_id, channel, coalesce(straight, false) AS straight,
+         coalesce(straight AND kind <> ALL(ARRAY(
+           SELECT k.kind FROM tasks.kind k WHERE k.kind = ANY($3) AND k.max_running > 0
+         )), false) AS direct,
          CASE WHEN run_at > now() OR run_after <> '' THEN $19::smallint ELSE $20::smallint END AS state,
          1 AS sequence, 0 AS attempt, now() AS at
   FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::smallint[], $6::bytea[], $7::bytea[], $8::int[],
               $9::int[], $10::timestamptz[], $11::timestamptz[], $12::text[], $13::text[], $14::bool[], $15::text[],
-              $16::bytea[], $17::text[], $18::text[], $21::text[])
+              $16::bytea[], $17::text[], $18::text[], $21::bool[])
   AS i(task_id, owner_id, kind, work_group, priority, payload, labels, max_attempts, timeout_seconds, run_at,
-       deadline_at, traceparent, run_after, join_any, unique_key, unique_digest, schedule_id, channel, lane)
+       deadline_at, traceparent, run_after, join_any, unique_key, unique_digest, schedule_id, channel, straight)
 ), t AS (
   INSERT INTO tasks.task (task_id, owner_id, kind, work_group, priority, payload, labels, max_attempts,
                           timeout_seconds, run_at, deadline_at, traceparent, created_at, run_after, join_any,
@@ -85,8 +88,7 @@ WITH i AS (
   INSERT INTO tasks.task_live (task_id, state, work_group, priority, max_attempts, sequence, enqueued_at, waits,
                                unique_digest, channel)
   SELECT task_id, state, work_group, priority, max_attempts, 1, CASE state WHEN $20 THEN at END,
-         run_after IS NOT NULL,
-         unique_digest, channel FROM i
+         run_after IS NOT NULL, unique_digest, channel FROM i
 ), e AS (
   INSERT INTO tasks.task_event (task_id, sequence, type, attempt, at, data)
   SELECT task_id, sequence, 'queued', attempt, at, '{{}}' FROM i
@@ -94,10 +96,15 @@ WITH i AS (
   INSERT INTO tasks.schedule (due_at, task_id, purpose, attempt)
   SELECT run_at, task_id, 1, 0 FROM i WHERE run_at > now()
   UNION ALL SELECT deadline_at, task_id, 2, 0 FROM i WHERE deadline_at IS NOT NULL
-), n AS ({news_of("i", f"'{EventType.QUEUED}'")}), p AS ({pointers_to("(SELECT * FROM i WHERE state = $20)")})
-SELECT NULL AS task_id, NULL::bigint AS seq, now() AS at, EXISTS (SELECT FROM p WHERE lane <> '{DIRECT_LANE}') AS waits
-UNION ALL SELECT task_id, NULL, NULL, NULL FROM i WHERE state = $19
-UNION ALL SELECT task_id, seq, NULL, NULL FROM p WHERE lane = '{DIRECT_LANE}'
+), n AS ({news_of("i", f"'{EventType.QUEUED}'")}
+), p AS ({pointers_to("(SELECT * FROM i WHERE state = $20 AND NOT direct)")}
+), d AS (
+  INSERT INTO tasks.direct (at, task_ids)
+  SELECT now(), array_agg(task_id) FROM i WHERE state = $20 AND direct HAVING count(*) > 0 RETURNING seq
+)
+SELECT NULL AS task_id, (SELECT seq FROM d) AS seq, now() AS at,
+       EXISTS (SELECT FROM i WHERE state = $20 AND NOT direct) AS waits
+UNION ALL SELECT task_id, NULL, NULL, state = $20 FROM i WHERE state = $19 OR (straight AND NOT direct)
 """  # noqa: S608 - the parts above
 
 
@@ -185,12 +192,13 @@ class Accepting:
     async def _insert(
         self, transaction: Transaction, fresh: Sequence[Submission], direct: Collection[str]
     ) -> tuple[dict[str, Task], dict[str, int]]:
-        """The tasks by id, and the numbers of pointers that take the short way."""
+        """The tasks by id, and of those whose pointers take the short way the number of their row."""
         columns = _columns(_row(s) for s in fresh)
-        lanes = [DIRECT_LANE if s.task_id in direct else None for s in fresh] if direct else []
-        told, *rows = await transaction.pg.fetch(_INSERT, *columns, State.SCHEDULED, State.QUEUED, lanes)
-        seqs = {row["task_id"]: row["seq"] for row in rows if row["seq"] is not None}
-        scheduled = {row["task_id"] for row in rows if row["seq"] is None}
+        straight = [s.task_id in direct for s in fresh] if direct else []
+        told, *rows = await transaction.pg.fetch(_INSERT, *columns, State.SCHEDULED, State.QUEUED, straight)
+        others = {row["task_id"]: row["waits"] for row in rows}
+        seqs = {s.task_id: told["seq"] for s in fresh if s.task_id in direct and s.task_id not in others}
+        scheduled = {task_id for task_id, waits in others.items() if not waits}
         transaction.due |= {Due.NEWS, Due.WORK} if told["waits"] else {Due.NEWS}
         await linking.link(transaction, fresh)
         states = [State.SCHEDULED if s.task_id in scheduled else State.QUEUED for s in fresh]

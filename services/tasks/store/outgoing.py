@@ -15,30 +15,28 @@ Wake = Callable[[Collection[Due]], None]
 
 
 def pointers_to(source: str) -> str:
-    """The part of a statement that writes the pointers to tasks in `source`; it returns task_id, lane and seq.
+    """The part of a statement that writes the pointers to tasks in `source`.
 
     One of a kind with a bound waits in the lane of its own, unless its attempt has a place already.
 
     Args:
-        source: a part with the columns lane, work_group, priority, owner_id, kind, task_id, attempt, traceparent, at.
+        source: a part with the columns work_group, priority, owner_id, kind, task_id, attempt, traceparent, at.
     """
     return f"""
   INSERT INTO tasks.pointer (lane, work_group, priority, owner_id, task_id, attempt, traceparent, at)
   SELECT CASE WHEN k.max_running > 0 AND NOT EXISTS (
            SELECT 1 FROM tasks.kind_place h WHERE h.kind = m.kind AND h.task_id = m.task_id AND h.attempt = m.attempt
-         ) THEN m.kind ELSE m.lane END, m.work_group, m.priority, m.owner_id, m.task_id, m.attempt, m.traceparent, m.at
+         ) THEN m.kind ELSE '' END, m.work_group, m.priority, m.owner_id, m.task_id, m.attempt, m.traceparent, m.at
   FROM {source} AS m LEFT JOIN (
     SELECT kind, max_running FROM tasks.kind WHERE kind = ANY(ARRAY(SELECT m.kind FROM {source} AS m)) OFFSET 0
   ) AS k USING (kind)
-  RETURNING task_id, lane, seq
 """
 
 
 _ANNOUNCE = f"""
 WITH i AS (
-  SELECT i.*, '' AS lane
-  FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int[], $6::int[], $7::timestamptz[], $8::bytea[],
-              $9::bytea[], $10::text[], $11::text[], $12::smallint[], $13::bool[])
+  SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int[], $6::int[], $7::timestamptz[],
+                       $8::bytea[], $9::bytea[], $10::text[], $11::text[], $12::smallint[], $13::bool[])
   AS i(type, kind, task_id, owner_id, sequence, attempt, at, data, labels, traceparent, work_group, priority, points)
 ), n AS ({news_of("(SELECT * FROM i WHERE type <> '') AS i", "type", data="data")})
 {pointers_to("(SELECT * FROM i WHERE points)")}

@@ -5,13 +5,15 @@ One process at a time does this, so that a bound on what is published ahead and 
 
 # ruff: noqa: S608 - what is put into these statements are numbers of the state table and of this module
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from chassis.database import Database, DriverConnection
 from services.tasks.model.states import Priority, State
-from services.tasks.model.work import DIRECT_LANE, Queue, WaitingPointer
+from services.tasks.model.work import Queue, WaitingPointer
 from services.tasks.ports import Publish
+from services.tasks.store.outgoing import pointers_to
 
 LOCK_KEY = 0x54534B504E5452
 # More owners than this in one queue take turns by rounds.
@@ -61,10 +63,33 @@ _KEYED = """ctid = ANY(ARRAY(
   ) AS f
 ))"""
 _DELETE = f"DELETE FROM tasks.pointer p WHERE {_KEYED}"
-_TO_FEEDER = f"UPDATE tasks.pointer p SET lane = '' WHERE {_KEYED}"
+
+# All pointers of a row are settled together. Where some are missing it stays, and is recalled: a repeated pointer does
+# no harm. What was refused waits for its turn from here on, unless somebody has recalled it.
+_SETTLE_DIRECT = """
+WITH d AS (
+  DELETE FROM tasks.direct d USING unnest($1::bigint[], $2::int[]) AS i(seq, pointers)
+  WHERE d.seq = i.seq AND d.seq = ANY($1::bigint[]) AND cardinality(d.task_ids) = i.pointers RETURNING d.seq
+)
+INSERT INTO tasks.pointer (lane, work_group, priority, owner_id, task_id, attempt, traceparent, at)
+SELECT '', work_group, priority, owner_id, task_id, attempt, traceparent, at
+FROM unnest($3::bigint[], $4::text[], $5::smallint[], $6::text[], $7::text[], $8::int[], $9::text[], $10::timestamptz[])
+  AS i(seq, work_group, priority, owner_id, task_id, attempt, traceparent, at) JOIN d USING (seq)
+"""
+
+# Whose publisher is gone, as far as they still wait.
 _RECALL = f"""
-UPDATE tasks.pointer SET lane = ''
-WHERE lane = '{DIRECT_LANE}' AND at <= clock_timestamp() - make_interval(secs => $1) RETURNING seq
+WITH d AS (
+  DELETE FROM tasks.direct WHERE at <= clock_timestamp() - make_interval(secs => $1) RETURNING at, task_ids
+), m AS (
+  SELECT l.task_id, l.work_group, l.priority, l.attempt, t.owner_id, t.kind, t.traceparent, d.at
+  FROM d CROSS JOIN LATERAL unnest(d.task_ids) AS u(task_id) CROSS JOIN LATERAL (
+    SELECT * FROM tasks.task_live l
+    WHERE l.task_id = u.task_id AND l.state = {State.QUEUED:d} AND l.attempt = 0 OFFSET 0
+  ) AS l CROSS JOIN LATERAL (SELECT * FROM tasks.task t WHERE t.task_id = l.task_id OFFSET 0) AS t
+  ORDER BY l.task_id
+)
+{pointers_to("m")} RETURNING seq
 """
 
 # A place is over when its attempt is: neither on its way to a worker nor with one.
@@ -106,7 +131,7 @@ INSERT INTO tasks.kind_place (kind, task_id, attempt)
 SELECT t.kind, l.task_id, CASE l.state WHEN {State.RUNNING:d} THEN l.attempt - 1 ELSE l.attempt END
 FROM tasks.task_live l JOIN tasks.task t USING (task_id) JOIN tasks.kind k USING (kind)
 WHERE t.kind = $1 AND k.max_running > 0 AND l.state IN ({State.QUEUED:d}, {State.RUNNING:d})
-  AND NOT EXISTS (SELECT 1 FROM tasks.pointer p WHERE p.task_id = l.task_id AND p.lane <> '{DIRECT_LANE}')
+  AND NOT EXISTS (SELECT 1 FROM tasks.pointer p WHERE p.task_id = l.task_id)
 ON CONFLICT (kind, task_id) DO NOTHING
 """
 
@@ -138,15 +163,23 @@ class Pointers:
 
     async def settle_direct(self, taken: Sequence[WaitingPointer], refused: Sequence[WaitingPointer]) -> None:
         """See `ports.PointerStore`."""
-        async with self._hot.driver() as pg:
-            if taken:
-                await pg.execute(_DELETE, *_keys(taken))
-            if refused:
-                await pg.execute(_TO_FEEDER, *_keys(refused))
+        rows = Counter(one.seq for one in (*taken, *refused))
+        waiting = [
+            [one.seq for one in refused],
+            [one.group for one in refused],
+            [one.priority for one in refused],
+            [one.owner_id for one in refused],
+            [one.task_id for one in refused],
+            [one.attempt for one in refused],
+            [one.traceparent for one in refused],
+            [one.at for one in refused],
+        ]
+        async with self._hot.statement() as pg:
+            await pg.execute(_SETTLE_DIRECT, list(rows), list(rows.values()), *waiting)
 
     async def recall_direct(self, older_seconds: float) -> int:
         """See `ports.PointerStore`."""
-        async with self._hot.driver() as pg:
+        async with self._hot.statement() as pg:
             return len(await pg.fetch(_RECALL, older_seconds))
 
     async def grant_places(self) -> bool:

@@ -47,7 +47,9 @@ async def accept(intake: Intake, **changes: object) -> str:
 
 
 async def rows(core: Core) -> list[tuple[str, str]]:
-    return [(row["task_id"], row["lane"]) for row in await core.sql("SELECT task_id, lane FROM tasks.pointer")]
+    """Those on the short way last, in a lane of that name."""
+    pointers = "SELECT task_id, lane FROM tasks.pointer UNION ALL SELECT unnest(task_ids), '>' FROM tasks.direct"
+    return [(row["task_id"], row["lane"]) for row in await core.sql(pointers)]
 
 
 async def until_rows(core: Core, expected: list[tuple[str, str]]) -> None:
@@ -93,10 +95,24 @@ async def test_a_process_that_dies_leaves_its_pointers_to_the_others(core: Core)
         task_id = await accept(intake)
         await until("published", lambda: len(broker.taken) == 1)
     assert await rows(core) == [(task_id, ">")]
-    await core.sql("UPDATE tasks.pointer SET at = at - interval '3 seconds'")
+    await core.sql("UPDATE tasks.direct SET at = at - interval '3 seconds'")
     another = Broker(core)
     assert await another.feed() == [task_id]
     assert await rows(core) == []
+
+
+async def test_what_is_not_settled_is_fed_again_as_far_as_it_still_waits(core: Core) -> None:
+    """The row of a commit stays while one of its pointers is not settled; one that led to a start is not repeated."""
+    await announce(core, max_running=0)
+    broker = Broker(core)
+    async with short_way(core, broker, tidies=False) as intake:
+        task_ids = [one.accepted.task.task_id for one in await intake.submit_many([draft()] * 3)]
+        await until("published", lambda: len(broker.taken) == len(task_ids))
+    await core.store.settle_direct(broker.taken[:1], [])
+    assert sorted(await rows(core)) == [(task_id, ">") for task_id in sorted(task_ids)]
+    await core.claim(await core.open_session(), task_ids[0])
+    assert await core.store.recall_direct(0) == len(task_ids) - 1
+    assert sorted(await rows(core)) == [(task_id, "") for task_id in sorted(task_ids[1:])]
 
 
 async def test_nobody_overtakes_those_who_wait_for_their_turn(core: Core) -> None:
