@@ -92,6 +92,12 @@ WITH d AS (
 {pointers_to("m")} RETURNING seq
 """
 
+# A process of the release before keeps such pointers in a lane of this table, and may die while this one runs already.
+_RECALL_OLD = """
+UPDATE tasks.pointer SET lane = ''
+WHERE lane = '>' AND at <= clock_timestamp() - make_interval(secs => $1) RETURNING seq
+"""
+
 # A place is over when its attempt is: neither on its way to a worker nor with one.
 _FREE_PLACES = f"""
 DELETE FROM tasks.kind_place p WHERE NOT EXISTS (
@@ -180,7 +186,7 @@ class Pointers:
     async def recall_direct(self, older_seconds: float) -> int:
         """See `ports.PointerStore`."""
         async with self._hot.statement() as pg:
-            return len(await pg.fetch(_RECALL, older_seconds))
+            return sum([len(await pg.fetch(recall, older_seconds)) for recall in (_RECALL, _RECALL_OLD)])
 
     async def grant_places(self) -> bool:
         """See `ports.PointerStore`."""

@@ -115,6 +115,17 @@ async def test_what_is_not_settled_is_fed_again_as_far_as_it_still_waits(core: C
     assert sorted(await rows(core)) == [(task_id, "") for task_id in sorted(task_ids[1:])]
 
 
+async def test_what_a_process_of_the_release_before_left_is_fed(core: Core) -> None:
+    """It kept its pointers in a lane of the table."""
+    await announce(core, max_running=0)
+    broker = Broker(core)
+    task_id = await core.submit_id()
+    await core.sql("UPDATE tasks.pointer SET lane = '>'")
+    assert await core.store.recall_direct(60) == 0
+    assert await core.store.recall_direct(0) == 1
+    assert await broker.feed() == [task_id]
+
+
 async def test_nobody_overtakes_those_who_wait_for_their_turn(core: Core) -> None:
     """With a backlog in the table everything goes there, until the feeder has emptied it."""
     await announce(core, max_running=0)
