@@ -228,7 +228,7 @@ class Relay:
             return
         self._counted_at = now
         try:
-            async with self._database.driver() as driver:
+            async with self._database.statement() as driver:
                 self._backlog = await driver.fetchval(self._count)
         except Unavailable as error:
             log.debug("The outbox cannot be counted", table=self._name, error=str(error))

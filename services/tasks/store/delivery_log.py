@@ -77,7 +77,7 @@ class DeliveryLog:
 
     async def list_deliveries(self, page: Page, render: Render) -> Sequence[Delivery]:
         """See `ports.DeliveryStore`."""
-        async with self._database.driver() as pg:
+        async with self._database.statement() as pg:
             rows = await pg.fetch(_PAGE, page.webhook_id, page.before, page.state, page.limit)
         return [to_delivery(row, to_payload(row, render)) for row in rows]
 
@@ -95,7 +95,7 @@ class DeliveryLog:
 
     async def count_waiting(self) -> int:
         """See `ports.DeliveryStore`."""
-        async with self._database.driver() as pg:
+        async with self._database.statement() as pg:
             waiting: int = await pg.fetchval(_COUNT_WAITING)
         return waiting
 

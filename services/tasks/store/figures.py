@@ -110,12 +110,12 @@ class Figures:
 
     async def read_kinds(self) -> Sequence[Kind]:
         """See `ports.UpkeepStore`."""
-        async with self._database.driver() as pg:
+        async with self._database.statement() as pg:
             return [_kind(row) for row in await pg.fetch(_KINDS)]
 
     async def read_depths(self) -> tuple[Sequence[Depth], Sequence[Channel]]:
         """See `ports.UpkeepStore`."""
-        async with self._database.driver() as pg:
+        async with self._database.statement() as pg:
             rows = await pg.fetch(_DEPTHS)
             measured = await pg.fetch(_CHANNELS)
         depths = [
@@ -133,7 +133,7 @@ class Figures:
 
     async def read_workers(self) -> Sequence[Worker]:
         """See `ports.UpkeepStore`."""
-        async with self._database.driver() as pg:
+        async with self._database.statement() as pg:
             rows = await pg.fetch(_WORKERS)
         return [
             Worker(
@@ -186,7 +186,7 @@ class Figures:
 
     async def read_rates(self) -> Sequence[Rate]:
         """See `ports.UpkeepStore`."""
-        async with self._database.driver() as pg:
+        async with self._database.statement() as pg:
             rows = await pg.fetch(_RATES)
         return [
             Rate(

@@ -61,7 +61,7 @@ class Reading:
 
     async def find(self, task_id: str, owner_id: str) -> Task | None:
         """See `ports.TaskStore`."""
-        async with self._database.driver() as pg:
+        async with self._database.statement() as pg:
             row = await pg.fetchrow(_FIND, task_id, owner_id)
         return None if row is None else _to_task(row)
 
@@ -70,7 +70,7 @@ class Reading:
     ) -> tuple[list[Task], int]:
         """See `ports.TaskStore`."""
         chosen, named = list(states), list(kinds)
-        async with self._database.driver() as pg:
+        async with self._database.statement() as pg:
             rows = await pg.fetch(_PAGE, owner_id, chosen, named, offset, limit)
             # Without a filter on states no join is needed to count.
             total = (
@@ -82,7 +82,7 @@ class Reading:
 
     async def list_events(self, task_id: str, since: int, limit: int) -> list[Event]:
         """See `ports.TaskStore`."""
-        async with self._database.driver() as pg:
+        async with self._database.statement() as pg:
             rows = await pg.fetch(_EVENTS, task_id, since, limit)
         return [Event(**dict(row)) for row in rows]
 

@@ -124,12 +124,12 @@ class Sessions:
 
     async def shorten(self, session_id: str, lease_seconds: float, watcher: str | None = None) -> None:
         """See `ports.WorkStore`."""
-        async with self._database.driver() as pg:
+        async with self._database.statement() as pg:
             await pg.execute(_SHORTEN, session_id, lease_seconds, watcher)
 
     async def read_stops(self, session_ids: Sequence[str]) -> Sequence[Stop]:
         """See `ports.WorkStore`."""
-        async with self._database.driver() as pg:
+        async with self._database.statement() as pg:
             rows = await pg.fetch(_STOPS, list(session_ids))
         return [
             Stop(session_id=row["session_id"], pointer=Pointer(task_id=row["task_id"], attempt=row["attempt"]))
@@ -138,7 +138,7 @@ class Sessions:
 
     async def beat(self, session_id: str, lease_seconds: float, watcher: str | None = None) -> Sequence[Held] | None:
         """See `ports.WorkStore`."""
-        async with self._database.driver() as pg:
+        async with self._database.statement() as pg:
             rows = await pg.fetch(_BEAT, session_id, lease_seconds, watcher)
         if not rows:
             return None
@@ -150,7 +150,7 @@ class Sessions:
 
     async def drain_session(self, session_id: str) -> bool:
         """See `ports.WorkStore`."""
-        async with self._database.driver() as pg:
+        async with self._database.statement() as pg:
             return await pg.fetchval(_DRAIN, session_id) is not None
 
     async def close_session(self, session_id: str, decide: Decide) -> Sequence[Change]:

@@ -176,7 +176,7 @@ class Sweeping:
 
     async def prune(self) -> int:
         """See `ports.UpkeepStore`."""
-        async with self._database.driver() as pg:
+        async with self._database.statement() as pg:
             pruned: int = await pg.fetchval(_PRUNE)
         return pruned
 
