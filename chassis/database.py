@@ -12,6 +12,7 @@ import asyncpg
 import orjson
 from sqlalchemy import URL, event, exc, make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.util import greenlet_spawn
 
 from chassis.config import Postgres
 from chassis.errors import MeshError, Unavailable
@@ -64,12 +65,15 @@ class Database:
         For what is one statement: it saves two of three round trips.
         """
         with _translated():
-            async with self._engine.connect() as connection:
-                raw = await connection.get_raw_connection()
-                driver: DriverConnection | None = raw.driver_connection
+            # Straight from the pool: the dialect's own connection around it costs as much again, and has no use here.
+            pooled = await self._engine.raw_connection()
+            try:
+                driver: DriverConnection | None = pooled.driver_connection
                 if driver is None:
                     raise Unavailable(code="DATABASE_ERROR", private="the connection is gone", retry_after_seconds=1)
                 yield driver
+            finally:
+                await greenlet_spawn(pooled.close)
 
     async def ping(self) -> None:
         """Raises Unavailable when Postgres does not answer."""
@@ -193,6 +197,9 @@ def is_trouble(error: BaseException) -> bool:
     if isinstance(error, exc.TimeoutError | OSError):
         # The pool's timeout; a socket's own errors and asyncio's timeouts are OSErrors.
         return True
+    if isinstance(error, exc.EmulatedDBAPIException):
+        # The driver's error as the dialect presents it, while it connects.
+        return error.orig is not None and is_trouble(error.orig)
     if isinstance(error, exc.DBAPIError):
         state = getattr(error.orig, "sqlstate", None) or ""
         return error.connection_invalidated or state.startswith(_TROUBLE_CLASSES)

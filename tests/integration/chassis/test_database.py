@@ -112,11 +112,13 @@ async def test_a_statement_that_takes_too_long_is_unavailable(database_url: str)
                 await driver.execute("SELECT pg_sleep(5)")
 
 
-async def test_opening_does_not_connect() -> None:
+@pytest.mark.parametrize("door", ["transaction", "driver", "statement"])
+async def test_opening_does_not_connect(door: str) -> None:
     """Nothing listens on port 1, and only the first use says so."""
     async with open_database(Postgres(url="postgresql://nobody@127.0.0.1:1/none"), "tasks") as database:
         with pytest.raises(Unavailable) as caught:
-            await database.ping()
+            async with getattr(database, door)():
+                pytest.fail("There is no connection")
     assert caught.value.code == "DATABASE_ERROR"
     assert caught.value.retry_after_seconds == 1
     assert "127.0.0.1" not in caught.value.message
