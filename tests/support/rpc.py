@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
-from mesh.llm.v1 import llm_pb2_grpc
+from mesh.llm.v1 import llm_pb2, llm_pb2_grpc
 
 from chassis.clock import SystemClock
 from chassis.config import Discovery, Process, Rpc
@@ -18,6 +18,24 @@ from chassis.rpc.lane_stream import LaneStream
 from chassis.rpc.peer import Peer
 from chassis.rpc.pool import Pool
 from chassis.rpc.server import open_server
+
+CHAT = "/mesh.llm.v1.LlmService/Chat"
+
+
+def ask(model: str) -> llm_pb2.ChatRequest:
+    """A chat with a model."""
+    return llm_pb2.ChatRequest(model=model)
+
+
+class OnlyChat:
+    """A servicer whose methods are all its `Chat`, for tests that call no other."""
+
+    Chat: Any
+
+    def __getattr__(self, name: str) -> Any:
+        if name[0].isupper():
+            return self.Chat
+        raise AttributeError(name)
 
 
 class Directory:

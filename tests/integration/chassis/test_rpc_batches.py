@@ -9,12 +9,10 @@ from mesh.llm.v1 import llm_pb2
 
 from chassis import errors
 from chassis.rpc.lane import Lane
-from tests.support.rpc import Directory, calling, eventually, serving, until_answered
-
-METHOD = "/mesh.llm.v1.LlmService/Chat"
+from tests.support.rpc import CHAT, Directory, OnlyChat, ask, calling, eventually, serving, until_answered
 
 
-class Servicer:
+class Servicer(OnlyChat):
     """Does what the model's name says, alone or many at once."""
 
     def __init__(self) -> None:
@@ -40,12 +38,6 @@ class Servicer:
             for request in requests
         ]
 
-    def __getattr__(self, name: str) -> Any:
-        """Every other method of the service; none of them is called."""
-        if name[0].isupper():
-            return self.Chat
-        raise AttributeError(name)
-
 
 @pytest.fixture
 async def servicer() -> Servicer:
@@ -55,15 +47,11 @@ async def servicer() -> Servicer:
 @pytest.fixture
 async def stub(servicer: Servicer) -> AsyncIterator[Any]:
     directory = Directory()
-    async with serving(servicer, {METHOD: servicer.chat_batch}) as (_, address), calling(Lane, directory) as made:
+    async with serving(servicer, {CHAT: servicer.chat_batch}) as (_, address), calling(Lane, directory) as made:
         directory.known = (address,)
         await until_answered(lambda: made.Chat(ask("first")))
         servicer.sizes.clear()
         yield made
-
-
-def ask(model: str) -> llm_pb2.ChatRequest:
-    return llm_pb2.ChatRequest(model=model)
 
 
 async def test_calls_that_come_together_are_answered_together(stub: Any, servicer: Servicer):
@@ -111,7 +99,7 @@ async def test_drain_answers_the_batch_under_way(servicer: Servicer):
     """A draining server answers the calls that wait in a batch."""
     servicer.release.clear()
     directory = Directory()
-    async with serving(servicer, {METHOD: servicer.chat_batch}) as (host, address), calling(Lane, directory) as stub:
+    async with serving(servicer, {CHAT: servicer.chat_batch}) as (host, address), calling(Lane, directory) as stub:
         directory.known = (address,)
         call = asyncio.ensure_future(stub.Chat(ask("under way")))
         await eventually(lambda: servicer.sizes == [1])

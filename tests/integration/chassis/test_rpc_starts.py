@@ -10,13 +10,12 @@ from mesh.llm.v1 import llm_pb2
 from chassis import errors, telemetry
 from chassis.rpc.lane import Lane
 from chassis.rpc.methods import Start
-from tests.support.rpc import Directory, calling, eventually, serving, until_answered
+from tests.support.rpc import CHAT, Directory, OnlyChat, ask, calling, eventually, serving, until_answered
 
-METHOD = "/mesh.llm.v1.LlmService/Chat"
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 
 
-class Servicer:
+class Servicer(OnlyChat):
     """Does what the model's name says; what waits does so until the test says how it ends."""
 
     def __init__(self) -> None:
@@ -45,12 +44,6 @@ class Servicer:
             raise ValueError("secret")
         return llm_pb2.ChatResponse(model=model)
 
-    def __getattr__(self, name: str) -> Any:
-        """Every other method of the service; none of them is called."""
-        if name[0].isupper():
-            return self.Chat
-        raise AttributeError(name)
-
 
 @pytest.fixture
 async def servicer() -> Servicer:
@@ -60,16 +53,12 @@ async def servicer() -> Servicer:
 @pytest.fixture
 async def stub(servicer: Servicer) -> AsyncIterator[Any]:
     directory = Directory()
-    starts = {METHOD: Start(servicer.begin, servicer.finish)}
+    starts = {CHAT: Start(servicer.begin, servicer.finish)}
     async with serving(servicer, starts=starts) as (_, address), calling(Lane, directory) as made:
         directory.known = (address,)
         await until_answered(lambda: made.Chat(ask("first")))
         servicer.parents.clear()
         yield made
-
-
-def ask(model: str) -> llm_pb2.ChatRequest:
-    return llm_pb2.ChatRequest(model=model)
 
 
 async def test_each_call_has_its_own_answer_when_it_is_ready(stub: Any, servicer: Servicer):
@@ -127,7 +116,7 @@ async def test_what_is_begun_belongs_to_the_trace_of_its_call(stub: Any, service
 async def test_drain_answers_what_was_begun(servicer: Servicer):
     """A draining server waits for futures as it does for tasks."""
     directory = Directory()
-    starts = {METHOD: Start(servicer.begin, servicer.finish)}
+    starts = {CHAT: Start(servicer.begin, servicer.finish)}
     async with serving(servicer, starts=starts) as (host, address), calling(Lane, directory) as stub:
         directory.known = (address,)
         call = asyncio.ensure_future(stub.Chat(ask("wait")))
