@@ -69,8 +69,11 @@ class Bundles:
         """
         bundles = self._bundle(pointers)
         outcomes = await publish(bundles)
-        taken = {one.seq for bundle, ok in zip(bundles, outcomes, strict=True) if ok for one in bundle}
-        return [one.seq in taken for one in pointers]
+        # By what was published: those of one commit on the short way share their row, and so its number.
+        taken = {
+            (one.task_id, one.attempt) for bundle, ok in zip(bundles, outcomes, strict=True) if ok for one in bundle
+        }
+        return [(one.task_id, one.attempt) in taken for one in pointers]
 
     def _bundle(self, pointers: Sequence[WaitingPointer]) -> list[list[WaitingPointer]]:
         by_queue: defaultdict[tuple[str, Priority], list[WaitingPointer]] = defaultdict(list)

@@ -8,6 +8,7 @@ import pytest
 from ulid import ULID
 
 from chassis.clock import SystemClock
+from services.tasks.model.states import Priority
 from services.tasks.operations.direct import Direct
 from services.tasks.operations.intake import Intake
 from tests.integration.tasks.core import Core, draft
@@ -85,6 +86,17 @@ async def test_what_the_broker_refuses_is_left_to_the_feeder(core: Core) -> None
         await until_rows(core, [(task_id, "")])
     broker.away = False
     assert await broker.feed() == [task_id]
+
+
+async def test_of_a_commit_only_what_the_broker_refuses_is_left_to_the_feeder(core: Core) -> None:
+    """Its pointers share a row, and go to queues of which one may be full or gone."""
+    await announce(core, max_running=0)
+    broker = Broker(core)
+    async with short_way(core, broker) as intake:
+        broker.refused = Priority.HIGH
+        receipts = await intake.submit_many([draft(priority=one) for one in (Priority.NORMAL, Priority.HIGH)])
+        await until("published", lambda: len(broker.taken) == 1)
+        await until_rows(core, [(receipts[1].accepted.task.task_id, "")])
 
 
 async def test_a_process_that_dies_leaves_its_pointers_to_the_others(core: Core) -> None:

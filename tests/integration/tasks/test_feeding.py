@@ -18,23 +18,26 @@ pytestmark = pytest.mark.postgres
 
 
 class Broker:
-    """Takes everything, unless it is away."""
+    """Takes everything but a class of tasks that is refused, unless it is away."""
 
     def __init__(self, core: Core) -> None:
         self.core = core
         self.taken: list[WaitingPointer] = []
         self.away = False
+        self.refused: Priority | None = None
         self.feeder = Feeder(core.store, core.queues, core.figures, self.publish, clock=SystemClock())
 
     async def publish(self, bundles: Sequence[Sequence[WaitingPointer]]) -> list[bool]:
         if self.away:
             raise Unavailable(code="BROKER_ERROR")
         ready = self.core.queues.ready
-        for bundle in bundles:
-            self.taken += bundle
-            queue = bundle[0].group, bundle[0].priority
-            ready[queue] = ready.get(queue, 0) + 1
-        return [True] * len(bundles)
+        outcomes = [bundle[0].priority is not self.refused for bundle in bundles]
+        for bundle, taken in zip(bundles, outcomes, strict=True):
+            if taken:
+                self.taken += bundle
+                queue = bundle[0].group, bundle[0].priority
+                ready[queue] = ready.get(queue, 0) + 1
+        return outcomes
 
     async def feed(self, rounds: int = 1) -> list[str]:
         """The tasks of what was published, in order."""

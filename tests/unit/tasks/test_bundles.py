@@ -90,6 +90,16 @@ async def test_what_the_broker_refuses_is_refused_for_the_whole_message() -> Non
     assert await bundles.publish(_pointers(1, 2, 3, 4), _Broker(3).publish) == [True, True, False, False]
 
 
+async def test_pointers_that_share_a_row_are_refused_each_for_its_own_message() -> None:
+    """Those of one commit share the number of its row, whichever queues and messages they go to."""
+    pointers = [one._replace(seq=7) for one in _pointers(1, 2, 3)]
+
+    async def publish(bundles: Sequence[Sequence[WaitingPointer]]) -> list[bool]:
+        return [one.task_id != "t2" for (one,) in bundles]
+
+    assert await Bundles().publish(pointers, publish) == [True, False, True]
+
+
 async def test_messages_in_a_queue_count_as_many_pointers_as_they_were_published_with() -> None:
     """A window that is kept in pointers needs that."""
     bundles = await _moving(1000)
