@@ -187,7 +187,8 @@ def record(name: str, kind: SpanKind, parent: str, began_ns: int) -> None:
 
 
 def _is_sampled(traceparent: str) -> bool:
-    return len(traceparent) == _LENGTH and traceparent[-1] in "13579bdf"
+    # The whole of it only for the few that say so: what is malformed must not fail whoever carries it.
+    return len(traceparent) == _LENGTH and traceparent[-1] in "13579bdf" and _TRACEPARENT.match(traceparent) is not None
 
 
 def _as_context(traceparent: str) -> Context:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from chassis import telemetry
+from chassis.config import Telemetry
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -20,6 +21,14 @@ def test_a_malformed_traceparent_starts_a_fresh_trace(bad: str):
     fresh = telemetry.accept_traceparent(bad)
     assert fresh != bad
     assert telemetry.accept_traceparent(fresh) == fresh
+
+
+@pytest.mark.parametrize("bad", ["z" * 54 + "1", PARENT.upper(), "00-" + "0" * 32 + PARENT[35:]])
+def test_of_a_malformed_traceparent_nothing_is_recorded(bad: str):
+    """It fails nobody: a lane carries the calls of others beside the one that came with it."""
+    with telemetry.open_telemetry("x", "x", Telemetry(endpoint="http://127.0.0.1:1")):
+        assert telemetry.open_span("x", telemetry.SERVER, bad).traceparent == bad
+        telemetry.record("x", telemetry.SERVER, bad, 0)
 
 
 def test_nothing_is_sampled_without_an_endpoint():
