@@ -26,8 +26,11 @@ from services.tasks.ports import Backlog, UpkeepStore
 
 _RETRY_AFTER_SECONDS = 1.0
 _MOST_NAMED_KINDS = 50
-# More than other processes accept between two looks.
+# Others accept as much between two looks, and nobody hears of it before the next: within so many of a bound, and past
+# this part of the room that was seen last, tasks are counted where they are written. So four processes that begin
+# together never fill what only one of them could.
 _UNHEARD = 5000
+_SHARE = 4
 _FAILED = frozenset({State.FAILED, State.DEAD, State.EXPIRED})
 
 
@@ -191,7 +194,10 @@ class Figures:
     def bound_of(self, group: str) -> int:
         """The bound of a group, when other processes may fill it before this one hears of it; else 0."""
         limit, waiting = self.limits.of(group), self._waiting[group]
-        return limit if waiting.count + waiting.entering + _UNHEARD >= limit else 0
+        if waiting.seen is None:
+            return limit
+        room, mine = limit - waiting.seen, waiting.unread + waiting.entering
+        return 0 if mine < room // _SHARE and mine + _UNHEARD < room else limit
 
     def count_waiting(self, group: str) -> int:
         """Tasks of a group that wait for anything but their end."""

@@ -15,14 +15,18 @@ class Waiting:
 
     Attributes:
         entering: about to be written.
+        seen: what was read last; None before.
+        unread: what was added and not read yet.
         slots: of the workers that serve the group.
         rate: how fast it goes; None when nothing was measured yet.
     """
 
-    __slots__ = ("_added", "_counts", "entering", "rate", "slots")
+    __slots__ = ("_added", "_counts", "entering", "rate", "seen", "slots", "unread")
 
     def __init__(self) -> None:
         self.entering = 0
+        self.seen: int | None = None
+        self.unread = 0
         self.slots = 0
         self.rate: Rate | None = None
         self._counts = [0] * _PLACES
@@ -43,6 +47,7 @@ class Waiting:
         place = _SCHEDULED if priority is None else priority
         self._counts[place] += 1
         self._added[place] += 1
+        self.unread += 1
 
     def place(self, priority: Priority) -> tuple[int, float]:
         """The position of the last of a class in its queue, from 1, and the seconds until it should have ended."""
@@ -54,9 +59,11 @@ class Waiting:
         """Takes over what was read, which has in it all that was `added` before, and perhaps more."""
         self._added = [now - then for now, then in zip(self._added, seen, strict=True)]
         self._counts = list(self._added)
+        self.unread = sum(self._added)
         for depth in depths:
             self._counts[depth.priority] += depth.queued
             self._counts[_SCHEDULED] += depth.scheduled
+        self.seen = self.count - self.unread
 
 
 NOTHING_SEEN: Sequence[int] = (0,) * _PLACES

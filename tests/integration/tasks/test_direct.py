@@ -30,6 +30,8 @@ async def until(what: str, condition: Callable[[], bool]) -> None:
 @asynccontextmanager
 async def short_way(core: Core, broker: Broker, *, tidies: bool = True) -> AsyncIterator[Intake]:
     """An intake whose pointers may take it, beside a feeder that has found nothing waiting."""
+    # Far from the bound, as almost always: in one statement.
+    await core.upkeep.refresh()
     await broker.feed()
     direct = Direct(core.store, broker.feeder, broker.publish)
     intake = Intake(core.store, core.figures, SystemClock(), lambda: f"task_{ULID()}", direct=direct)

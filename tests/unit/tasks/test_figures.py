@@ -101,6 +101,22 @@ async def test_a_look_forgets_what_it_has_seen_and_nothing_else() -> None:
     assert figures.count_waiting("builtin") == 2
 
 
+async def test_what_others_may_fill_too_is_counted_where_it_is_written() -> None:
+    """Before the first look, past a quarter of the room it showed until the next, and close to the bound."""
+    store = FakeFigures()
+    figures = make(store, most_queued=80_000)
+    assert figures.bound_of("builtin") == 80_000
+    await figures.refresh("one")
+    figures.count_accepted(check(), accepted())
+    with figures.admitted(["builtin"] * 19_998):
+        assert figures.bound_of("builtin") == 0
+    with figures.admitted(["builtin"] * 19_999):
+        assert figures.bound_of("builtin") == 80_000
+    store.depths = [Depth(group="builtin", priority=Priority.LOW, queued=75_000, running=0)]
+    await figures.refresh("one")
+    assert figures.bound_of("builtin") == 80_000
+
+
 async def test_messages_that_wait_for_the_broker_bound_acceptance_too() -> None:
     """The outbox does not grow for ever while the broker is away."""
     with pytest.raises(Exhausted) as caught, make(FakeFigures(), backlog=100).admitted(["builtin"]):
