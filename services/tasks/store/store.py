@@ -22,7 +22,9 @@ PLANNER = {"enable_partition_pruning": "off"}
 # For statements that every task passes. They are many and find everything by key, so their plans are made once, and by
 # the indexes: made while a table is empty, a plan that reads all of it would still be used when there are 100,000 rows.
 # A batch is looked up in each table at once, in the order of the index, and joined by hashing: row by row it would be
-# looked up in each day of history. What needs a look for each row says so (LATERAL or EXISTS, with OFFSET 0).
+# looked up in each day of history. What needs a look for each row says so (LATERAL or EXISTS, with OFFSET 0). A batch
+# fits into the memory of one hash with all its results: joined in parts, its rows are locked in another order than by
+# their ids, and two batches wait for each other.
 HOT_PLANNER = {
     **PLANNER,
     "plan_cache_mode": "force_generic_plan",
@@ -30,6 +32,7 @@ HOT_PLANNER = {
     "enable_mergejoin": "off",
     "enable_bitmapscan": "off",
     "enable_nestloop": "off",
+    "work_mem": "32MB",
 }
 
 

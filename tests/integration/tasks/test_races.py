@@ -8,7 +8,7 @@ import pytest
 
 from chassis.errors import Conflict
 from services.tasks.model.states import State
-from tests.integration.tasks.core import Core, failure, success
+from tests.integration.tasks.core import Core, failure, open_core, success
 
 pytestmark = pytest.mark.postgres
 
@@ -74,3 +74,23 @@ async def test_rows_that_change_while_a_statement_waits_for_them_are_looked_at_a
                 await asyncio.sleep(0.01)
     assert await finishing == []
     assert await core.sql("SELECT count(*) FROM tasks.task_result") == [(_AT_ONCE // 2,)]
+
+
+async def test_results_lock_their_tasks_in_the_order_of_ids(tasks_url: str) -> None:
+    """However large they are beside the memory the server gives by itself: who waits for the first holds no other."""
+    async with open_core(tasks_url) as core:
+        await core.sql("DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET work_mem = 64', current_database()); END $$")
+    async with open_core(tasks_url) as core:
+        session = await core.open_session()
+        receipts = await asyncio.gather(*(core.submit() for _ in range(_AT_ONCE)))
+        task_ids = sorted(receipt.accepted.task.task_id for receipt in receipts)
+        assert len(await core.claim(session, *task_ids)) == _AT_ONCE
+        async with core.database.driver() as pg:
+            await pg.execute("SELECT FROM tasks.task_live WHERE task_id = $1 FOR UPDATE", task_ids[0])
+            outcomes = [success(one, result=b'"%s"' % (b"x" * 5000)) for one in task_ids]
+            finishing = asyncio.ensure_future(core.finish(session, *outcomes))
+            async with asyncio.timeout(30):
+                while not await core.sql("SELECT 1 FROM pg_locks WHERE NOT granted"):
+                    await asyncio.sleep(0.01)
+            assert len(await pg.fetch("SELECT FROM tasks.task_live FOR UPDATE SKIP LOCKED")) == _AT_ONCE
+        assert await finishing == []
