@@ -7,7 +7,6 @@ from typing import Any
 
 from mesh.tasks.v1.tasks_pb2_grpc import add_TaskServiceServicer_to_server, add_WorkerServiceServicer_to_server
 from mesh.tasks.v1.webhooks_pb2_grpc import add_WebhookServiceServicer_to_server
-from ulid import ULID
 
 from chassis.database import open_database
 from chassis.lifecycle import Host
@@ -16,6 +15,7 @@ from chassis.messaging.outbox import Form, Relay
 from chassis.messaging.publisher import Publisher
 from chassis.rpc.server import open_server
 from services.tasks.config import Settings
+from services.tasks.model.ids import Ids
 from services.tasks.model.states import Due
 from services.tasks.model.work import WaitingPointer
 from services.tasks.operations.batches import Batcher
@@ -66,10 +66,10 @@ async def build(settings: Settings, host: Host) -> None:
     queues = BrokerQueues(broker, settings.rabbit.queue_type)
     feeder = Feeder(store, queues, figures, partial(_publish, Publisher(broker)), clock=host.clock)
     direct = _start_pointers(host, store, feeder, broker)
-    intake = Intake(store, figures, host.clock, lambda: f"task_{ULID()}", direct=direct)
-    desk = Desk(store, figures, queues, lambda: f"ses_{ULID()}")
-    watches = Watches(store, lambda: f"watch_{ULID()}")
-    schedules = Schedules(store, intake, figures, clock=host.clock, new_schedule_id=lambda: f"sched_{ULID()}")
+    intake = Intake(store, figures, host.clock, partial(Ids().new, "task"), direct=direct)
+    desk = Desk(store, figures, queues, partial(Ids().new, "ses"))
+    watches = Watches(store, partial(Ids().new, "watch"))
+    schedules = Schedules(store, intake, figures, clock=host.clock, new_schedule_id=partial(Ids().new, "sched"))
     couriers, webhooks = await _open_webhooks(settings, host, store)
     upkeep = _start_upkeep(settings, host, store, figures, queues)
     waker.targets = {
@@ -135,8 +135,8 @@ async def _open_webhooks(settings: Settings, host: Host, store: Store) -> tuple[
         post,
         clock=host.clock,
         most_per_owner=settings.webhooks.most_per_owner,
-        new_id=lambda: f"hook_{ULID()}",
-        new_event_id=lambda: f"evt_ping_{ULID()}",
+        new_id=partial(Ids().new, "hook"),
+        new_event_id=partial(Ids().new, "evt_ping"),
     )
     return couriers, webhooks
 

@@ -5,9 +5,8 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from ulid import ULID
-
 from chassis.database import Database
+from services.tasks.model.ids import first_id
 from services.tasks.model.states import Due
 from services.tasks.model.webhooks import Delivery, DeliveryState, Page
 from services.tasks.ports import Render
@@ -110,6 +109,6 @@ class DeliveryLog:
                 await pg.execute(GIVE_UP, ids, f"More than {most_waiting} deliveries waited; the oldest were given up")
                 touched += len(ids)
         async with self._database.driver() as pg:
-            pruned: int = await pg.fetchval(_PRUNE, f"dlv_{str(ULID.from_datetime(before))[:10]}", limit)
+            pruned: int = await pg.fetchval(_PRUNE, first_id("dlv", before), limit)
             await pg.execute(_FORGET_DELETED)
         return touched + pruned

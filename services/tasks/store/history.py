@@ -7,11 +7,10 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from ulid import ULID
-
 from chassis.database import Database, DriverConnection
 from chassis.errors import Unavailable
 from chassis.logging import get_logger
+from services.tasks.model.ids import first_id
 
 log = get_logger(__name__)
 
@@ -36,11 +35,6 @@ DELETE FROM tasks.cron_fire f WHERE task_id >= $1 AND task_id < $2 AND EXISTS (
 """
 
 
-def first_id(day: datetime) -> str:
-    """The lowest id that a task of this day can have."""
-    return f"task_{str(ULID.from_datetime(day))[:10]}"
-
-
 class History:
     """Keeps the days."""
 
@@ -56,9 +50,9 @@ class History:
             last = max(upper for _, upper in parts.values())
             for number in range(ahead + 1):
                 day = today + timedelta(days=number)
-                if first_id(day) >= last:
+                if first_id("task", day) >= last:
                     await _add(pg, day)
-        oldest = first_id(today - timedelta(days=retained))
+        oldest = first_id("task", today - timedelta(days=retained))
         old = [name for name, (_, upper) in parts.items() if upper <= oldest]
         return [name for name in old if await self._drop(name, *parts[name])]
 
@@ -88,7 +82,7 @@ class History:
 
 async def _add(pg: DriverConnection, day: datetime) -> None:
     """Made apart and attached, which holds up nobody who reads or writes."""
-    lower, upper = first_id(day), first_id(day + timedelta(days=1))
+    lower, upper = first_id("task", day), first_id("task", day + timedelta(days=1))
     for table in _TABLES:
         part = f"tasks_history.{table}_p{day:%Y%m%d}"
         await pg.execute(f"CREATE TABLE {part} (LIKE tasks.{table} INCLUDING ALL)")

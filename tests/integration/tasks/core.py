@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
-
-from ulid import ULID
 
 from chassis.clock import SystemClock
 from chassis.config import Postgres
 from chassis.database import Database, open_database
+from services.tasks.model.ids import Ids
 from services.tasks.model.states import Due, Priority
 from services.tasks.model.task import Draft, Kind, Receipt, TaskError
 from services.tasks.model.webhooks import Answer
@@ -156,14 +156,15 @@ class Anywhere:
 
 def open_webhooks(store: Store, post: Post, most_per_owner: int = 20) -> Webhooks:
     """The owners' operations."""
+    ids = Ids()
     return Webhooks(
         store,
         store,
         post,
         clock=SystemClock(),
         most_per_owner=most_per_owner,
-        new_id=lambda: f"hook_{ULID()}",
-        new_event_id=lambda: f"evt_ping_{ULID()}",
+        new_id=partial(ids.new, "hook"),
+        new_event_id=partial(ids.new, "evt_ping"),
     )
 
 
@@ -175,14 +176,15 @@ async def open_core(url: str, *, most_queued: int = 100_000) -> AsyncIterator[Co
         open_database(Postgres(url=url), schema="tasks", planner=HOT_PLANNER) as hot,
     ):
         due: list[Due] = []
+        ids = Ids()
         store = Store(database, due.extend, hot=hot)
         queues = Queues()
         post = Anywhere()
         figures = Figures(store, SystemClock(), lambda: 0, limits=Limits(most=most_queued), most_unpublished=1_000_000)
-        intake = Intake(store, figures, SystemClock(), lambda: f"task_{ULID()}")
-        desk = Desk(store, figures, queues, lambda: f"ses_{ULID()}")
+        intake = Intake(store, figures, SystemClock(), partial(ids.new, "task"))
+        desk = Desk(store, figures, queues, partial(ids.new, "ses"))
         upkeep = Upkeep(store, figures, queues=queues, instance="one", clock=SystemClock(), retained_days=14)
-        schedules = Schedules(store, intake, figures, clock=SystemClock(), new_schedule_id=lambda: f"sched_{ULID()}")
+        schedules = Schedules(store, intake, figures, clock=SystemClock(), new_schedule_id=partial(ids.new, "sched"))
         running = [
             asyncio.ensure_future(batcher.run())
             for batcher in (intake.batcher, *desk.batchers.values())
@@ -196,7 +198,7 @@ async def open_core(url: str, *, most_queued: int = 100_000) -> AsyncIterator[Co
             desk=desk,
             queries=Queries(store, figures, SystemClock()),
             schedules=schedules,
-            watches=Watches(store, lambda: f"watch_{ULID()}"),
+            watches=Watches(store, partial(ids.new, "watch")),
             webhooks=open_webhooks(store, post),
             post=post,
             upkeep=upkeep,

@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
-from ulid import ULID
 
 from chassis.clock import SystemClock
+from services.tasks.model.ids import Ids
 from services.tasks.model.states import Priority
 from services.tasks.operations.direct import Direct
 from services.tasks.operations.intake import Intake
@@ -34,7 +35,7 @@ async def short_way(core: Core, broker: Broker, *, tidies: bool = True) -> Async
     await core.upkeep.refresh()
     await broker.feed()
     direct = Direct(core.store, broker.feeder, broker.publish)
-    intake = Intake(core.store, core.figures, SystemClock(), lambda: f"task_{ULID()}", direct=direct)
+    intake = Intake(core.store, core.figures, SystemClock(), partial(Ids().new, "task"), direct=direct)
     loops = [intake.batcher.run(), direct.run(), *([direct.tidy()] if tidies else [])]
     running = [asyncio.ensure_future(loop) for loop in loops]
     try:

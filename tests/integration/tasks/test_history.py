@@ -3,14 +3,14 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
-from ulid import ULID
 
 from chassis import migrations
 from chassis.config import Postgres
+from services.tasks.model.ids import first_id
 from services.tasks.operations.checks import check_draft
-from services.tasks.store.history import first_id
 from tests.integration.tasks.core import KIND, Core, draft, open_core, success
 from tests.support.databases import Databases
 
@@ -32,22 +32,23 @@ async def add_old_days(core: Core, count: int) -> None:
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     for table in ("task", "task_result", "task_event"):
         await core.sql(f"ALTER TABLE tasks.{table} DETACH PARTITION tasks_history.{table}_before")
-        upper = first_id(today - count * DAY)
+        upper = first_id("task", today - count * DAY)
         await core.sql(
             f"ALTER TABLE tasks.{table} ATTACH PARTITION tasks_history.{table}_before"
             f" FOR VALUES FROM (MINVALUE) TO ('{upper}')"
         )
         for ago in range(count, -1, -1):
             day = today - ago * DAY
+            lower, upper = first_id("task", day), first_id("task", day + DAY)
             await core.sql(
                 f"CREATE TABLE tasks_history.{table}_p{day:%Y%m%d} PARTITION OF tasks.{table}"
-                f" FOR VALUES FROM ('{first_id(day)}') TO ('{first_id(day + DAY)}')"
+                f" FOR VALUES FROM ('{lower}') TO ('{upper}')"
             )
 
 
 async def submit_at(core: Core, at: datetime, **changes: Any) -> str:
     """A task as it would have been accepted then."""
-    task_id = f"task_{ULID.from_datetime(at)}"
+    task_id = f"{first_id('task', at)}{uuid4().hex[:16].upper()}"
     await core.store.accept([check_draft(draft(**changes), KIND, task_id, datetime.now(UTC))])
     return task_id
 
