@@ -156,9 +156,9 @@ class Runner:
         known = self._attempts.keys | self._reporter.keys | ended
         for one in claimed:
             # A repeated pointer brings back what is held already.
-            if key_of(one) not in known:
+            if (key := key_of(one)) not in known:
                 progress = Progress(self._tasks, self._host.clock, session_id, one, self._fenced)
-                self._attempts.start(Running(claimed=one, session_id=session_id, report=progress.report))
+                self._attempts.start(Running(key=key, claimed=one, session_id=session_id, report=progress.report))
 
     def _ended(self, running: Running, outcome: tasks_pb2.Outcome | None) -> None:
         for ended in self._ended_since.values():

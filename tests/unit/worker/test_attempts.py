@@ -1,6 +1,7 @@
 """Handlers: timed, in threads, with all kinds of ends."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,8 +11,14 @@ from worker.attempts import Attempts, Running
 from worker.handler import Assignment, Kind
 
 
-async def _run(handler: Any, *, payload: bytes = b"{}", timeout_seconds: int = 0) -> pb.Outcome:
-    """The outcome of one attempt with that handler."""
+async def _run(
+    handler: Any,
+    *,
+    payload: bytes = b"{}",
+    timeout_seconds: int = 0,
+    then: Callable[[Attempts, Running], None] = lambda _attempts, _running: None,
+) -> pb.Outcome:
+    """The outcome of one attempt with that handler; `then` is called once it runs."""
     ends: list[pb.Outcome | None] = []
 
     async def report(fraction: float, message: str) -> None:
@@ -20,8 +27,10 @@ async def _run(handler: Any, *, payload: bytes = b"{}", timeout_seconds: int = 0
     async with asyncio.TaskGroup() as group:
         attempts = Attempts(group, {"k": Kind(handler=handler)}, 1, lambda _, outcome: ends.append(outcome))
         claimed = pb.Claimed(task_id="t", attempt=2, kind="k", payload=payload, timeout_seconds=timeout_seconds)
-        attempts.start(Running(claimed=claimed, session_id="s", report=report))
+        attempts.start(running := Running(key=("t", 2), claimed=claimed, session_id="s", report=report))
         assert attempts.free == 0
+        await asyncio.sleep(0)
+        then(attempts, running)
         await attempts.wait_idle()
     (outcome,) = ends
     assert outcome is not None
@@ -35,15 +44,40 @@ async def test_a_plain_function_runs_in_a_thread():
     assert outcome.result == b'{"echo":{"a":1}}'
 
 
-async def test_an_attempt_that_takes_too_long_is_a_retryable_timeout(monkeypatch: pytest.MonkeyPatch):
+async def _slow(_: Assignment) -> None:
+    await asyncio.sleep(3600)
+
+
+async def test_an_attempt_that_takes_too_long_is_a_retryable_timeout():
     """The limit of the attempt, not the handler's own TimeoutError, is called TIMEOUT."""
-    monkeypatch.setattr("worker.attempts.asyncio.timeout", lambda _: asyncio.timeout_at(0))
-
-    async def slow(_: Assignment) -> None:
-        await asyncio.sleep(3600)
-
-    failure = (await _run(slow, timeout_seconds=1)).failure
+    failure = (await _run(_slow, timeout_seconds=1)).failure
     assert (failure.error.code, failure.retryable) == ("TIMEOUT", True)
+
+
+@pytest.mark.parametrize("first", ["cancel", "expire"])
+async def test_whoever_cancels_an_attempt_hears_that_it_was_cancelled(first: str):
+    """Also when its time is over in the same moment."""
+
+    def both(attempts: Attempts, running: Running) -> None:
+        ends = [lambda: attempts.cancel(("t", 2)), running.expire]
+        for end in ends if first == "cancel" else ends[::-1]:
+            end()
+
+    assert (await _run(_slow, then=both)).cancelled
+
+
+async def test_a_handler_may_still_answer_when_its_time_is_over():
+    """What it says then is what happened."""
+
+    async def stubborn(_: Assignment) -> str:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            return "done"
+        return "never"
+
+    outcome = await _run(stubborn, then=lambda _, running: running.expire())
+    assert outcome.result == b'"done"'
 
 
 async def test_a_handlers_own_timeout_is_a_failure():
