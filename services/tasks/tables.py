@@ -125,7 +125,7 @@ task_result = Table(
     postgresql_partition_by=_BY_DAY,
 )
 
-# The feed: per task ordered and without gaps, because a sequence number is taken under the lock of the live row.
+# The feed but for what the task and its result say. Ordered, without gaps: numbers are taken under the live row's lock.
 task_event = Table(
     "task_event",
     metadata,

@@ -89,9 +89,6 @@ WITH i AS (
                                unique_digest, channel)
   SELECT task_id, state, work_group, priority, max_attempts, 1, CASE state WHEN $20 THEN at END,
          run_after IS NOT NULL, unique_digest, channel FROM i
-), e AS (
-  INSERT INTO tasks.task_event (task_id, sequence, type, attempt, at, data)
-  SELECT task_id, sequence, 'queued', attempt, at, '{{}}' FROM i
 ), s AS (
   INSERT INTO tasks.schedule (due_at, task_id, purpose, attempt)
   SELECT run_at, task_id, 1, 0 FROM i WHERE run_at > now()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from chassis.database import Database, DriverConnection
-from services.tasks.model.states import Priority, State
+from services.tasks.model.states import EventType, Priority, State
 from services.tasks.model.task import Event, Task, TaskError
 
 _FACTS = """
@@ -47,10 +47,24 @@ _COUNT_ALL = """
 SELECT count(*) FROM tasks.task t
 WHERE ($1 = '' OR t.owner_id = $1) AND (cardinality($2::text[]) = 0 OR t.kind = ANY($2))"""
 
-_EVENTS = """
-SELECT sequence, type, attempt, at, data FROM tasks.task_event
-WHERE task_id = $1 AND sequence > $2 ORDER BY sequence LIMIT $3
-"""
+# The first event and a success are not kept as such (but those of earlier releases are): the task and its result say
+# the same. Nothing comes after a success, so its number is the next.
+_EVENTS = f"""
+WITH e AS (
+  SELECT sequence, type, attempt, at, data FROM tasks.task_event WHERE task_id = $1
+), f AS (
+  SELECT * FROM e
+  UNION ALL SELECT 1, '{EventType.QUEUED}', 0, created_at, '{{}}' FROM tasks.task
+  WHERE task_id = $1 AND NOT EXISTS (SELECT FROM e WHERE sequence = 1)
+)
+SELECT * FROM (
+  SELECT * FROM f
+  UNION ALL SELECT (SELECT max(sequence) + 1 FROM f), '{EventType.SUCCEEDED}', attempt, finished_at, '{{}}'
+  FROM tasks.task_result
+  WHERE task_id = $1 AND state = {State.SUCCEEDED:d} AND NOT EXISTS (SELECT FROM e WHERE type = '{EventType.SUCCEEDED}')
+) AS feed
+WHERE sequence > $2 ORDER BY sequence LIMIT $3
+"""  # noqa: S608 - names and numbers of the model
 
 
 class Reading:
