@@ -43,8 +43,10 @@ from services.tasks.wire.messages import news_messages, pointers_message
 
 # A second writer begins when a full batch waits, so that one commit's wait is the other's work.
 _WRITERS = 2
-# News may be that late, so that many commits share one round to the broker and back.
-_NEWS_WAIT_SECONDS = 0.01
+# News wait a little for those of the next commits, and the more the shorter the last of them are ago: many share one
+# round to the broker and back.
+_NEWS_WAIT_SECONDS = 0.005
+_NEWS_PACE_SECONDS = 0.025
 
 _NEWS = Form(COLUMNS, news_messages, most=50)
 
@@ -154,6 +156,7 @@ class Waker:
         # Set when all is built: those who are woken need the store themselves.
         self.targets: dict[Due, Callable[[], None]] = {}
         self._news_waits = False
+        self._news_went_at = float("-inf")
 
     def wake(self, due: Collection[Due]) -> None:
         """Something of these was committed."""
@@ -162,10 +165,13 @@ class Waker:
                 self.targets[one]()
             elif not self._news_waits:
                 self._news_waits = True
-                asyncio.get_running_loop().call_later(_NEWS_WAIT_SECONDS, self._wake_news)
+                loop = asyncio.get_running_loop()
+                at = max(loop.time() + _NEWS_WAIT_SECONDS, self._news_went_at + _NEWS_PACE_SECONDS)
+                loop.call_at(at, self._wake_news)
 
     def _wake_news(self) -> None:
         self._news_waits = False
+        self._news_went_at = asyncio.get_running_loop().time()
         self.targets[Due.NEWS]()
 
 

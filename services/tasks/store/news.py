@@ -5,7 +5,12 @@ It knows the columns; what the bus is told in the end is worded when a row is re
 
 # ruff: noqa: S608 - what is put into these statements are names of columns and of parts of the statement
 
-COLUMNS = "type, kind, task_ids, owner_ids, sequences, attempts, ats, data, results, labels, traceparents"
+_COLUMNS = "type, kind, task_ids, owner_ids, sequences, attempts, ats, data, results, labels, traceparents"
+# What is read of a row. A moment that all share comes once, and what none of them has not at all: each value read costs
+# more than to compare it here.
+COLUMNS = """type, kind, task_ids, owner_ids, sequences, attempts, traceparents, results,
+  CASE WHEN ats[1] = ALL(ats) THEN ats[1:1] ELSE ats END AS ats,
+  CASE WHEN '{}' <> ANY(data) THEN data END AS data, CASE WHEN '' <> ANY(labels) THEN labels END AS labels"""
 
 
 def news_of(source: str, kind_of_news: str, *, data: str = "NULL", result: str = "NULL") -> str:
@@ -18,7 +23,7 @@ def news_of(source: str, kind_of_news: str, *, data: str = "NULL", result: str =
         result: the same for the result; NULL: none.
     """
     return f"""
-  INSERT INTO tasks.news ({COLUMNS})
+  INSERT INTO tasks.news ({_COLUMNS})
   SELECT {kind_of_news}, kind, array_agg(task_id), array_agg(owner_id), array_agg(sequence), array_agg(attempt),
          array_agg(at), {_all(data, "bytea")}, {_all(result, "bytea")}, array_agg(labels), array_agg(traceparent)
   FROM {source} GROUP BY 1, 2

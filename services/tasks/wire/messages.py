@@ -10,7 +10,8 @@ from services.tasks.model.work import WaitingPointer
 from services.tasks.wire.times import set_time
 
 _SOURCE = "tasks"
-_COLUMNS = ("task_ids", "owner_ids", "sequences", "attempts", "ats", "labels", "traceparents")
+_COLUMNS = ("task_ids", "owner_ids", "sequences", "attempts", "traceparents")
+_SELDOM = ("data", "results", "labels")
 # Of one message; a single event may be larger.
 _MOST_BYTES = 256 * 1024
 # About what an event takes besides its documents.
@@ -47,13 +48,14 @@ def news_messages(row: Any) -> list[Message]:
     bundle, size = events_pb2.TasksChanged(), 0
     count = len(row["task_ids"])
     columns = [row[name] for name in _COLUMNS]
-    documents = row["data"] or [b"{}"] * count, row["results"] or [b""] * count
+    seldom = [row[name] or [b""] * count for name in _SELDOM]
     # What they have in common is said once and copied: to make each event of arguments costs twice as much.
-    alike = events_pb2.TaskChanged(kind=row["kind"], type=row["type"])
-    said_at = row["ats"][0]
+    alike = events_pb2.TaskChanged(kind=row["kind"], type=row["type"], data=b"{}")
+    ats = row["ats"] if len(row["ats"]) == count else row["ats"] * count
+    said_at = ats[0]
     set_time(alike.at, said_at)
-    for task_id, owner_id, sequence, attempt, at, labels, traceparent, data, result in zip(
-        *columns, *documents, strict=True
+    for task_id, owner_id, sequence, attempt, traceparent, data, result, labels, at in zip(
+        *columns, *seldom, ats, strict=True
     ):
         if size and size + len(result) + len(data) > _MOST_BYTES:
             messages.append(_message(row, bundle))
@@ -68,10 +70,13 @@ def news_messages(row: Any) -> list[Message]:
         change.owner_id = owner_id
         change.sequence = sequence
         change.attempt = attempt
-        change.data = data
-        change.result = result
-        change.labels = labels
         change.traceparent = traceparent
+        if data:
+            change.data = data
+        if result:
+            change.result = result
+        if labels:
+            change.labels = labels
     return [*messages, _message(row, bundle)]
 
 

@@ -210,6 +210,12 @@ def test_each_event_of_the_news_says_its_own() -> None:
     assert events_pb2.TasksChanged.FromString(event.body) == events_pb2.TasksChanged(changes=changes)
 
 
+def test_what_all_events_of_a_row_share_is_read_once() -> None:
+    """One moment for all of them, and no labels where none has any."""
+    short = news("started", 2) | {"ats": [AT], "labels": None}
+    assert [one.body for one in news_messages(short)] == [one.body for one in news_messages(news("started", 2))]
+
+
 def test_large_news_travel_apart() -> None:
     """A message stays small, whatever the results of its tasks; none is left out."""
     result = b'"' + b"x" * 100_000 + b'"'
