@@ -90,7 +90,7 @@ def check_draft(draft: Draft, kind: Kind, task_id: str, now: datetime) -> Submis
         idempotency_key=draft.idempotency_key,
         fingerprint=_fingerprint(draft) if draft.idempotency_key else b"",
         channel=channel_of(payload),
-        run_after=tuple(dict.fromkeys(draft.run_after)),
+        run_after=tuple(dict.fromkeys(draft.run_after)) if draft.run_after else (),
         join_any=draft.join == Join.ANY,
         unique_key=draft.unique_key,
         schedule_id=draft.schedule_id,
@@ -120,8 +120,10 @@ def check_document(field: str, value: bytes, most_bytes: int) -> object:
 
 def check_text(field: str, value: str, *, required: bool = False, most: int = _MOST_NAME) -> None:
     """Raises Invalid for text that is missing, too long, or holds a NUL, which Postgres cannot keep."""
-    if required and not value:
-        raise _bad(field, "It must not be empty")
+    if not value:
+        if required:
+            raise _bad(field, "It must not be empty")
+        return
     if len(value) > most or "\x00" in value:
         raise _bad(field, f"Text of at most {most} characters without NUL")
 

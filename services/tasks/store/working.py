@@ -80,8 +80,9 @@ WITH t AS MATERIALIZED (
             NULL::bytea AS partial, l.work_group, coalesce(l.channel, '') AS channel, i.owner_id, i.kind, i.labels,
             i.traceparent, i.created_at
 ), {ENDED}
-SELECT z.task_id, z.attempt, z.session_id, z.work_group, z.channel, z.started_at, z.created_at, z.at,
-       EXISTS (SELECT FROM w) AS deliveries
+SELECT z.task_id, z.attempt, z.session_id, z.work_group, z.channel, EXISTS (SELECT FROM w) AS deliveries,
+       date_part('epoch', z.at - z.started_at) AS busy_seconds,
+       date_part('epoch', z.at - z.created_at) AS response_seconds
 FROM z
 """
 
@@ -216,8 +217,8 @@ def _end(row: Any) -> End:
         channel=row["channel"],
         session_id=row["session_id"],
         failed=False,
-        busy_seconds=(row["at"] - row["started_at"]).total_seconds(),
-        response_seconds=(row["at"] - row["created_at"]).total_seconds(),
+        busy_seconds=row["busy_seconds"],
+        response_seconds=row["response_seconds"],
     )
 
 
