@@ -7,7 +7,7 @@ One process at a time does this, so that a bound on what is published ahead and 
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from chassis.database import Database, DriverConnection
 from services.tasks.model.states import Priority, State
@@ -16,6 +16,8 @@ from services.tasks.ports import Publish
 from services.tasks.store.outgoing import pointers_to
 
 LOCK_KEY = 0x54534B504E5452
+# Block and number of a row in its table.
+Row: TypeAlias = tuple[int, int]
 # More owners than this in one queue take turns by rounds.
 _MOST_OWNERS = 200
 
@@ -41,28 +43,19 @@ WITH RECURSIVE q AS (
 ), r AS (
   SELECT w.most, p.*, row_number() OVER (PARTITION BY p.work_group, p.priority, p.owner_id ORDER BY p.seq) AS turn
   FROM w CROSS JOIN LATERAL (
-    SELECT p.* FROM tasks.pointer p
+    SELECT p.ctid AS row, p.* FROM tasks.pointer p
     WHERE p.lane = w.lane AND p.work_group = w.work_group AND p.priority = w.priority AND p.owner_id = w.owner_id
     ORDER BY p.seq LIMIT (w.most + w.owners - 1) / w.owners) p
 ), t AS (
   SELECT r.*, row_number() OVER (PARTITION BY work_group, priority ORDER BY turn, owner_id) AS place FROM r
 )
-SELECT work_group, priority, owner_id, seq, task_id, attempt, traceparent, at FROM t WHERE place <= most
+SELECT row, work_group, priority, owner_id, seq, task_id, attempt, traceparent, at FROM t WHERE place <= most
 ORDER BY priority DESC, place
 """
 
-# Each is looked up by its key, and the table is not read through for a batch, however long it is. A row that changes
-# its lane at this moment is left where it is: it is somebody else's then, and a repeated pointer does no harm.
-_KEYED = """ctid = ANY(ARRAY(
-  SELECT f.ctid FROM unnest($1::text[], $2::text[], $3::smallint[], $4::text[], $5::bigint[])
-    AS i(lane, work_group, priority, owner_id, seq)
-  CROSS JOIN LATERAL (
-    SELECT p.ctid FROM tasks.pointer p
-    WHERE p.lane = i.lane AND p.work_group = i.work_group AND p.priority = i.priority AND p.owner_id = i.owner_id
-      AND p.seq = i.seq OFFSET 0
-  ) AS f
-))"""
-_DELETE = f"DELETE FROM tasks.pointer p WHERE {_KEYED}"
+# By where each was picked, a moment ago in this transaction: to look it up by its key once more costs three times as
+# much. By its number too, since the place of a row that is gone may be another's.
+_DELETE = "DELETE FROM tasks.pointer p WHERE ctid = ANY($1::tid[]) AND seq = ANY($2::bigint[])"
 
 # All pointers of a row are settled together. Where some are missing it stays, and is recalled: a repeated pointer does
 # no harm. What was refused waits for its turn from here on, unless somebody has recalled it.
@@ -160,12 +153,13 @@ class Pointers:
         async with self._hot.driver() as pg:
             if not await pg.fetchval("SELECT pg_try_advisory_xact_lock($1)", LOCK_KEY):
                 return None
-            waiting = await _pick(pg, queues)
-            if not waiting:
+            picked = await _pick(pg, queues)
+            if not picked:
                 return []
-            taken = [one for one, ok in zip(waiting, await publish(waiting), strict=True) if ok]
-            await pg.execute(_DELETE, *_keys(taken))
-        return taken
+            outcomes = await publish([one for one, _ in picked])
+            taken = [pair for pair, ok in zip(picked, outcomes, strict=True) if ok]
+            await pg.execute(_DELETE, *_rows(taken))
+        return [one for one, _ in taken]
 
     async def settle_direct(self, taken: Sequence[WaitingPointer], refused: Sequence[WaitingPointer]) -> None:
         """See `ports.PointerStore`."""
@@ -204,11 +198,11 @@ async def _grant(pg: DriverConnection, kind: str, group: str, free: int) -> None
     queues = [Queue(lane=kind, group=group, priority=priority, most=free) for priority in Priority]
     chosen = (await _pick(pg, queues))[:free]
     if chosen:
-        await pg.execute(_TAKE_PLACES, kind, [one.task_id for one in chosen], [one.attempt for one in chosen])
-        await pg.execute(_GRANT, *_keys(chosen))
+        await pg.execute(_TAKE_PLACES, kind, [one.task_id for one, _ in chosen], [one.attempt for one, _ in chosen])
+        await pg.execute(_GRANT, *_rows(chosen))
 
 
-async def _pick(pg: DriverConnection, queues: Sequence[Queue]) -> list[WaitingPointer]:
+async def _pick(pg: DriverConnection, queues: Sequence[Queue]) -> list[tuple[WaitingPointer, Row]]:
     rows = await pg.fetch(
         _PICK,
         [queue.lane for queue in queues],
@@ -218,7 +212,7 @@ async def _pick(pg: DriverConnection, queues: Sequence[Queue]) -> list[WaitingPo
         [queue.after_owner for queue in queues],
     )
     asked = {(queue.group, int(queue.priority)): queue for queue in queues}
-    return [_waiting(row, asked[row["work_group"], row["priority"]]) for row in rows]
+    return [(_waiting(row, asked[row["work_group"], row["priority"]]), row["row"]) for row in rows]
 
 
 def _waiting(row: Any, queue: Queue) -> WaitingPointer:
@@ -235,11 +229,5 @@ def _waiting(row: Any, queue: Queue) -> WaitingPointer:
     )
 
 
-def _keys(pointers: Sequence[WaitingPointer]) -> list[list[Any]]:
-    return [
-        [one.lane for one in pointers],
-        [one.group for one in pointers],
-        [one.priority for one in pointers],
-        [one.owner_id for one in pointers],
-        [one.seq for one in pointers],
-    ]
+def _rows(picked: Sequence[tuple[WaitingPointer, Row]]) -> tuple[list[Row], list[int]]:
+    return [row for _, row in picked], [one.seq for one, _ in picked]
