@@ -41,7 +41,7 @@ class LaneServicer(lane_pb2_grpc.LaneServiceServicer):
         request_iterator: AsyncIterator[lane_pb2.OpenRequest],
         context: grpc.aio.ServicerContext[lane_pb2.OpenRequest, lane_pb2.OpenResponse],
     ) -> None:
-        """Runs one lane until the client leaves or this process drains."""
+        """Runs one lane until the client leaves or this process drains. Raises what reader or writer die of."""
         del request_iterator
         lane = _Lane(self._methods, context)
         self._lanes.add(lane)
@@ -83,7 +83,10 @@ class _Lane:
         writer = asyncio.get_running_loop().create_task(self._write())
         reader = asyncio.get_running_loop().create_task(self._read())
         try:
-            await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
+            for ended in done:
+                if not ended.cancelled():
+                    ended.result()
         finally:
             tasks = (reader, writer, *self._calls.values(), *self._batches)
             for task in tasks:

@@ -76,9 +76,8 @@ class LaneStream:
         self._up = asyncio.Event()
         self._sent = 0
         self._taken = 0
-        self._runner = asyncio.get_running_loop().create_task(
-            endless(f"lane {service}", self._run), name=f"lane {service}"
-        )
+        self._loop = asyncio.get_running_loop()
+        self._runner = self._loop.create_task(endless(f"lane {service}", self._run), name=f"lane {service}")
 
     @property
     def connected(self) -> bool:
@@ -101,13 +100,12 @@ class LaneStream:
         if len(body) > MESSAGE_BYTES:
             # Within a frame it would break the lane, and with it the calls of everybody else.
             raise Invalid("The request is too large", code="REQUEST_TOO_LARGE")
-        loop = asyncio.get_running_loop()
-        call = Call(next(self._ids), loop.create_future(), unread_bytes)
+        call = Call(next(self._ids), self._loop.create_future(), unread_bytes)
         self._calls[call.id] = call
         timeout_ms = 0
         if timeout_seconds is not None:
             timeout_ms = max(1, int(timeout_seconds * 1000))
-            call.timer = loop.call_later(timeout_seconds, self._expire, call)
+            call.timer = self._loop.call_later(timeout_seconds, self._expire, call)
         self._waiting.append(
             lane_pb2.Item(
                 call_id=call.id,
@@ -173,8 +171,7 @@ class LaneStream:
 
     async def _carry(self, stream: Any) -> None:
         """Reads and writes until the stream ends."""
-        loop = asyncio.get_running_loop()
-        tasks = (loop.create_task(self._read(stream)), loop.create_task(self._write(stream)))
+        tasks = (self._loop.create_task(self._read(stream)), self._loop.create_task(self._write(stream)))
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:

@@ -231,7 +231,10 @@ class PointerStore(Protocol):
         """
 
     async def settle_direct(self, taken: Sequence[WaitingPointer], refused: Sequence[WaitingPointer]) -> None:
-        """Of pointers on the short way: forgets those that were taken, and leaves to `feed` those that were not."""
+        """Of pointers on the short way: forgets those that were taken, and leaves to `feed` those that were not.
+
+        All pointers of a commit are settled in one call, or are as if none were: then they are recalled later.
+        """
 
     async def recall_direct(self, older_seconds: float) -> int:
         """Leaves to `feed` pointers that have been on the short way for so long. Answers how many."""
