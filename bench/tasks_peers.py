@@ -3,7 +3,7 @@
 Everyone has the same private Postgres (fsync) and RabbitMQ, persistent and confirmed messages, a payload of 1 kB, and
 acknowledges after the result is committed. Every accepted task is checked for its committed result at the end.
 
-Usage: python -m bench.tasks_peers [--only celery,taskiq] [--rounds 3] [--tasks 10000] [--accepts 4000] [--seconds 4]
+Usage: python -m bench.tasks_peers [--only celery,taskiq] [--rounds 3] [--tasks 20000] [--accepts 4000] [--seconds 4]
            [--configurations best|all|NAME,NAME] [--save FILE] [--show FILE]
 
 With `--save` each measurement is added to FILE as a line of JSON, so that a run may be made piece by piece; `--show`
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--tasks", type=int, default=10_000)
+    parser.add_argument("--tasks", type=int, default=20_000)
     parser.add_argument("--accepts", type=int, default=4000)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--configurations", default="best")

@@ -93,6 +93,15 @@ _AGENTMESH = Committed(
 )
 
 
+def _agentmesh(told: str, *, slots: int) -> Configuration:
+    return Configuration(
+        told=told,
+        worker=("-m", "bench.peers.agentmesh_worker"),
+        committed=_AGENTMESH,
+        environment={"MESH_WORKER_SLOTS": str(slots)},
+    )
+
+
 def _celery(
     told: str, pool: str, concurrency: int, *, prefetch: int, own: bool, workers: int = 1, queue: str = "classic"
 ) -> Configuration:
@@ -155,12 +164,8 @@ SYSTEMS = (
         client=("-m", "bench.peers.agentmesh"),
         batch=500,
         configurations={
-            "worker": Configuration(
-                told="1 tasks service, 1 worker of 256 slots",
-                worker=("-m", "bench.peers.agentmesh_worker"),
-                committed=_AGENTMESH,
-                environment={"MESH_WORKER_SLOTS": "256"},
-            )
+            "1x256": _agentmesh("1 tasks service, 1 worker of 256 slots", slots=256),
+            "1x1000": _agentmesh("1 tasks service, 1 worker of 1,000 slots", slots=1000),
         },
     ),
     System(
@@ -207,6 +212,7 @@ SYSTEMS = (
         configurations={
             "1x300": _taskiq("1 worker, 300 at once, prefetch 300", workers=1, at_once=300, prefetch=300),
             "2x300": _taskiq("2 workers, 300 at once, prefetch 300", workers=2, at_once=300, prefetch=300),
+            "1x1000": _taskiq("1 worker, 1,000 at once, prefetch 1,000", workers=1, at_once=1000, prefetch=1000),
             "2x10": _taskiq("2 workers, 100 at once, prefetch 10 (its default)", workers=2, at_once=100, prefetch=10),
             "quorum": _taskiq(
                 "1 worker, 300 at once, prefetch 300, quorum queue (its default)",
