@@ -43,8 +43,8 @@ from services.tasks.wire.messages import news_messages, pointers_message
 
 # A second writer begins when a full batch waits, so that one commit's wait is the other's work.
 _WRITERS = 2
-# News wait a little for those of the next commits, and the more the shorter the last of them are ago: many share one
-# round to the broker and back.
+# News wait a little for those of the next commits, and longer when the last went a moment ago: many share one round to
+# the broker and back.
 _NEWS_WAIT_SECONDS = 0.005
 _NEWS_PACE_SECONDS = 0.025
 
