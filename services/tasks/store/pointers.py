@@ -55,7 +55,10 @@ ORDER BY priority DESC, place
 
 # By where each was picked, a moment ago in this transaction: to look it up by its key once more costs three times as
 # much. By its number too, since the place of a row that is gone may be another's.
-_DELETE = "DELETE FROM tasks.pointer p WHERE ctid = ANY($1::tid[]) AND seq = ANY($2::bigint[])"
+_DELETE = """
+DELETE FROM tasks.pointer p USING unnest($1::tid[], $2::bigint[]) AS i(row, seq)
+WHERE p.ctid = i.row AND p.seq = i.seq AND p.ctid = ANY($1::tid[])
+"""
 
 # All pointers of a row are settled together. Where some are missing it stays, and is recalled: a repeated pointer does
 # no harm. What was refused waits for its turn from here on, unless somebody has recalled it.

@@ -51,17 +51,18 @@ WHERE ($1 = '' OR t.owner_id = $1) AND (cardinality($2::text[]) = 0 OR t.kind = 
 # the same. Nothing comes after a success, so its number is the next.
 _EVENTS = f"""
 WITH e AS (
-  SELECT sequence, type, attempt, at, data FROM tasks.task_event WHERE task_id = $1
-), f AS (
-  SELECT * FROM e
-  UNION ALL SELECT 1, '{EventType.QUEUED}', 0, created_at, '{{}}' FROM tasks.task
-  WHERE task_id = $1 AND NOT EXISTS (SELECT FROM e WHERE sequence = 1)
+  SELECT sequence, type, attempt, at, data FROM tasks.task_event
+  WHERE task_id = $1 AND sequence > $2 ORDER BY sequence LIMIT $3
+), m AS (
+  SELECT sequence, type FROM tasks.task_event WHERE task_id = $1 ORDER BY sequence DESC LIMIT 1
 )
 SELECT * FROM (
-  SELECT * FROM f
-  UNION ALL SELECT (SELECT max(sequence) + 1 FROM f), '{EventType.SUCCEEDED}', attempt, finished_at, '{{}}'
+  SELECT * FROM e
+  UNION ALL SELECT 1, '{EventType.QUEUED}', 0, created_at, '{{}}' FROM tasks.task
+  WHERE task_id = $1 AND NOT EXISTS (SELECT FROM tasks.task_event WHERE task_id = $1 AND sequence = 1)
+  UNION ALL SELECT (SELECT sequence FROM m) + 1, '{EventType.SUCCEEDED}', attempt, finished_at, '{{}}'
   FROM tasks.task_result
-  WHERE task_id = $1 AND state = {State.SUCCEEDED:d} AND NOT EXISTS (SELECT FROM e WHERE type = '{EventType.SUCCEEDED}')
+  WHERE task_id = $1 AND state = {State.SUCCEEDED:d} AND NOT EXISTS (SELECT FROM m WHERE type = '{EventType.SUCCEEDED}')
 ) AS feed
 WHERE sequence > $2 ORDER BY sequence LIMIT $3
 """  # noqa: S608 - names and numbers of the model
