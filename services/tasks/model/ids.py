@@ -8,10 +8,12 @@ from ulid_transform import bytes_to_ulid, ulid_at_time
 
 _RANDOM_BYTES = 10
 _MOMENT_DIGITS = 10
+# A clock that was set back by more is believed: what was made before it lay in the future.
+_BACK_MS = 1000
 
 
 class Ids:
-    """Makes ids of which each sorts after the one before, also within a millisecond, and none can be guessed."""
+    """Makes ids that nobody can guess. Each sorts after the one before, also where the clock goes back a little."""
 
     def __init__(self) -> None:
         self._last = 0
@@ -19,7 +21,7 @@ class Ids:
     def new(self, prefix: str) -> str:
         """A fresh one: milliseconds since the epoch (48 bits), then 80 bits."""
         number = (time_ns() // 1_000_000 << 8 * _RANDOM_BYTES) + int.from_bytes(urandom(_RANDOM_BYTES))
-        if number <= self._last:
+        if self._last - (_BACK_MS << 8 * _RANDOM_BYTES) < number <= self._last:
             # The leap is as hard to guess, and leaves room for sixty thousand more in the same millisecond.
             number = self._last + 1 + (number & (1 << 64) - 1)
         self._last = number

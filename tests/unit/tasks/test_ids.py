@@ -35,9 +35,14 @@ def test_ids_of_a_moment_lie_between_it_and_the_next_millisecond() -> None:
 
 
 @pytest.mark.usefixtures("stopped")
-def test_ids_go_on_when_the_clock_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that was set back makes none that sorts before."""
+@pytest.mark.parametrize(("back", "goes_on"), [(timedelta(milliseconds=900), True), (timedelta(days=30), False)])
+def test_ids_go_on_when_the_clock_goes_back_a_little(
+    monkeypatch: pytest.MonkeyPatch, back: timedelta, goes_on: bool
+) -> None:
+    """But a clock that was far ahead, and was set right, is followed."""
     made = Ids()
     before = made.new("task")
-    monkeypatch.setattr(ids, "time_ns", lambda: 0)
-    assert made.new("task") > before
+    monkeypatch.setattr(ids, "time_ns", lambda: int((MOMENT - back).timestamp() * 1000) * 1_000_000)
+    after = made.new("task")
+    assert (after > before) is goes_on
+    assert goes_on or after.startswith(first_id("task", MOMENT - back))
