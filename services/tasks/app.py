@@ -104,7 +104,8 @@ async def build(settings: Settings, host: Host) -> None:
 
 
 def _start_pointers(host: Host, store: Store, feeder: Feeder, broker: Broker) -> Direct:
-    direct = Direct(store, feeder, partial(_publish, Publisher(broker)))
+    direct = Direct(store, feeder, partial(_publish, Publisher(broker)), clock=host.clock)
+    host.on_drain("direct", direct.close)
     host.spawn("pointers", feeder.run())
     host.spawn("direct-tidy", direct.tidy())
     for number in range(BURSTS):

@@ -230,10 +230,12 @@ class PointerStore(Protocol):
         None: another process is at it. Raises what `publish` raises; then nothing is forgotten.
         """
 
-    async def settle_direct(self, taken: Sequence[WaitingPointer], refused: Sequence[WaitingPointer]) -> None:
-        """Of pointers on the short way: forgets those that were taken, and leaves to `feed` those that were not.
+    async def settle_direct(self, counts: Mapping[int, int], refused: Sequence[WaitingPointer]) -> None:
+        """Of pointers on the short way: forgets those that were taken, and leaves to `feed` those that were refused.
 
-        All pointers of a commit are settled in one call, or are as if none were: then they are recalled later.
+        Args:
+            counts: of each row how many of its pointers are settled. Unless all of them are it is as if none were, and
+                they are recalled later.
         """
 
     async def recall_direct(self, older_seconds: float) -> int:

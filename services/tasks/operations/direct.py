@@ -1,16 +1,23 @@
-"""Pointers on the short way: from the commit of their task straight to the broker, while their queue has room and
-nothing waits in it for a turn. Their rows are there until the broker has confirmed them: a crash repeats them.
+"""Pointers on the short way: from the commit of their task straight to the broker, without a row of their own.
+
+While their queue has room they are published at once; else they wait here for a moment, owners in turn, as long as
+nothing of it waits in the table. One row for all of a commit is there until all of them are settled: a crash repeats
+them.
 """
 
 import asyncio
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
+from chassis.clock import Clock
 from chassis.errors import MeshError, Unavailable
 from chassis.logging import get_logger
 from chassis.retry import backoff_seconds
 from services.tasks.model.task import Accepted, Submission
 from services.tasks.model.work import WaitingPointer
-from services.tasks.operations.feeder import Feeder
+from services.tasks.operations.feeder import Feeder, Place
+from services.tasks.operations.lines import Line
 from services.tasks.ports import PointerStore, PublishBundles
 
 log = get_logger(__name__)
@@ -18,46 +25,88 @@ log = get_logger(__name__)
 # So many bursts may wait for their confirmation at once; the broker takes tens of milliseconds when it is busy.
 BURSTS = 32
 _MOST_AT_ONCE = 500
-# Rows of what was confirmed go together.
+# Rows of what was settled go together.
 _TIDY_EVERY_SECONDS = 0.05
 _MOST_PAUSE_SECONDS = 1.0
+# Then the table is the better place to wait: others take their turns there too. Well before the rows are mistaken for
+# those of a process that died (`Feeder`).
+_MOST_WAIT_SECONDS = 1.2
+
+
+@dataclass(slots=True)
+class _Commit:
+    """The pointers of one row. `left`: those that are not settled; `refused`: those that nobody took."""
+
+    began_at: float
+    pointers: int
+    left: int
+    refused: list[WaitingPointer] = field(default_factory=list)
 
 
 class Direct:
     """Takes what was accepted a moment ago. `run` (as often as `BURSTS` says) and `tidy` have to run.
 
-    What waits here is bounded by the room of the queues: nothing is taken that has none.
+    What waits here is bounded by what its queues move in a moment: nothing else is let in.
     """
 
-    def __init__(self, store: PointerStore, feeder: Feeder, publish: PublishBundles) -> None:
+    def __init__(self, store: PointerStore, feeder: Feeder, publish: PublishBundles, *, clock: Clock) -> None:
         self._store = store
         self._feeder = feeder
         self._publish = publish
-        self._waiting: asyncio.Queue[list[WaitingPointer]] = asyncio.Queue()
-        self._taken: list[WaitingPointer] = []
-        self._refused: list[WaitingPointer] = []
+        self._clock = clock
+        self._lines: defaultdict[Place, Line] = defaultdict(Line)
+        self._bursts: asyncio.Queue[list[WaitingPointer]] = asyncio.Queue()
+        self._commits: dict[int, _Commit] = {}
+        self._settled: dict[int, _Commit] = {}
         self._untidy = asyncio.Event()
+        self._closed = False
+        feeder.go_on = self._go_on
 
     def reserve(self, submissions: Sequence[Submission]) -> frozenset[str]:
-        """The tasks among these whose pointers may take the short way, with room in their queues for each."""
-        return frozenset(s.task_id for s in submissions if self._feeder.reserve(s))
+        """The tasks among these whose pointers may take the short way."""
+        if self._closed:
+            return frozenset()
+        waiting = Counter({place: len(line) for place, line in self._lines.items()})
+        passing = []
+        for one in submissions:
+            place = one.group, one.priority
+            if self._feeder.lets_pass(one, waiting[place]):
+                waiting[place] += 1
+                passing.append(one.task_id)
+        return frozenset(passing)
 
     def hand(self, submissions: Sequence[Submission], answers: Sequence[Accepted | MeshError]) -> None:
-        """Publishes the pointers of those that were accepted for the short way."""
-        pointers = [
-            _pointer(submission, answer)
-            for submission, answer in zip(submissions, answers, strict=True)
-            if isinstance(answer, Accepted) and answer.pointer_seq
-        ]
-        if pointers:
-            self._waiting.put_nowait(pointers)
+        """Publishes the pointers of those that were accepted for the short way, as soon as there is room."""
+        by_place: defaultdict[Place, list[WaitingPointer]] = defaultdict(list)
+        counts: Counter[int] = Counter()
+        for submission, answer in zip(submissions, answers, strict=True):
+            if isinstance(answer, Accepted) and answer.pointer_seq:
+                by_place[submission.group, submission.priority].append(_pointer(submission, answer))
+                counts[answer.pointer_seq] += 1
+        now = self._clock.monotonic()
+        for seq, count in counts.items():
+            self._commits[seq] = _Commit(began_at=now, pointers=count, left=count)
+        for place, pointers in by_place.items():
+            line = self._lines[place]
+            # Behind others it waits for the feeder's next look: that sees first to what others have put in the table.
+            was_empty = not line
+            line.put(pointers)
+            if was_empty:
+                self._go_on(place)
+        if any(self._lines.values()):
+            self._untidy.set()
+
+    def _go_on(self, place: Place) -> None:
+        """Publishes what waits for this queue, as far as there is room."""
+        if (line := self._lines.get(place)) and (room := self._feeder.reserve(place, len(line))):
+            self._bursts.put_nowait(line.take(room))
 
     async def run(self) -> None:
         """Publishes for ever, one burst at a time."""
         while True:
-            burst = await self._waiting.get()
-            while not self._waiting.empty() and len(burst) < _MOST_AT_ONCE:
-                burst += self._waiting.get_nowait()
+            burst = await self._bursts.get()
+            while not self._bursts.empty() and len(burst) < _MOST_AT_ONCE:
+                burst += self._bursts.get_nowait()
             await self._send(burst)
 
     async def _send(self, burst: list[WaitingPointer]) -> None:
@@ -66,32 +115,69 @@ class Direct:
         except Unavailable as error:
             log.debug("Pointers wait for the broker", pointers=len(burst), error=str(error))
             outcomes = [False] * len(burst)
-        for one, taken in zip(burst, outcomes, strict=True):
-            (self._taken if taken else self._refused).append(one)
+        self._settle(burst, [one for one, taken in zip(burst, outcomes, strict=True) if not taken])
+
+    def _settle(self, pointers: Sequence[WaitingPointer], refused: Sequence[WaitingPointer]) -> None:
+        """These were taken, but for those that were refused: they wait in the table, and those behind them too."""
+        for one in refused:
+            self._feeder.hold(one.group, one.priority)
+            self._commits[one.seq].refused.append(one)
+        for seq, count in Counter(one.seq for one in pointers).items():
+            commit = self._commits[seq]
+            commit.left -= count
+            if not commit.left:
+                self._settled[seq] = self._commits.pop(seq)
         self._untidy.set()
 
     async def tidy(self) -> None:
-        """Deletes the rows of what was confirmed for ever, and leaves to the feeder what was not."""
+        """Deletes the rows of what was published for ever, and leaves to the feeder what was not, or waits too long."""
         failures = 0
         while True:
             await self._untidy.wait()
             await asyncio.sleep(_TIDY_EVERY_SECONDS)
             self._untidy.clear()
-            taken, self._taken = self._taken, []
-            refused, self._refused = self._refused, []
+            self._give_up(self._clock.monotonic() - _MOST_WAIT_SECONDS)
             try:
-                await self._store.settle_direct(taken, refused)
+                await self._store_settled()
             except Unavailable as error:
                 if failures == 0:
                     log.warning("Rows of published pointers wait", error=str(error))
                 failures += 1
-                self._taken, self._refused = taken + self._taken, refused + self._refused
                 self._untidy.set()
                 await asyncio.sleep(backoff_seconds(failures, first=0.1, most=_MOST_PAUSE_SECONDS))
                 continue
             failures = 0
-            if refused:
-                self._feeder.wake()
+            if any(self._lines.values()):
+                self._untidy.set()
+
+    def _give_up(self, latest: float) -> None:
+        """Where one has waited since then the queue is slow: all of them wait in the table from now on."""
+        for line in self._lines.values():
+            if any(self._commits[one.seq].began_at <= latest for one in line.firsts()):
+                left = line.take(len(line))
+                self._settle(left, left)
+
+    async def _store_settled(self) -> None:
+        settled, self._settled = self._settled, {}
+        if not settled:
+            return
+        refused = [one for commit in settled.values() for one in commit.refused]
+        try:
+            await self._store.settle_direct({seq: commit.pointers for seq, commit in settled.items()}, refused)
+        except Unavailable:
+            self._settled = settled | self._settled
+            raise
+        if refused:
+            self._feeder.wake()
+
+    async def close(self) -> None:
+        """Leaves to other processes what waits here. Without it they would notice two seconds later."""
+        self._closed = True
+        self._give_up(self._clock.monotonic())
+        try:
+            await self._store_settled()
+        except Unavailable as error:
+            log.warning("Rows of published pointers wait for other processes", error=str(error))
 
 
 def _pointer(submission: Submission, accepted: Accepted) -> WaitingPointer:

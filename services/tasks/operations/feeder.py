@@ -4,9 +4,11 @@ many tasks another has queued before.
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeAlias
 
 from chassis.clock import Clock
 from chassis.errors import Unavailable
@@ -30,6 +32,12 @@ _MOST_PAUSE_SECONDS = 1.0
 _RECALL_AFTER_SECONDS = 2.0
 _STILL_AFTER_SECONDS = 2.0
 _MOST_AT_ONCE = 1000
+# So many may wait for room on the short way: more than a fast queue moves in the time that they are left there.
+_MOST_AHEAD = 8192
+
+# A queue: its group and class.
+Place: TypeAlias = tuple[str, Priority]
+GoOn: TypeAlias = Callable[[Place], None]
 
 
 @dataclass(slots=True)
@@ -57,13 +65,18 @@ class Window:
         """Whether to look at the queue now."""
         return self.is_low and now - self.looked_at >= _LOOK_EVERY_SECONDS
 
-    def reserve(self) -> bool:
-        """Room for one that does not wait for its turn. False: there is none, or others wait, as this one will."""
-        if self.waits or self.credit <= 0:
-            self.waits = True
-            return False
-        self.credit -= 1
-        return True
+    def lets_pass(self, waiting: int) -> bool:
+        """Whether one more may take the short way, on which so many wait. False: it waits in the table, and all that
+        come behind it with it.
+        """
+        self.waits = self.waits or waiting >= _MOST_AHEAD
+        return not self.waits
+
+    def reserve(self, wanted: int) -> int:
+        """Room for so many that are published now, or for as many as there is."""
+        count = max(0, min(wanted, self.credit))
+        self.credit -= count
+        return count
 
     def look(self, ready: int, now: float) -> None:
         """The queue holds so many."""
@@ -84,7 +97,11 @@ class Window:
 
 
 class Feeder:
-    """Runs in every process; one of them feeds at a time."""
+    """Runs in every process; one of them feeds at a time.
+
+    Attributes:
+        go_on: publishes what waits on the short way for a queue that may have room.
+    """
 
     def __init__(
         self, store: PointerStore, queues: WorkQueues, figures: Figures, publish: PublishBundles, *, clock: Clock
@@ -101,24 +118,34 @@ class Feeder:
         self._fed_at = float("-inf")
         self._moved_at = float("-inf")
         self._recalled_at = float("-inf")
-        self._windows: dict[tuple[str, Priority], Window] = {}
+        self._windows: dict[Place, Window] = {}
+        self.go_on: GoOn = lambda _: None
 
     def wake(self) -> None:
         """Something was committed by this process: publish it now and not at the next look."""
         self._stirred = True
         self._awake.set()
 
-    def reserve(self, submission: Submission) -> bool:
-        """Room in its queue for the pointer of a submission; what may be published without waiting for a turn."""
+    def lets_pass(self, submission: Submission, waiting: int) -> bool:
+        """Whether the pointer of a submission may take the short way, on which so many wait for its queue."""
         window = self._windows.get((submission.group, submission.priority))
         kind = self._figures.known_kind(submission.kind)
         if window is None or kind is None or kind.max_running or submission.run_at or submission.run_after:
             return False
+        return window.lets_pass(waiting)
+
+    def reserve(self, place: Place, wanted: int) -> int:
+        """Room in a queue for so many that are published now, or for as many as there is."""
+        window = self._windows[place]
+        room = window.reserve(wanted)
+        self._moved_at = self._clock.monotonic() if room else self._moved_at
         if window.is_low:
             self._awake.set()
-        room = window.reserve()
-        self._moved_at = self._clock.monotonic() if room else self._moved_at
         return room
+
+    def hold(self, group: str, priority: Priority) -> None:
+        """Something of a queue goes to the table: what comes behind it does too."""
+        self._windows[group, priority].waits = True
 
     async def run(self) -> None:
         """Feeds for ever. While the broker or the database is away it waits and loses nothing."""
@@ -146,27 +173,39 @@ class Feeder:
         await self._look()
         await self._recall()
         now = self._clock.monotonic()
-        wanted = self._wanted(everywhere=self._stirred or some_wait or now - self._fed_at >= _POLL_SECONDS)
-        if not wanted:
-            # All of it takes the short way, or has no room.
-            return self._rest(now)
+        # What waits in the table came behind what waits on the short way, from when on everything goes there. Where
+        # nobody is known to wait in it the table comes first: others may have put something there.
+        for place in [place for place, window in self._windows.items() if window.waits]:
+            self.go_on(place)
+        everywhere = self._stirred or some_wait or now - self._fed_at >= _POLL_SECONDS
+        wanted = self._wanted(everywhere=everywhere)
+        # Nothing is wanted where all of it takes the short way, or has no room.
+        alone = not wanted or await self._feed(wanted, now)
+        for place in self._windows:
+            self.go_on(place)
+        if not alone:
+            return _LOOK_EVERY_SECONDS
+        # Also when nothing was taken: then the turn begins with the first owner again.
+        if wanted and any(window.waits and window.credit > 0 for window in self._windows.values()):
+            return 0.0
+        return _LOOK_EVERY_SECONDS if wanted and some_wait else self._rest(now)
+
+    async def _feed(self, wanted: list[Queue], now: float) -> bool:
+        """False: another process is at it."""
         self._stirred = False
         taken = await self._store.feed(wanted, self._publish)
         if taken is None:
             # Another process is at it; it may have begun before what we were woken for was committed.
             self._stirred = True
-            return _LOOK_EVERY_SECONDS
+            return False
         self._fed_at = now
         self._moved_at = now if taken else self._moved_at
-        owners: defaultdict[tuple[str, Priority], list[str]] = defaultdict(list)
+        owners: defaultdict[Place, list[str]] = defaultdict(list)
         for one in taken:
             owners[one.group, one.priority].append(one.owner_id)
         for queue in wanted:
             self._windows[queue.group, queue.priority].take(owners[queue.group, queue.priority], queue.most)
-        # Also when nothing was taken: then the turn begins with the first owner again.
-        if any(window.waits and window.credit > 0 for window in self._windows.values()):
-            return 0.0
-        return _LOOK_EVERY_SECONDS if some_wait else self._rest(now)
+        return True
 
     def _rest(self, now: float) -> float:
         """Short while queues move, so that room in them is noticed."""

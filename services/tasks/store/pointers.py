@@ -5,8 +5,7 @@ One process at a time does this, so that a bound on what is published ahead and 
 
 # ruff: noqa: S608 - what is put into these statements are numbers of the state table and of this module
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from chassis.database import Database, DriverConnection
@@ -70,7 +69,9 @@ WITH d AS (
 INSERT INTO tasks.pointer (lane, work_group, priority, owner_id, task_id, attempt, traceparent, at)
 SELECT '', work_group, priority, owner_id, task_id, attempt, traceparent, at
 FROM unnest($3::bigint[], $4::text[], $5::smallint[], $6::text[], $7::text[], $8::int[], $9::text[], $10::timestamptz[])
-  AS i(seq, work_group, priority, owner_id, task_id, attempt, traceparent, at) JOIN d USING (seq)
+  WITH ORDINALITY AS i(seq, work_group, priority, owner_id, task_id, attempt, traceparent, at, number)
+JOIN d USING (seq)
+ORDER BY number
 """
 
 # Whose publisher is gone, as far as they still wait.
@@ -164,9 +165,8 @@ class Pointers:
             await pg.execute(_DELETE, *_rows(taken))
         return [one for one, _ in taken]
 
-    async def settle_direct(self, taken: Sequence[WaitingPointer], refused: Sequence[WaitingPointer]) -> None:
+    async def settle_direct(self, counts: Mapping[int, int], refused: Sequence[WaitingPointer]) -> None:
         """See `ports.PointerStore`."""
-        rows = Counter(one.seq for one in (*taken, *refused))
         waiting = [
             [one.seq for one in refused],
             [one.group for one in refused],
@@ -178,7 +178,7 @@ class Pointers:
             [one.at for one in refused],
         ]
         async with self._hot.statement() as pg:
-            await pg.execute(_SETTLE_DIRECT, list(rows), list(rows.values()), *waiting)
+            await pg.execute(_SETTLE_DIRECT, list(counts), list(counts.values()), *waiting)
 
     async def recall_direct(self, older_seconds: float) -> int:
         """See `ports.PointerStore`."""

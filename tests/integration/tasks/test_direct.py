@@ -7,13 +7,14 @@ from functools import partial
 
 import pytest
 
-from chassis.clock import SystemClock
+from chassis.clock import Clock, SystemClock
 from services.tasks.model.ids import Ids
 from services.tasks.model.states import Priority
 from services.tasks.operations.direct import Direct
 from services.tasks.operations.intake import Intake
 from tests.integration.tasks.core import Core, draft
 from tests.integration.tasks.test_feeding import Broker, announce, submit
+from tests.support.clock import FakeClock
 
 pytestmark = pytest.mark.postgres
 
@@ -29,21 +30,30 @@ async def until(what: str, condition: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def short_way(core: Core, broker: Broker, *, tidies: bool = True) -> AsyncIterator[Intake]:
+async def opened(
+    core: Core, broker: Broker, clock: Clock | None = None, *, tidies: bool = True
+) -> AsyncIterator[tuple[Intake, Direct]]:
     """An intake whose pointers may take it, beside a feeder that has found nothing waiting."""
     # Far from the bound, as almost always: in one statement.
     await core.upkeep.refresh()
     await broker.feed()
-    direct = Direct(core.store, broker.feeder, broker.publish)
+    direct = Direct(core.store, broker.feeder, broker.publish, clock=clock or SystemClock())
     intake = Intake(core.store, core.figures, SystemClock(), partial(Ids().new, "task"), direct=direct)
     loops = [intake.batcher.run(), direct.run(), *([direct.tidy()] if tidies else [])]
     running = [asyncio.ensure_future(loop) for loop in loops]
     try:
-        yield intake
+        yield intake, direct
     finally:
         for task in running:
             task.cancel()
         await asyncio.wait(running)
+
+
+@asynccontextmanager
+async def short_way(core: Core, broker: Broker, *, tidies: bool = True) -> AsyncIterator[Intake]:
+    """The intake alone."""
+    async with opened(core, broker, tidies=tidies) as (intake, _):
+        yield intake
 
 
 async def accept(intake: Intake, **changes: object) -> str:
@@ -123,7 +133,7 @@ async def test_what_is_not_settled_is_fed_again_as_far_as_it_still_waits(core: C
     async with short_way(core, broker, tidies=False) as intake:
         task_ids = [one.accepted.task.task_id for one in await intake.submit_many([draft()] * 3)]
         await until("published", lambda: len(broker.taken) == len(task_ids))
-    await core.store.settle_direct(broker.taken[:1], [])
+    await core.store.settle_direct({broker.taken[0].seq: 1}, [])
     assert sorted(await rows(core)) == [(task_id, ">") for task_id in sorted(task_ids)]
     await core.claim(await core.open_session(), task_ids[0])
     assert await core.store.recall_direct(0) == len(task_ids) - 1
@@ -139,6 +149,90 @@ async def test_what_a_process_of_the_release_before_left_is_fed(core: Core) -> N
     assert await core.store.recall_direct(60) == 0
     assert await core.store.recall_direct(0) == 1
     assert await broker.feed() == [task_id]
+
+
+async def accept_many(intake: Intake, count: int, owner_id: str) -> list[str]:
+    receipts = await intake.submit_many([draft(owner_id=owner_id)] * count)
+    return [receipt.accepted.task.task_id for receipt in receipts]
+
+
+async def empty_queues(core: Core) -> None:
+    """Workers have taken everything; the feeder looks again."""
+    core.queues.ready.clear()
+    await asyncio.sleep(0.03)
+
+
+async def test_what_finds_no_room_waits_without_a_row_of_its_own(core: Core) -> None:
+    """Until the feeder sees room; in order, and each published once."""
+    await announce(core, max_running=0)
+    broker = Broker(core)
+    async with short_way(core, broker) as intake:
+        task_ids = await accept_many(intake, 100, "ann")
+        await until("as many as there is room for", lambda: len(broker.taken) == 64)
+        assert {lane for _, lane in await rows(core)} == {">"}
+        await empty_queues(core)
+        await broker.feeder.feed()
+        await until("all published", lambda: len(broker.taken) == len(task_ids))
+        assert [one.task_id for one in broker.taken] == task_ids
+        await until_rows(core, [])
+
+
+async def test_owners_take_turns_where_they_wait(core: Core) -> None:
+    """Ann has a hundred tasks that found no room; of the next two pointers one is Bob's."""
+    await announce(core, max_running=0)
+    broker = Broker(core)
+    async with short_way(core, broker) as intake:
+        await accept_many(intake, 164, "ann")
+        await until("as many as there is room for", lambda: len(broker.taken) == 64)
+        (bobs,) = await accept_many(intake, 1, "bob")
+        await empty_queues(core)
+        await broker.feeder.feed()
+        await until("the queue is full again", lambda: len(broker.taken) > 66)
+        assert bobs in [one.task_id for one in broker.taken[64:66]]
+
+
+async def test_what_waits_too_long_waits_in_the_table(core: Core) -> None:
+    """Where other processes see it too; in its order, and all that comes later comes behind it."""
+    await announce(core, max_running=0)
+    broker, clock = Broker(core), FakeClock()
+    async with opened(core, broker, clock) as (intake, _):
+        task_ids = await accept_many(intake, 100, "ann")
+        await until("as many as there is room for", lambda: len(broker.taken) == 64)
+        clock.advance(1.3)
+        await until_rows(core, [(task_id, "") for task_id in task_ids[64:]])
+        last = await accept(intake, owner_id="ann")
+        while len(broker.taken) <= len(task_ids):
+            await empty_queues(core)
+            await broker.feed()
+        assert [one.task_id for one in broker.taken] == [*task_ids, last]
+
+
+async def test_what_others_put_in_the_table_has_its_turn(core: Core) -> None:
+    """Although something always waits here: a retry of another process is published before the line has gone."""
+    await announce(core, max_running=0)
+    broker = Broker(core)
+    async with short_way(core, broker) as intake:
+        await accept_many(intake, 200, "ann")
+        await until("as many as there is room for", lambda: len(broker.taken) == 64)
+        others = await core.submit_id(owner_id="bob")
+        await empty_queues(core)
+        await broker.feed()
+        await until("the queue is full again", lambda: len(broker.taken) > 100)
+        assert others in [one.task_id for one in broker.taken]
+        assert len(broker.taken) < 200
+
+
+async def test_a_process_that_ends_leaves_at_once_what_waits(core: Core) -> None:
+    """To the table, and takes nothing more on the short way."""
+    await announce(core, max_running=0)
+    broker = Broker(core)
+    async with opened(core, broker) as (intake, direct):
+        task_ids = await accept_many(intake, 100, "ann")
+        await until("as many as there is room for", lambda: len(broker.taken) == 64)
+        await direct.close()
+        assert sorted(await rows(core)) == [(task_id, "") for task_id in sorted(task_ids[64:])]
+        last = await accept(intake)
+        assert (last, "") in await rows(core)
 
 
 async def test_nobody_overtakes_those_who_wait_for_their_turn(core: Core) -> None:

@@ -64,16 +64,26 @@ def test_the_next_round_begins_after_the_last_owner() -> None:
     assert not window.waits
 
 
-def test_the_short_way_is_for_queues_with_room_in_which_nobody_waits() -> None:
-    """Not before a look at the table; one that finds no room waits, and those behind it with it."""
+def test_the_short_way_is_for_queues_of_which_nothing_waits_in_the_table() -> None:
+    """Not before a look at it; when too many wait for room the next goes there, and those behind it with it."""
     window = Window()
-    assert not window.reserve()
+    assert not window.lets_pass(0)
     window.take([], window.credit)
-    assert [window.reserve() for _ in range(65)] == [True] * 64 + [False]
+    assert window.lets_pass(0)
+    assert window.lets_pass(8191)
+    assert not window.lets_pass(8192)
     window.look(0, 0.0)
-    assert not window.reserve()
+    assert not window.lets_pass(0)
     window.take(["ann"], window.credit)
-    assert window.reserve()
+    assert window.lets_pass(0)
+
+
+def test_there_is_as_much_room_as_the_window_has() -> None:
+    """Also where more pointers lie in the queue than it may hold now."""
+    window = Window()
+    assert [window.reserve(40), window.reserve(40), window.reserve(1)] == [40, 24, 0]
+    window.look(90, 0.0)
+    assert window.reserve(1) == 0
 
 
 class _Backlog:

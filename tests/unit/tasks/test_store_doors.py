@@ -36,7 +36,7 @@ class Door:
         ("hot", lambda store: store.complete([_DONE])),
         ("hot", lambda store: store.settle([_DONE], None)),
         ("hot", lambda store: store.feed([], None)),
-        ("hot", lambda store: store.settle_direct([], [])),
+        ("hot", lambda store: store.settle_direct({}, [])),
         ("cold", lambda store: store.requeue(None, None)),
         ("cold", lambda store: store.read_kinds()),
         ("cold", lambda store: store.drain_session("s")),
