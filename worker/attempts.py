@@ -27,7 +27,8 @@ Key = tuple[str, int]
 @dataclass(slots=True, kw_only=True)
 class Running:
     """An attempt that runs. `cancelled`: its owner asked for the end; `dropped`: nobody wants its outcome any more;
-    `expired`: it took too long.
+    `expired`: it took too long. `outcome`: what its handler came to; the task may end as cancelled all the same, for a
+    group that raises while it is stopped asks for the end of its task once more (Python 3.13).
     """
 
     key: Key
@@ -37,7 +38,8 @@ class Running:
     cancelled: bool = False
     dropped: bool = False
     expired: bool = False
-    task: asyncio.Task[tasks_pb2.Outcome] | None = field(default=None, repr=False)
+    outcome: tasks_pb2.Outcome | None = field(default=None, repr=False)
+    task: asyncio.Task[None] | None = field(default=None, repr=False)
 
     def expire(self) -> None:
         """Stops it: its time is over."""
@@ -89,7 +91,7 @@ class Attempts:
         running.task = self._group.create_task(
             self._run(running), name=f"{running.claimed.kind} {running.claimed.task_id}"
         )
-        running.task.add_done_callback(lambda task: self._settle(running, task))
+        running.task.add_done_callback(lambda _: self._settle(running))
 
     def cancel(self, key: Key) -> None:
         """Stops an attempt because its owner asked for it; its outcome will be "cancelled"."""
@@ -111,16 +113,14 @@ class Attempts:
         while tasks := [running.task for running in self._running.values() if running.task is not None]:
             await asyncio.wait(tasks)
 
-    def _settle(self, running: Running, task: asyncio.Task[tasks_pb2.Outcome]) -> None:
+    def _settle(self, running: Running) -> None:
         del self._running[running.key]
-        outcome: tasks_pb2.Outcome | None = None
-        if not task.cancelled() and task.exception() is None:
-            outcome = task.result()
-        elif running.cancelled:
+        outcome = running.outcome
+        if outcome is None and running.cancelled:
             outcome = _outcome(running.claimed, cancelled=True)
         self._ended(running, None if running.dropped else outcome)
 
-    async def _run(self, running: Running) -> tasks_pb2.Outcome:
+    async def _run(self, running: Running) -> None:
         claimed = running.claimed
         attributes: dict[str, str | int] = {"mesh.task.id": claimed.task_id, "mesh.task.attempt": claimed.attempt}
         with telemetry.span(f"task {claimed.kind}", telemetry.CONSUMER, claimed.traceparent, attributes) as span:
@@ -128,22 +128,20 @@ class Attempts:
             later = asyncio.get_running_loop().call_later
             limit = later(claimed.timeout_seconds, running.expire) if claimed.timeout_seconds else None
             try:
-                return _outcome(claimed, result=orjson.dumps(await self._handle(running)))
+                running.outcome = _outcome(claimed, result=orjson.dumps(await self._handle(running)))
             except asyncio.CancelledError:
-                # Somebody else may want its end too.
-                if not running.expired or running.task is None or running.task.uncancel() > 0:
+                if (why := _why_cancelled(running)) is None:
                     raise
-                said = failure(TIMEOUT, f"Not finished within {claimed.timeout_seconds} s", retryable=True)
+                said = why
             except Exception as error:  # noqa: BLE001 - whatever a handler raises is the outcome of its attempt
-                if running.expired and running.task is not None:
-                    # A group in the handler asks for the end once more when it raises (Python 3.13).
-                    running.task.uncancel()
                 said = _explain(claimed, error)
+            else:
+                return
             finally:
                 if limit is not None:
                     limit.cancel()
             span.fail(said.error.code)
-            return _outcome(claimed, failure=said)
+            running.outcome = _outcome(claimed, failure=said)
 
     async def _handle(self, running: Running) -> Any:
         claimed = running.claimed
@@ -173,6 +171,22 @@ def _assignment(running: Running) -> Assignment:
         timeout_seconds=claimed.timeout_seconds,
         report=running.report,
     )
+
+
+def _why_cancelled(running: Running) -> tasks_pb2.Failure | None:
+    """What the end of a handler as cancelled means; None where its owner, a lost lease or the process's end asked."""
+    if running.cancelled or running.dropped:
+        return None
+    if running.expired:
+        return failure(TIMEOUT, f"Not finished within {running.claimed.timeout_seconds} s", retryable=True)
+    # A group that fails while it is left, and is caught, leaves a wish behind on Python 3.11 and 3.12: then this end is
+    # taken for that of the process, and the attempt is handed back.
+    if running.task is not None and running.task.cancelling():
+        return None
+    log.error(
+        "A handler was cancelled, which nobody asked for", kind=running.claimed.kind, task_id=running.claimed.task_id
+    )
+    return failure(HANDLER_ERROR, "Something that the handler waited for was cancelled", retryable=True)
 
 
 def _explain(claimed: tasks_pb2.Claimed, error: Exception) -> tasks_pb2.Failure:

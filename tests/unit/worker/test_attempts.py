@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -78,6 +79,67 @@ async def test_a_handler_may_still_answer_when_its_time_is_over():
 
     outcome = await _run(stubborn, then=lambda _, running: running.expire())
     assert outcome.result == b'"done"'
+
+
+async def _breaks_when_stopped() -> None:
+    try:
+        await asyncio.sleep(3600)
+    finally:
+        raise OSError("a socket")
+
+
+async def test_what_a_group_raises_when_its_time_is_over_is_the_outcome():
+    """Its error is no less the handler's for being one of a group, which asks its task to end once more (3.13)."""
+
+    async def grouped(_: Assignment) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_breaks_when_stopped())
+
+    failure = (await _run(grouped, then=lambda _, running: running.expire())).failure
+    assert (failure.error.code, failure.retryable) == ("HANDLER_ERROR", True)
+
+
+async def test_a_handler_may_still_answer_when_its_group_has_failed():
+    """What it says then is what happened, also when its time was over."""
+
+    async def partial(_: Assignment) -> str:
+        with suppress(ExceptionGroup):
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_breaks_when_stopped())
+        return "partial"
+
+    outcome = await _run(partial, then=lambda _, running: running.expire())
+    assert outcome.result == b'"partial"'
+
+
+async def test_a_group_that_failed_before_hides_no_timeout():
+    """A handler that goes on after an error of its group has no more time than any other."""
+    attempt: list[Running] = []
+
+    async def broken() -> None:
+        raise OSError("a socket")
+
+    async def goes_on(_: Assignment) -> None:
+        with suppress(ExceptionGroup):
+            async with asyncio.TaskGroup() as group:
+                group.create_task(broken())
+        attempt[0].expire()
+        await asyncio.sleep(3600)
+
+    failure = (await _run(goes_on, then=lambda _, running: attempt.append(running))).failure
+    assert (failure.error.code, failure.retryable) == ("TIMEOUT", True)
+
+
+async def test_a_cancellation_that_nobody_asked_for_is_a_failure():
+    """A library that cancels what its handler awaits would have it tried again for ever otherwise."""
+
+    async def astray(_: Assignment) -> None:
+        future = asyncio.get_running_loop().create_future()
+        future.cancel()
+        await future
+
+    failure = (await _run(astray)).failure
+    assert (failure.error.code, failure.retryable) == ("HANDLER_ERROR", True)
 
 
 async def test_a_handlers_own_timeout_is_a_failure():
