@@ -138,7 +138,9 @@ class Feeder:
         """Room in a queue for so many that are published now, or for as many as there is."""
         window = self._windows[place]
         room = window.reserve(wanted)
-        self._moved_at = self._clock.monotonic() if room else self._moved_at
+        # Without room too: what waits here is looked after as while its queue moves. With a long rest, from which this
+        # wakes the feeder that asks, it would never rest.
+        self._moved_at = self._clock.monotonic()
         if window.is_low:
             self._awake.set()
         return room
@@ -208,7 +210,7 @@ class Feeder:
         return True
 
     def _rest(self, now: float) -> float:
-        """Short while queues move, so that room in them is noticed."""
+        """Short while queues move or something waits for room, so that room in them is noticed."""
         moves = now - self._moved_at < _STILL_AFTER_SECONDS
         return _LOOK_EVERY_SECONDS if moves and any(w.is_low for w in self._windows.values()) else _POLL_SECONDS
 

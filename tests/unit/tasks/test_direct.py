@@ -1,0 +1,96 @@
+"""How pointers wait on the short way, without a database and a broker."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+from services.tasks.model.states import Priority
+from services.tasks.model.task import Accepted
+from services.tasks.model.work import Queue, WaitingPointer
+from services.tasks.operations.direct import Direct
+from services.tasks.operations.feeder import Feeder
+from tests.support.clock import FakeClock
+
+_AT = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class World:
+    """One process with an empty table, and queues that hold `ready` each. A task begins with the letter of its owner.
+
+    Attributes:
+        tabled: what was left to the feeder.
+        settled: of each commit how many of its pointers were settled.
+    """
+
+    def __init__(self) -> None:
+        self.ready = 0
+        self.published: list[str] = []
+        self.tabled: list[str] = []
+        self.settled: dict[int, int] = {}
+        self.clock = FakeClock()
+        ports: Any = self
+        kind = SimpleNamespace(max_running=0)
+        figures: Any = SimpleNamespace(any_bounds=False, groups=("builtin",), known_kind=lambda _: kind)
+        self.feeder = Feeder(ports, ports, figures, self.publish, clock=self.clock)
+        self.direct = Direct(ports, self.feeder, self.publish, clock=self.clock)
+
+    async def feed(self, _queues: Sequence[Queue], _publish: object) -> list[WaitingPointer]:
+        return []
+
+    async def recall_direct(self, _older_seconds: float) -> int:
+        return 0
+
+    async def count_ready(self, _group: str, _priority: Priority) -> int:
+        return self.ready
+
+    async def publish(self, bundles: Sequence[Sequence[WaitingPointer]]) -> list[bool]:
+        self.published += [one.task_id for bundle in bundles for one in bundle]
+        return [True] * len(bundles)
+
+    async def settle_direct(self, counts: Mapping[int, int], refused: Sequence[WaitingPointer]) -> None:
+        self.settled |= counts
+        self.tabled += [one.task_id for one in refused]
+
+    def commit(self, seq: int, *task_ids: str) -> None:
+        """Accepts these in one commit, all of them for the short way."""
+        submissions: Any = [_submission(task_id) for task_id in task_ids]
+        assert self.direct.reserve(submissions) == {*task_ids}
+        self.direct.hand(submissions, [_accepted(seq, task_id) for task_id in task_ids])
+
+    async def look(self, ready: int) -> float:
+        """The feeder sees so many in each queue. Answers how long it rests then."""
+        self.ready = ready
+        self.clock.advance(0.02)
+        return await self.feeder.feed()
+
+
+def _submission(task_id: str) -> Any:
+    return SimpleNamespace(
+        task_id=task_id, group="builtin", priority=Priority.NORMAL, kind="automation", run_at=None, run_after=()
+    )
+
+
+def _accepted(seq: int, task_id: str) -> Accepted:
+    task: Any = SimpleNamespace(
+        task_id=task_id, priority=Priority.NORMAL, owner_id=task_id[0], attempt=0, traceparent="", created_at=_AT
+    )
+    return Accepted(task=task, replayed=False, pointer_seq=seq)
+
+
+async def a_full_queue() -> World:
+    """With nothing that waits for room in it."""
+    world = World()
+    await world.look(0)
+    world.commit(1, *(f"a{number:02}" for number in range(64)))
+    await world.look(64)
+    return world
+
+
+async def test_room_is_looked_for_soon_while_something_waits() -> None:
+    """Also in a queue that has not moved for long; and a feeder that woke itself would never rest."""
+    world = await a_full_queue()
+    world.clock.advance(10)
+    world.commit(2, "bob")
+    assert 0 < await world.look(64) <= 0.02
+    assert 0 < await world.look(64) <= 0.02
