@@ -162,6 +162,8 @@ class Direct:
         if not settled:
             return
         refused = [one for commit in settled.values() for one in commit.refused]
+        # As they were accepted: neither the commits nor their pointers were settled in that order.
+        refused.sort(key=lambda one: (one.seq, one.task_id))
         try:
             await self._store.settle_direct({seq: commit.pointers for seq, commit in settled.items()}, refused)
         except Unavailable:

@@ -1,10 +1,13 @@
 """How pointers wait on the short way, without a database and a broker."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
+from chassis.endless import end
 from services.tasks.model.states import Priority
 from services.tasks.model.task import Accepted
 from services.tasks.model.work import Queue, WaitingPointer
@@ -61,7 +64,7 @@ class World:
     async def look(self, ready: int) -> float:
         """The feeder sees so many in each queue. Answers how long it rests then."""
         self.ready = ready
-        self.clock.advance(0.02)
+        self.clock.advance(0.03)
         return await self.feeder.feed()
 
 
@@ -76,6 +79,23 @@ def _accepted(seq: int, task_id: str) -> Accepted:
         task_id=task_id, priority=Priority.NORMAL, owner_id=task_id[0], attempt=0, traceparent="", created_at=_AT
     )
     return Accepted(task=task, replayed=False, pointer_seq=seq)
+
+
+@asynccontextmanager
+async def sending(world: World) -> AsyncIterator[None]:
+    """Publishes what finds room."""
+    running = asyncio.ensure_future(world.direct.run())
+    try:
+        yield
+    finally:
+        await end([running])
+
+
+async def until_published(world: World, *task_ids: str) -> None:
+    """And confirmed."""
+    async with asyncio.timeout(20):
+        while world.published[-len(task_ids) :] != [*task_ids]:
+            await asyncio.sleep(0)
 
 
 async def a_full_queue() -> World:
@@ -94,3 +114,18 @@ async def test_room_is_looked_for_soon_while_something_waits() -> None:
     world.commit(2, "bob")
     assert 0 < await world.look(64) <= 0.02
     assert 0 < await world.look(64) <= 0.02
+
+
+async def test_of_each_owner_pointers_go_to_the_table_in_their_order() -> None:
+    """Also those of two commits, of which the later is settled first."""
+    world = await a_full_queue()
+    world.commit(2, "x0", "x1")
+    world.commit(3, "y0", "x2")
+    await world.look(64)
+    await world.look(64)
+    # Room for one, after which it is the other's turn.
+    await world.look(31)
+    async with sending(world):
+        await until_published(world, "x0")
+        await world.direct.close()
+    assert [task_id for task_id in world.tabled if task_id[0] == "x"] == ["x1", "x2"]
