@@ -75,13 +75,14 @@ LEFT JOIN tasks.task_result r ON r.task_id = a.after_id
 WHERE t.task_id = ANY($1::text[]) GROUP BY t.task_id, t.join_any, t.run_after
 """
 
-# One that still waits to be published is not lost.
+# One that still waits to be published is not lost: in the table, or in the process that accepted it.
 _POINT_AGAIN = f"""
 WITH c AS (
   SELECT l.task_id FROM tasks.task_live l
   JOIN unnest($1::text[], $2::smallint[]) AS q(work_group, priority) USING (work_group, priority)
   WHERE l.state = {State.QUEUED:d} AND l.enqueued_at <= clock_timestamp() - make_interval(secs => $3)
     AND NOT EXISTS (SELECT 1 FROM tasks.pointer p WHERE p.task_id = l.task_id)
+    AND l.task_id NOT IN (SELECT unnest(d.task_ids) FROM tasks.direct d)
   ORDER BY l.task_id LIMIT $4 FOR UPDATE OF l SKIP LOCKED
 )
 UPDATE tasks.task_live l SET enqueued_at = clock_timestamp() FROM c, tasks.task t

@@ -222,6 +222,16 @@ async def test_what_others_put_in_the_table_has_its_turn(core: Core) -> None:
         assert len(broker.taken) < 200
 
 
+async def test_what_waits_here_is_not_taken_for_lost(core: Core) -> None:
+    """Neither by the look for what a worker took with it: what waits needs no second pointer."""
+    await announce(core, max_running=0)
+    broker = Broker(core)
+    async with short_way(core, broker) as intake:
+        await accept_many(intake, 100, "ann")
+        await until("as many as there is room for", lambda: len(broker.taken) == 64)
+        assert await core.store.point_again([("builtin", Priority.NORMAL)], 0, 1000) == 0
+
+
 async def test_a_process_that_ends_leaves_at_once_what_waits(core: Core) -> None:
     """To the table, and takes nothing more on the short way."""
     await announce(core, max_running=0)
