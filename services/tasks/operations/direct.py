@@ -8,6 +8,7 @@ them.
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from chassis.clock import Clock
@@ -59,6 +60,9 @@ class Direct:
         self._commits: dict[int, _Commit] = {}
         self._settled: dict[int, _Commit] = {}
         self._untidy = asyncio.Event()
+        self._storing = asyncio.Lock()
+        self._nothing_left = asyncio.Event()
+        self._nothing_left.set()
         self._closed = False
         feeder.go_on = self._go_on
 
@@ -86,6 +90,7 @@ class Direct:
         now = self._clock.monotonic()
         for seq, count in counts.items():
             self._commits[seq] = _Commit(began_at=now, pointers=count, left=count)
+            self._nothing_left.clear()
         for place, pointers in by_place.items():
             line = self._lines[place]
             # Behind others it waits for the feeder's next look: that sees first to what others have put in the table.
@@ -127,6 +132,8 @@ class Direct:
             commit.left -= count
             if not commit.left:
                 self._settled[seq] = self._commits.pop(seq)
+        if not self._commits:
+            self._nothing_left.set()
         self._untidy.set()
 
     async def tidy(self) -> None:
@@ -158,6 +165,10 @@ class Direct:
                 self._settle(left, left)
 
     async def _store_settled(self) -> None:
+        async with self._storing:
+            await self._store_these()
+
+    async def _store_these(self) -> None:
         settled, self._settled = self._settled, {}
         if not settled:
             return
@@ -176,6 +187,10 @@ class Direct:
         """Leaves to other processes what waits here. Without it they would notice two seconds later."""
         self._closed = True
         self._give_up(self._clock.monotonic())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_MOST_PAUSE_SECONDS):
+                # What was published is confirmed a moment later.
+                await self._nothing_left.wait()
         try:
             await self._store_settled()
         except Unavailable as error:

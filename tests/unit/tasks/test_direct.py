@@ -31,6 +31,8 @@ class World:
         self.published: list[str] = []
         self.tabled: list[str] = []
         self.settled: dict[int, int] = {}
+        self.settling = 0
+        self.is_slow = False
         self.clock = FakeClock()
         ports: Any = self
         kind = SimpleNamespace(max_running=0)
@@ -52,6 +54,8 @@ class World:
         return [True] * len(bundles)
 
     async def settle_direct(self, counts: Mapping[int, int], refused: Sequence[WaitingPointer]) -> None:
+        self.settling += 1
+        await asyncio.sleep(0.1 if self.is_slow else 0)
         self.settled |= counts
         self.tabled += [one.task_id for one in refused]
 
@@ -129,3 +133,28 @@ async def test_of_each_owner_pointers_go_to_the_table_in_their_order() -> None:
         await until_published(world, "x0")
         await world.direct.close()
     assert [task_id for task_id in world.tabled if task_id[0] == "x"] == ["x1", "x2"]
+
+
+async def test_a_process_that_ends_waits_for_what_it_has_published() -> None:
+    """Else the rest of the commit would wait for two seconds with it, until another process notices."""
+    world = await a_full_queue()
+    await world.look(0)
+    world.commit(2, *(f"b{number:02}" for number in range(99)))
+    async with sending(world):
+        await world.direct.close()
+    assert world.settled == {1: 64, 2: 99}
+    assert world.tabled == ["b96", "b97", "b98"]
+
+
+async def test_a_process_that_ends_waits_for_what_is_being_settled() -> None:
+    """What ends in the middle is as if it had never begun."""
+    world = await a_full_queue()
+    world.is_slow = True
+    async with sending(world):
+        tidying = asyncio.ensure_future(world.direct.tidy())
+        async with asyncio.timeout(20):
+            while not world.settling:
+                await asyncio.sleep(0.01)
+        await world.direct.close()
+        await end([tidying])
+    assert world.settled == {1: 64}
