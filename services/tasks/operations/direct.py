@@ -17,7 +17,7 @@ from chassis.logging import get_logger
 from chassis.retry import backoff_seconds
 from services.tasks.model.task import Accepted, Submission
 from services.tasks.model.work import WaitingPointer
-from services.tasks.operations.feeder import Feeder, Place
+from services.tasks.operations.feeder import MOST_AHEAD, Feeder, Place
 from services.tasks.operations.lines import Line
 from services.tasks.ports import PointerStore, PublishBundles
 
@@ -158,9 +158,10 @@ class Direct:
                 self._untidy.set()
 
     def _give_up(self, latest: float) -> None:
-        """Where one has waited since then the queue is slow: all of them wait in the table from now on."""
+        """Where one has waited since then, or too many wait, the queue is slow: all wait in the table from now on."""
         for line in self._lines.values():
-            if any(self._commits[one.seq].began_at <= latest for one in line.firsts()):
+            # Commits that were written at once had not seen each other.
+            if len(line) > MOST_AHEAD or any(self._commits[one.seq].began_at <= latest for one in line.firsts()):
                 left = line.take(len(line))
                 self._settle(left, left)
 

@@ -33,7 +33,7 @@ _RECALL_AFTER_SECONDS = 2.0
 _STILL_AFTER_SECONDS = 2.0
 _MOST_AT_ONCE = 1000
 # So many may wait for room on the short way: more than a fast queue moves in the time that they are left there.
-_MOST_AHEAD = 8192
+MOST_AHEAD = 8192
 
 # A queue: its group and class.
 Place: TypeAlias = tuple[str, Priority]
@@ -69,7 +69,7 @@ class Window:
         """Whether one more may take the short way, on which so many wait. False: it waits in the table, and all that
         come behind it with it.
         """
-        self.waits = self.waits or waiting >= _MOST_AHEAD
+        self.waits = self.waits or waiting >= MOST_AHEAD
         return not self.waits
 
     def reserve(self, wanted: int) -> int:

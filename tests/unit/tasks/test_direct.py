@@ -158,3 +158,21 @@ async def test_a_process_that_ends_waits_for_what_is_being_settled() -> None:
         await world.direct.close()
         await end([tidying])
     assert world.settled == {1: 64}
+
+
+async def test_no_more_than_a_queue_moves_waits_here() -> None:
+    """Also when many commits were begun while little waited."""
+    world = await a_full_queue()
+    commits = [[f"b{commit}-{number:03}" for number in range(500)] for commit in range(20)]
+    reserved = [world.direct.reserve([_submission(one) for one in task_ids]) for task_ids in commits]
+    assert sum(map(len, reserved)) == 10_000
+    for seq, task_ids in enumerate(commits, 2):
+        world.direct.hand([_submission(one) for one in task_ids], [_accepted(seq, one) for one in task_ids])
+    async with sending(world):
+        await until_published(world, "a63")
+        tidying = asyncio.ensure_future(world.direct.tidy())
+        async with asyncio.timeout(20):
+            while not world.tabled:
+                await asyncio.sleep(0.01)
+        await end([tidying])
+    assert len(world.tabled) == 10_000
