@@ -48,6 +48,7 @@ class Window:
         credit: how many may be published before the queue is looked at again.
         after_owner: whose turn was the last, when there was more than could be taken.
         waits: something may wait in the table for its turn.
+        unseen: others may have put something there since it was last asked for this queue.
     """
 
     size: int = _FIRST_SIZE
@@ -55,6 +56,7 @@ class Window:
     looked_at: float = float("-inf")
     after_owner: str = ""
     waits: bool = True
+    unseen: bool = True
 
     @property
     def is_low(self) -> bool:
@@ -89,6 +91,7 @@ class Window:
 
     def take(self, owners: list[str], asked: int) -> None:
         """So many of what was asked for were published, for these owners in this order."""
+        self.unseen = False
         # Those before the owner that it began with may have something too.
         self.waits = len(owners) >= asked or self.after_owner != ""
         self.credit -= len(owners)
@@ -179,8 +182,10 @@ class Feeder:
         # nobody is known to wait in it the table comes first: others may have put something there.
         for place in [place for place, window in self._windows.items() if window.waits]:
             self.go_on(place)
-        everywhere = self._stirred or some_wait or now - self._fed_at >= _POLL_SECONDS
-        wanted = self._wanted(everywhere=everywhere)
+        if self._stirred or some_wait or now - self._fed_at >= _POLL_SECONDS:
+            for window in self._windows.values():
+                window.unseen = True
+        wanted = self._wanted()
         # Nothing is wanted where all of it takes the short way, or has no room.
         alone = not wanted or await self._feed(wanted, now)
         for place in self._windows:
@@ -231,7 +236,7 @@ class Feeder:
                     ready = await self._queues.count_ready(group, priority)
                     window.look(self.bundles.measure(group, priority, ready, now), now)
 
-    def _wanted(self, *, everywhere: bool) -> list[Queue]:
+    def _wanted(self) -> list[Queue]:
         return [
             Queue(
                 group=group,
@@ -240,5 +245,5 @@ class Feeder:
                 after_owner=window.after_owner,
             )
             for (group, priority), window in self._windows.items()
-            if window.credit > 0 and (everywhere or window.waits)
+            if window.credit > 0 and (window.unseen or window.waits)
         ]

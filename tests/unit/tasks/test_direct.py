@@ -11,7 +11,7 @@ from chassis.endless import end
 from services.tasks.model.states import Priority
 from services.tasks.model.task import Accepted
 from services.tasks.model.work import Queue, WaitingPointer
-from services.tasks.operations.direct import Direct
+from services.tasks.operations.direct import Direct, _pointer
 from services.tasks.operations.feeder import Feeder
 from tests.support.clock import FakeClock
 
@@ -19,9 +19,10 @@ _AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class World:
-    """One process with an empty table, and queues that hold `ready` each. A task begins with the letter of its owner.
+    """One process with its table, and queues that hold `ready` each. A task begins with the letter of its owner.
 
     Attributes:
+        others: what other processes have put in the table.
         tabled: what was left to the feeder.
         settled: of each commit how many of its pointers were settled.
     """
@@ -29,6 +30,7 @@ class World:
     def __init__(self) -> None:
         self.ready = 0
         self.published: list[str] = []
+        self.others: list[str] = []
         self.tabled: list[str] = []
         self.settled: dict[int, int] = {}
         self.settling = 0
@@ -40,8 +42,11 @@ class World:
         self.feeder = Feeder(ports, ports, figures, self.publish, clock=self.clock)
         self.direct = Direct(ports, self.feeder, self.publish, clock=self.clock)
 
-    async def feed(self, _queues: Sequence[Queue], _publish: object) -> list[WaitingPointer]:
-        return []
+    async def feed(self, queues: Sequence[Queue], _publish: object) -> list[WaitingPointer]:
+        (most,) = [queue.most for queue in queues if queue.priority is Priority.NORMAL] or (0,)
+        taken, self.others = self.others[:most], self.others[most:]
+        self.published += taken
+        return [_pointer(_submission(task_id), _accepted(0, task_id)) for task_id in taken]
 
     async def recall_direct(self, _older_seconds: float) -> int:
         return 0
@@ -176,3 +181,20 @@ async def test_no_more_than_a_queue_moves_waits_here() -> None:
                 await asyncio.sleep(0.01)
         await end([tidying])
     assert len(world.tabled) == 10_000
+
+
+async def test_others_have_their_turn_as_soon_as_there_is_room() -> None:
+    """Where there was none when the table was polled, it is before those who wait here."""
+    world = await a_full_queue()
+    world.commit(2, "b1", "b2")
+    for _ in range(4):
+        await world.look(64)
+    world.others = ["cid"]
+    world.clock.advance(0.3)
+    await world.look(64)
+    # For one.
+    await world.look(31)
+    async with sending(world):
+        await world.direct.close()
+    assert world.tabled == ["b1", "b2"]
+    assert "cid" in world.published
