@@ -37,7 +37,7 @@ async def opened(
     # Far from the bound, as almost always: in one statement.
     await core.upkeep.refresh()
     await broker.feed()
-    direct = Direct(core.store, broker.feeder, broker.publish, clock=clock or SystemClock())
+    direct = Direct(core.store, broker.feeder, broker.publish, clock=clock or FakeClock())
     intake = Intake(core.store, core.figures, SystemClock(), partial(Ids().new, "task"), direct=direct)
     loops = [intake.batcher.run(), direct.run(), *([direct.tidy()] if tidies else [])]
     running = [asyncio.ensure_future(loop) for loop in loops]
