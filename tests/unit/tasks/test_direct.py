@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from chassis.endless import end
+from chassis.errors import Unavailable
 from services.tasks.model.states import Priority
 from services.tasks.model.task import Accepted
 from services.tasks.model.work import Queue, WaitingPointer
@@ -35,6 +36,7 @@ class World:
         self.settled: dict[int, int] = {}
         self.settling = 0
         self.is_slow = False
+        self.failures = 0
         self.clock = FakeClock()
         ports: Any = self
         kind = SimpleNamespace(max_running=0)
@@ -60,6 +62,8 @@ class World:
 
     async def settle_direct(self, counts: Mapping[int, int], refused: Sequence[WaitingPointer]) -> None:
         self.settling += 1
+        if self.settling <= self.failures:
+            raise Unavailable
         await asyncio.sleep(0.1 if self.is_slow else 0)
         self.settled |= counts
         self.tabled += [one.task_id for one in refused]
@@ -98,6 +102,18 @@ async def sending(world: World) -> AsyncIterator[None]:
         yield
     finally:
         await end([running])
+
+
+async def until_tabled(world: World, after_seconds: float = 0) -> None:
+    """Tidies until something was left to the feeder, once this time has passed."""
+    tidying = asyncio.ensure_future(world.direct.tidy())
+    await asyncio.sleep(0.1)
+    assert not (after_seconds and world.tabled)
+    world.clock.advance(after_seconds)
+    async with asyncio.timeout(20):
+        while not world.tabled:
+            await asyncio.sleep(0.01)
+    await end([tidying])
 
 
 async def until_published(world: World, *task_ids: str) -> None:
@@ -175,11 +191,7 @@ async def test_no_more_than_a_queue_moves_waits_here() -> None:
         world.direct.hand([_submission(one) for one in task_ids], [_accepted(seq, one) for one in task_ids])
     async with sending(world):
         await until_published(world, "a63")
-        tidying = asyncio.ensure_future(world.direct.tidy())
-        async with asyncio.timeout(20):
-            while not world.tabled:
-                await asyncio.sleep(0.01)
-        await end([tidying])
+        await until_tabled(world)
     assert len(world.tabled) == 10_000
 
 
@@ -198,3 +210,35 @@ async def test_others_have_their_turn_as_soon_as_there_is_room() -> None:
         await world.direct.close()
     assert world.tabled == ["b1", "b2"]
     assert "cid" in world.published
+
+
+async def test_what_comes_behind_those_who_waited_too_long_waits_in_the_table() -> None:
+    """However little waits here now; and the table gets them, although the database is away at first."""
+    world = await a_full_queue()
+    world.failures = 2
+    world.commit(2, "b1", "b2")
+    await until_tabled(world, after_seconds=1.3)
+    assert world.tabled == ["b1", "b2"]
+    assert world.direct.reserve([_submission("b3")]) == frozenset()
+
+
+async def test_those_who_wait_here_come_before_what_came_behind_them() -> None:
+    """From when on all goes to the table, of which this is the first."""
+    world = await a_full_queue()
+    world.commit(2, "b1")
+    world.feeder.hold("builtin", Priority.NORMAL)
+    world.others = ["b2"]
+    for ready in (64, 64, 64, 31):
+        await world.look(ready)
+    async with sending(world):
+        await until_published(world, "b1")
+    assert world.others == ["b2"]
+
+
+async def test_a_process_that_ends_takes_nothing_more() -> None:
+    """However much room there is."""
+    world = World()
+    await world.look(0)
+    assert world.direct.reserve([_submission("ann")]) == {"ann"}
+    await world.direct.close()
+    assert world.direct.reserve([_submission("ann")]) == frozenset()
