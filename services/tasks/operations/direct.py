@@ -123,7 +123,7 @@ class Direct:
         self._settle(burst, [one for one, taken in zip(burst, outcomes, strict=True) if not taken])
 
     def _settle(self, pointers: Sequence[WaitingPointer], refused: Sequence[WaitingPointer]) -> None:
-        """These were taken, but for those that were refused: they wait in the table, and those behind them too."""
+        """These were taken, but for those that were refused: they wait in the table, and what is accepted later too."""
         for one in refused:
             self._feeder.hold(one.group, one.priority)
             self._commits[one.seq].refused.append(one)
