@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import pytest
@@ -158,6 +159,27 @@ async def accept_many(core: Core, intake: Intake, count: int, owner_id: str) -> 
     return [receipt.accepted.task.task_id for receipt in receipts]
 
 
+@dataclass
+class Full:
+    """A queue that the first of Ann's tasks have filled; the others wait."""
+
+    broker: Broker
+    intake: Intake
+    direct: Direct
+    task_ids: list[str]
+
+
+@asynccontextmanager
+async def full(core: Core, count: int, clock: Clock | None = None) -> AsyncIterator[Full]:
+    """With so many tasks of Ann's."""
+    await announce(core, max_running=0)
+    broker = Broker(core)
+    async with opened(core, broker, clock) as (intake, direct):
+        task_ids = await accept_many(core, intake, count, "ann")
+        await until("as many as there is room for", lambda: len(broker.taken) == 64)
+        yield Full(broker, intake, direct, task_ids)
+
+
 async def empty_queues(core: Core) -> None:
     """Workers have taken everything; the feeder looks again."""
     core.queues.ready.clear()
@@ -166,85 +188,62 @@ async def empty_queues(core: Core) -> None:
 
 async def test_what_finds_no_room_waits_without_a_row_of_its_own(core: Core) -> None:
     """Until the feeder sees room; in order, and each published once."""
-    await announce(core, max_running=0)
-    broker = Broker(core)
-    async with short_way(core, broker) as intake:
-        task_ids = await accept_many(core, intake, 100, "ann")
-        await until("as many as there is room for", lambda: len(broker.taken) == 64)
+    async with full(core, 100) as queue:
         assert {lane for _, lane in await rows(core)} == {">"}
         await empty_queues(core)
-        await broker.feeder.feed()
-        await until("all published", lambda: len(broker.taken) == len(task_ids))
-        assert [one.task_id for one in broker.taken] == task_ids
+        await queue.broker.feeder.feed()
+        await until("all published", lambda: len(queue.broker.taken) == len(queue.task_ids))
+        assert [one.task_id for one in queue.broker.taken] == queue.task_ids
         await until_rows(core, [])
 
 
 async def test_owners_take_turns_where_they_wait(core: Core) -> None:
     """Ann has a hundred tasks that found no room; of the next two pointers one is Bob's."""
-    await announce(core, max_running=0)
-    broker = Broker(core)
-    async with short_way(core, broker) as intake:
-        await accept_many(core, intake, 164, "ann")
-        await until("as many as there is room for", lambda: len(broker.taken) == 64)
-        (bobs,) = await accept_many(core, intake, 1, "bob")
+    async with full(core, 164) as queue:
+        (bobs,) = await accept_many(core, queue.intake, 1, "bob")
         await empty_queues(core)
-        await broker.feeder.feed()
-        await until("the queue is full again", lambda: len(broker.taken) > 66)
-        assert bobs in [one.task_id for one in broker.taken[64:66]]
+        await queue.broker.feeder.feed()
+        await until("the queue is full again", lambda: len(queue.broker.taken) > 66)
+        assert bobs in [one.task_id for one in queue.broker.taken[64:66]]
 
 
 async def test_what_waits_too_long_waits_in_the_table(core: Core) -> None:
     """Where other processes see it too; in its order, and all that comes later comes behind it."""
-    await announce(core, max_running=0)
-    broker, clock = Broker(core), FakeClock()
-    async with opened(core, broker, clock) as (intake, _):
-        task_ids = await accept_many(core, intake, 100, "ann")
-        await until("as many as there is room for", lambda: len(broker.taken) == 64)
+    clock = FakeClock()
+    async with full(core, 100, clock) as queue:
         clock.advance(1.3)
-        await until_rows(core, [(task_id, "") for task_id in task_ids[64:]])
-        last = await accept(intake, owner_id="ann")
+        await until_rows(core, [(task_id, "") for task_id in queue.task_ids[64:]])
+        last = await accept(queue.intake, owner_id="ann")
         async with asyncio.timeout(20):
-            while len(broker.taken) <= len(task_ids):
+            while len(queue.broker.taken) <= len(queue.task_ids):
                 await empty_queues(core)
-                await broker.feed()
-        assert [one.task_id for one in broker.taken] == [*task_ids, last]
+                await queue.broker.feed()
+        assert [one.task_id for one in queue.broker.taken] == [*queue.task_ids, last]
 
 
 async def test_what_others_put_in_the_table_has_its_turn(core: Core) -> None:
     """Although something always waits here: a retry of another process is published before the line has gone."""
-    await announce(core, max_running=0)
-    broker = Broker(core)
-    async with short_way(core, broker) as intake:
-        await accept_many(core, intake, 200, "ann")
-        await until("as many as there is room for", lambda: len(broker.taken) == 64)
+    async with full(core, 200) as queue:
         others = await core.submit_id(owner_id="bob")
         await empty_queues(core)
-        await broker.feed()
-        await until("the queue is full again", lambda: len(broker.taken) > 100)
-        assert others in [one.task_id for one in broker.taken]
-        assert len(broker.taken) < 200
+        await queue.broker.feed()
+        await until("the queue is full again", lambda: len(queue.broker.taken) > 100)
+        assert others in [one.task_id for one in queue.broker.taken]
+        assert len(queue.broker.taken) < 200
 
 
 async def test_what_waits_here_is_not_taken_for_lost(core: Core) -> None:
     """Neither by the look for what a worker took with it: what waits needs no second pointer."""
-    await announce(core, max_running=0)
-    broker = Broker(core)
-    async with short_way(core, broker) as intake:
-        await accept_many(core, intake, 100, "ann")
-        await until("as many as there is room for", lambda: len(broker.taken) == 64)
+    async with full(core, 100):
         assert await core.store.point_again([("builtin", Priority.NORMAL)], 0, 1000) == 0
 
 
 async def test_a_process_that_ends_leaves_at_once_what_waits(core: Core) -> None:
     """To the table, and takes nothing more on the short way."""
-    await announce(core, max_running=0)
-    broker = Broker(core)
-    async with opened(core, broker) as (intake, direct):
-        task_ids = await accept_many(core, intake, 100, "ann")
-        await until("as many as there is room for", lambda: len(broker.taken) == 64)
-        await direct.close()
-        assert sorted(await rows(core)) == [(task_id, "") for task_id in sorted(task_ids[64:])]
-        last = await accept(intake)
+    async with full(core, 100) as queue:
+        await queue.direct.close()
+        assert sorted(await rows(core)) == [(task_id, "") for task_id in sorted(queue.task_ids[64:])]
+        last = await accept(queue.intake)
         assert (last, "") in await rows(core)
 
 
