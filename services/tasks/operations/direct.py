@@ -29,6 +29,8 @@ _MOST_AT_ONCE = 500
 # Rows of what was settled go together.
 _TIDY_EVERY_SECONDS = 0.05
 _MOST_PAUSE_SECONDS = 1.0
+# So long a process that ends waits for confirmations; what has none by then is recalled by others.
+_CLOSES_WITHIN_SECONDS = 1.0
 # Then the table is the better place to wait: others take their turns there too. Well before the rows are mistaken for
 # those of a process that died (`Feeder`).
 _MOST_WAIT_SECONDS = 1.2
@@ -47,7 +49,8 @@ class _Commit:
 class Direct:
     """Takes what was accepted a moment ago. `run` (as often as `BURSTS` says) and `tidy` have to run.
 
-    What waits here is bounded by what its queues move in a moment: nothing else is let in.
+    What waits here is bounded: nothing is let in behind `MOST_AHEAD`, and what commits that were written at once have
+    put there beyond it is given up by the next `tidy`.
     """
 
     def __init__(self, store: PointerStore, feeder: Feeder, publish: PublishBundles, *, clock: Clock) -> None:
@@ -189,7 +192,7 @@ class Direct:
         self._closed = True
         self._give_up(self._clock.monotonic())
         with suppress(TimeoutError):
-            async with asyncio.timeout(_MOST_PAUSE_SECONDS):
+            async with asyncio.timeout(_CLOSES_WITHIN_SECONDS):
                 # What was published is confirmed a moment later.
                 await self._nothing_left.wait()
         try:
