@@ -44,8 +44,8 @@ class Consumer:
             delivery (``ack``, ``reject``, ``park``), then or later; a plain function only takes it in. When it raises
             instead: Invalid parks the message, anything else returns it to its queue after a pause, and parks it after
             ten such failures unless they were Unavailable.
-        on_subscribed: told the queue's name whenever a subscription begins anew; an exclusive queue may have missed
-            messages before.
+        on_subscribed: told the queue's name whenever a subscription begins anew: its queue stands, and has delivered
+            nothing yet. An exclusive queue may have missed messages before.
     """
 
     def __init__(
@@ -188,11 +188,12 @@ class _Subscription:
             await channel.basic_qos(prefetch_count=self._prefetch)
         channel.on_consumer_cancel_callbacks.add(lambda _frame: self._ended.set())
         channel.closing.add_done_callback(lambda _closing: self._ended.set())
+        # Before the first delivery: by then nobody could tell any more what was heard before the gap.
+        if self._on_subscribed is not None:
+            self._on_subscribed(self.name)
         async with self._switch:
             if self._wanted:
                 await self._consume(channel)
-        if self._on_subscribed is not None:
-            self._on_subscribed(self.name)
 
     async def _consume(self, channel: Channel) -> None:
         unsettled = self._unsettled = self._unsettled or Unsettled(channel)

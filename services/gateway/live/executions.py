@@ -48,12 +48,15 @@ class Executions:
         answer = await self._agents.GetExecution(agents_pb2.GetExecutionRequest(id=subject))
         return history_of(answer.execution)
 
-    async def recent(self, owner: str, since: datetime) -> list[str]:
+    async def recent(self, owner: str, since: datetime) -> list[str] | None:
         """See `Source`."""
         query = agents_pb2.ListRunsRequest(owner_id=owner, limit=_MOST_RECENT_RUNS)
         answer = await self._agents.ListRuns(query)
-        names = dict.fromkeys(run.execution_id for run in answer.runs if _is_since(run, since))
-        return [*names, *await self._recent_agents(since)]
+        runs = [run.execution_id for run in answer.runs if _is_since(run, since)]
+        agents = await self._recent_agents(since)
+        if len(runs) == _MOST_RECENT_RUNS or len(agents) == _MOST_RECENT_AGENTS:
+            return None
+        return [*dict.fromkeys(runs), *agents]
 
     async def _recent_agents(self, since: datetime) -> list[str]:
         """They are listed oldest first, so the end of the list has to be found."""

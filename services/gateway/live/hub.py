@@ -42,6 +42,8 @@ class Hub:
         self._order = Order()
         self._heard_at: datetime | None = None
         self._missed_since: datetime | None = None
+        # How often something may have been lost: a look that began before the last time has not seen it all.
+        self._losses = 0
         # Subjects to be looked up, and since when (monotonic seconds) that has been tried in vain.
         self._suspected: dict[str, float | None] = {}
         self._failing_since: float | None = None
@@ -78,8 +80,9 @@ class Hub:
             self._send(self._order.accept(frame, self._clock.monotonic()))
 
     def suspect(self) -> None:
-        """A subscription is new: what was told while none stood is looked up at the next sweep."""
+        """A subscription is new and has brought nothing yet: what was told while none stood is looked up next."""
         self._subscribed.set()
+        self._losses += 1
         if self._missed_since is None and self._heard_at is not None:
             self._missed_since = self._heard_at - _MARGIN
         for name in self._order.unfinished():
@@ -120,17 +123,26 @@ class Hub:
         """Finds the subjects that began, or went on, without our hearing of them at all."""
         if self._missed_since is None:
             return
-        since = self._missed_since
+        since, losses = self._missed_since, self._losses
         try:
             for owner in self.rooms.owners:
-                for name in await self.source.recent("" if owner == EVERYBODY else owner, since):
-                    if not self._order.knows(name):
-                        self._suspected.setdefault(name, None)
+                await self._look_for_unknown_of(owner, since)
         except MeshError as error:
             self._failing_since = self._fail("events", error, self._failing_since, lambda: self._give_up(""))
             return
-        if self._missed_since == since:
-            self._missed_since = self._failing_since = None
+        self._failing_since = None
+        if self._losses == losses:
+            self._missed_since = None
+
+    async def _look_for_unknown_of(self, owner: str, since: datetime) -> None:
+        names = await self.source.recent("" if owner == EVERYBODY else owner, since)
+        if names is None:
+            log.warning("Events may be missing, of more than can be looked up; their sockets end", owner=owner)
+            self.rooms.end(owner, MISSED)
+            return
+        for name in names:
+            if not self._order.knows(name):
+                self._suspected.setdefault(name, None)
 
     async def _look_up(self, name: str) -> None:
         owner = self._order.owner_of(name)
@@ -139,6 +151,7 @@ class Hub:
             self._suspected.pop(name, None)
             self._send(self._order.go_on(name))
             return
+        losses = self._losses
         try:
             async with self._limit:
                 history = await self.source.history(name, self._order.told_up_to(name))
@@ -148,7 +161,10 @@ class Hub:
             since = self._suspected.get(name)
             self._suspected[name] = self._fail(name, error, since, lambda: self._give_up(owner, name))
             return
-        self._suspected.pop(name, None)
+        if self._losses == losses:
+            self._suspected.pop(name, None)
+        else:
+            self._suspected[name] = None
         self._send(self._order.catch_up(name, history) or self._order.go_on(name))
 
     def _fail(self, what: str, error: MeshError, since: float | None, give_up: Callable[[], None]) -> float | None:

@@ -20,5 +20,8 @@ class Source(Protocol):
     async def history(self, subject: str, since: int) -> list[Frame]:
         """The frames of a subject, in order, from those after sequence `since` at the latest. Raises MeshError."""
 
-    async def recent(self, owner: str, since: datetime) -> list[str]:
-        """Subjects of a user (empty: of all) about which there may be news since then. Raises MeshError."""
+    async def recent(self, owner: str, since: datetime) -> list[str] | None:
+        """Subjects of a user (empty: of all) about which there may be news since then.
+
+        None where they may be more than can be told. Raises MeshError.
+        """

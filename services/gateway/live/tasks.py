@@ -71,12 +71,14 @@ class Tasks:
         answer = await self._tasks.GetTask(tasks_pb2.GetTaskRequest(id=task.id))
         return answer.task.result
 
-    async def recent(self, owner: str, since: datetime) -> list[str]:
-        """See `Source`; among the five thousand that were submitted last."""
+    async def recent(self, owner: str, since: datetime) -> list[str] | None:
+        """See `Source`; none can be told of more than five thousand: of an old one there may be news too."""
         found: list[str] = []
         for page in range(_MOST_PAGES):
             query = tasks_pb2.ListTasksRequest(owner_id=owner, offset=page * _PAGE, limit=_PAGE)
             answer = await self._tasks.ListTasks(query)
+            if answer.total > _MOST_PAGES * _PAGE:
+                return None
             found += [task.id for task in answer.tasks if _is_since(task, since)]
             if len(answer.tasks) < _PAGE:
                 break

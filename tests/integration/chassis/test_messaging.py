@@ -175,6 +175,22 @@ async def test_a_deleted_queue_comes_back(broker: Broker) -> None:
         await ledger.wait_for([second])
 
 
+async def test_a_subscription_is_told_before_what_it_brings(broker: Broker):
+    """Whoever looks up what was missed must know what was heard last before the gap."""
+    heard: list[str] = []
+
+    async def handle(delivery: Delivery) -> None:
+        heard.append("message")
+        await delivery.ack()
+
+    assert all(await Publisher(broker).publish_many([message() for _ in range(50)]))
+    async with Consumer(
+        broker, queue=_QUEUE, prefetch=100, handle=handle, on_subscribed=lambda _: heard.append("subscribed")
+    ).open():
+        await until(lambda: len(heard) == 51)
+    assert heard == ["subscribed", *["message"] * 50]
+
+
 async def test_a_killed_broker_costs_nothing(broker: Broker, rabbit_server: RabbitMQ) -> None:
     """Killed between and during publishing: everything arrives, on the same process's consumers."""
     ledger, publisher = Ledger(), Publisher(broker)

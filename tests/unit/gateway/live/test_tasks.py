@@ -1,7 +1,7 @@
 """The feed of tasks: its frames, and what is looked up where the bus was silent."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -11,7 +11,7 @@ from mesh.tasks.v1 import tasks_pb2
 from chassis.errors import MeshError, NotFound, Unavailable
 from services.gateway.live.frames import Frame
 from services.gateway.live.hub import Hub
-from services.gateway.live.mailbox import Mailbox
+from services.gateway.live.mailbox import MISSED, Mailbox
 from services.gateway.live.order import HOLD_SECONDS
 from services.gateway.live.rooms import EVERYBODY
 from services.gateway.live.tasks import Tasks
@@ -30,7 +30,10 @@ class Records:
         self._clock = clock
         self.events: dict[str, list[str]] = {}
         self.failure: MeshError | None = None
+        self.older = 0  # tasks of u1 that are not among `events`
         self.asked = 0
+        # By method, what happens once between an answer and its arrival.
+        self.meanwhile: dict[str, Callable[[], None]] = {}
 
     async def GetTask(self, request: Any) -> Any:  # noqa: N802 - the contract's name
         self._ask(request.id)
@@ -53,12 +56,19 @@ class Records:
             tasks_pb2.Event(sequence=number, type=kind, attempt=1, data=b"{}")
             for number, kind in enumerate(self.events[request.id], start=1)
         ]
+        self._happen("ListEvents")
         return tasks_pb2.ListEventsResponse(events=[event for event in events if event.sequence > request.since])
 
     async def ListTasks(self, request: Any) -> Any:  # noqa: N802 - the contract's name
         if self.failure is not None:
             raise self.failure
-        return tasks_pb2.ListTasksResponse(tasks=map(self.task, self.events))
+        tasks = [self.task(task_id) for task_id in self.events]
+        self._happen("ListTasks")
+        return tasks_pb2.ListTasksResponse(tasks=tasks, total=len(tasks) + self.older)
+
+    def _happen(self, method: str) -> None:
+        if method in self.meanwhile:
+            self.meanwhile.pop(method)()
 
     def _ask(self, task_id: str) -> None:
         self.asked += 1
@@ -137,6 +147,40 @@ async def test_a_task_that_was_done_while_the_broker_was_away_is_told(hub: Hub, 
         hub.suspect()
         await hub.fill()
         assert told(mailbox) == WHOLE
+
+
+@pytest.mark.parametrize("method", ["ListTasks", "ListEvents"])
+async def test_what_is_lost_during_a_look_is_looked_up_too(hub: Hub, records: Records, clock: FakeClock, method: str):
+    """The broker may be away again before the records have answered what was lost the first time."""
+    with hub.joined("u1") as mailbox:
+        if method == "ListEvents":
+            records.events["t1"] = ["queued"]
+            hub.tell(task_changed(1, "queued"))
+
+        def lose_again() -> None:
+            records.events["t1"] = list(LIFE)
+            hub.suspect()
+
+        hub.suspect()
+        records.meanwhile[method] = lose_again
+        for _ in range(2):
+            await hub.fill()
+            clock.advance(1)
+        assert told(mailbox) == WHOLE
+
+
+async def test_sockets_of_which_too_much_may_be_missing_are_closed(hub: Hub, records: Records, clock: FakeClock):
+    """Who connects again says what it has seen; others hear on."""
+    with hub.joined("u1") as mailbox:
+        clock.advance(60)
+        records.older = 5000
+        records.events["t1"] = list(LIFE)
+        hub.suspect()
+        await hub.fill()
+        assert mailbox.ending == MISSED
+    with hub.joined("u1") as mailbox:
+        await hub.fill()
+        assert mailbox.ending is None
 
 
 async def test_a_requeued_task_goes_on(hub: Hub):
