@@ -111,8 +111,10 @@ FROM tasks.kind k
 WHERE k.max_running > 0 AND EXISTS (SELECT 1 FROM tasks.pointer p WHERE p.lane = k.kind OFFSET 0)
 """
 
+# A task may have two pointers: a repeated one does no harm.
 _TAKE_PLACES = """
-INSERT INTO tasks.kind_place (kind, task_id, attempt) SELECT $1, * FROM unnest($2::text[], $3::int[])
+INSERT INTO tasks.kind_place (kind, task_id, attempt)
+SELECT $1, task_id, max(attempt) FROM unnest($2::text[], $3::int[]) AS i(task_id, attempt) GROUP BY task_id
 ON CONFLICT (kind, task_id) DO UPDATE SET attempt = excluded.attempt
 """
 
@@ -122,7 +124,10 @@ INSERT INTO tasks.pointer (lane, work_group, priority, owner_id, task_id, attemp
 SELECT '', work_group, priority, owner_id, task_id, attempt, traceparent, at FROM m ORDER BY seq
 """
 
-# A bound that came, changed or went: pointers change lanes, and what is under way takes its places.
+# A bound that came, changed or went: pointers change lanes, what runs takes its places first, and what is on its way to
+# a worker keeps one as far as there are any. Whatever arrives at a claim without one waits in the lane from then on.
+# Nothing is claimed meanwhile: all claims before have been seen here, all after see the bound.
+_HALT_CLAIMS = "LOCK TABLE tasks.task_live IN SHARE MODE"
 _RELANE = """
 UPDATE tasks.pointer p SET lane = CASE WHEN k.max_running > 0 THEN k.kind ELSE '' END, work_group = k.work_group
 FROM tasks.task t JOIN tasks.kind k USING (kind)
@@ -131,19 +136,29 @@ WHERE k.kind = $1 AND t.task_id = p.task_id AND p.lane IN ('', k.kind)
 """
 _SEED_PLACES = f"""
 INSERT INTO tasks.kind_place (kind, task_id, attempt)
-SELECT t.kind, l.task_id, CASE l.state WHEN {State.RUNNING:d} THEN l.attempt - 1 ELSE l.attempt END
-FROM tasks.task_live l JOIN tasks.task t USING (task_id) JOIN tasks.kind k USING (kind)
-WHERE t.kind = $1 AND k.max_running > 0 AND l.state IN ({State.QUEUED:d}, {State.RUNNING:d})
-  AND NOT EXISTS (SELECT 1 FROM tasks.pointer p WHERE p.task_id = l.task_id)
-ON CONFLICT (kind, task_id) DO NOTHING
+SELECT t.kind, l.task_id, l.attempt - 1 FROM tasks.task_live l JOIN tasks.task t USING (task_id)
+WHERE t.kind = $1 AND l.session_id IS NOT NULL AND l.state = {State.RUNNING:d}
+ON CONFLICT (kind, task_id) DO UPDATE SET attempt = excluded.attempt
+"""
+_TAKE_BACK = f"""
+DELETE FROM tasks.kind_place p USING (
+  SELECT h.task_id, l.state, row_number() OVER (ORDER BY l.state = {State.RUNNING:d} DESC NULLS LAST, h.task_id) AS number
+  FROM tasks.kind_place h LEFT JOIN tasks.task_live l USING (task_id) WHERE h.kind = $1
+) AS h
+WHERE p.kind = $1 AND p.task_id = h.task_id AND h.state IS DISTINCT FROM {State.RUNNING:d}
+  AND h.number > (SELECT max_running FROM tasks.kind WHERE kind = $1)
 """
 
 
-async def relane(pg: DriverConnection, kind: str) -> None:
+async def relane(pg: DriverConnection, kind: str, max_running: int) -> None:
     """Puts the pointers of a kind where its bound wants them, after its announcement in the same transaction."""
+    if max_running:
+        await pg.execute(_HALT_CLAIMS)
     await pg.execute("SELECT pg_advisory_xact_lock($1)", LOCK_KEY)
     await pg.execute(_RELANE, kind)
-    await pg.execute(_SEED_PLACES, kind)
+    if max_running:
+        await pg.execute(_SEED_PLACES, kind)
+        await pg.execute(_TAKE_BACK, kind)
 
 
 class Pointers:

@@ -22,6 +22,7 @@ from services.tasks.store.outgoing import Outgoing
 # Sessions that may not claim take no part, and are known by what comes back of them. Two pointers to one attempt in a
 # batch (a duplicate, or two sessions) update its row once, for one of them. The second part of `a` answers a repeated
 # call, and rests when all are claimed. It sees the rows as they were before this statement, so nothing is in both.
+# A pointer that went out before its kind had a bound, or to a place that is taken back, waits for a place from here on.
 _CLAIM = f"""
 WITH s AS MATERIALIZED (
   SELECT session_id, draining FROM tasks.worker_session
@@ -30,7 +31,10 @@ WITH s AS MATERIALIZED (
   SELECT task_id, kind, payload, owner_id, timeout_seconds, traceparent, labels, deadline_at FROM tasks.task
   WHERE task_id = ANY($1::text[])
 ), m AS MATERIALIZED (
-  SELECT i.*, t.timeout_seconds, t.deadline_at
+  SELECT i.*, t.timeout_seconds, t.deadline_at,
+         t.kind = ANY(ARRAY(SELECT kind FROM tasks.kind WHERE max_running > 0)) AND NOT EXISTS (
+           SELECT 1 FROM tasks.kind_place p WHERE p.kind = t.kind AND p.task_id = t.task_id AND p.attempt = i.attempt
+         ) AS waits
   FROM unnest($1::text[], $2::int[], $3::text[]) AS i(task_id, attempt, session_id) JOIN t USING (task_id)
   WHERE i.session_id = ANY(ARRAY(SELECT session_id FROM s WHERE NOT draining)) ORDER BY task_id
 ), u AS (
@@ -40,7 +44,14 @@ WITH s AS MATERIALIZED (
       timeout_at = now() + make_interval(secs => m.timeout_seconds + $4)
   FROM m WHERE l.task_id = m.task_id AND l.task_id = ANY($1::text[]) AND l.state = {State.QUEUED:d}
     AND l.attempt = m.attempt AND l.cancel_at IS NULL AND (m.deadline_at IS NULL OR m.deadline_at > now())
+    AND NOT m.waits
   RETURNING l.task_id, l.session_id, l.attempt, l.sequence, l.max_attempts, now() AS at
+), p AS (
+  INSERT INTO tasks.pointer (lane, work_group, priority, owner_id, task_id, attempt, traceparent, at)
+  SELECT t.kind, l.work_group, l.priority, t.owner_id, l.task_id, l.attempt, t.traceparent, now()
+  FROM m JOIN tasks.task_live l USING (task_id) JOIN t USING (task_id)
+  WHERE m.waits AND l.task_id = ANY(ARRAY(SELECT task_id FROM m WHERE waits))
+    AND l.state = {State.QUEUED:d} AND l.attempt = m.attempt
 ), e AS (
   INSERT INTO tasks.task_event (task_id, sequence, type, attempt, at, data)
   SELECT task_id, sequence, '{EventType.STARTED}', attempt, at, '{{}}' FROM u

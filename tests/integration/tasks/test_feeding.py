@@ -56,7 +56,10 @@ async def announce(core: Core, *, max_running: int) -> str:
         Kind(kind="other", group="builtin", max_attempts=1, timeout_seconds=9),
     )
     opening = Opening(session_id="", worker_name="worker", host="here", kinds=kinds, slots=10)
-    return await core.keep(await core.desk.open_session(opening))
+    session = await core.keep(await core.desk.open_session(opening))
+    # As every second.
+    await core.figures.read_kinds()
+    return session
 
 
 async def submit(core: Core, count: int, **changes: object) -> list[str]:
@@ -190,3 +193,75 @@ async def test_a_bound_that_changes_takes_effect(core: Core) -> None:
     assert len(await broker.feed(rounds=3)) == 1
     await announce(core, max_running=0)
     assert len(await broker.feed(rounds=3)) == 2
+
+
+async def _feed_empty(core: Core, broker: Broker) -> list[str]:
+    """What is published once the workers have taken all that was."""
+    core.queues.ready.clear()
+    await asyncio.sleep(0.02)
+    return await broker.feed(rounds=3)
+
+
+async def _run_all(core: Core, broker: Broker, session: str) -> list[int]:
+    """Claims and ends whatever is published, until nothing is any more; how many ran at once in each round."""
+    rounds = []
+    while published := await _feed_empty(core, broker):
+        claimed = await core.claim(session, *published)
+        rounds.append(len(claimed))
+        await core.finish(session, *(success(one.task_id) for one in claimed))
+    return rounds
+
+
+async def test_a_bound_that_comes_late_holds_for_what_is_out(core: Core) -> None:
+    """Pointers that went out before it find no place at their claim, and wait for one then."""
+    await announce(core, max_running=0)
+    broker = Broker(core)
+    await submit(core, 6)
+    out = await broker.feed(rounds=2)
+    session = await announce(core, max_running=2)
+    assert list(await core.claim(session, *out)) == []
+    assert await _run_all(core, broker, session) == [2, 2, 2]
+
+
+async def test_a_pointer_that_waits_twice_takes_one_place(core: Core) -> None:
+    """The broker may deliver what it has delivered once more, and each of both finds no place."""
+    await announce(core, max_running=0)
+    broker = Broker(core)
+    await submit(core, 3)
+    out = await broker.feed(rounds=2)
+    session = await announce(core, max_running=6)
+    for _ in range(2):
+        assert list(await core.claim(session, *out)) == []
+    assert await _run_all(core, broker, session) == [3]
+
+
+async def test_a_lower_bound_takes_places_back(core: Core) -> None:
+    """From those that have not started; who runs already goes on, and counts."""
+    session = await announce(core, max_running=5)
+    broker = Broker(core)
+    await submit(core, 8)
+    first, *out = await broker.feed(rounds=3)
+    assert len(out) == 4
+    assert len(await core.claim(session, first)) == 1
+    await announce(core, max_running=2)
+    (second,) = await core.claim(session, *out)
+    assert await _feed_empty(core, broker) == []
+    await core.finish(session, success(first), success(second.task_id))
+    assert await _run_all(core, broker, session) == [2, 2, 2]
+
+
+async def test_a_bound_that_comes_during_claims_counts_them_all(core: Core) -> None:
+    """Each claim is before it, and counts as running, or after it, and is refused."""
+    broker = Broker(core)
+    for _ in range(10):
+        session = await announce(core, max_running=0)
+        await submit(core, 40)
+        out = await broker.feed(rounds=3)
+        calls = [core.claim(session, *out[number::8]) for number in range(8)]
+        *answers, _ = await asyncio.gather(*calls, announce(core, max_running=2))
+        running = [one.task_id for claimed in answers for one in claimed]
+        assert len(await core.sql("SELECT FROM tasks.kind_place")) == len(running)
+        if len(running) >= 2:
+            assert await broker.feed(rounds=3) == []
+        await core.finish(session, *(success(task_id) for task_id in running))
+        assert sum(await _run_all(core, broker, session)) + len(running) == 40
