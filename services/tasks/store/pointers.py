@@ -142,7 +142,8 @@ ON CONFLICT (kind, task_id) DO UPDATE SET attempt = excluded.attempt
 """
 _TAKE_BACK = f"""
 DELETE FROM tasks.kind_place p USING (
-  SELECT h.task_id, l.state, row_number() OVER (ORDER BY l.state = {State.RUNNING:d} DESC NULLS LAST, h.task_id) AS number
+  SELECT h.task_id, l.state,
+         row_number() OVER (ORDER BY l.state = {State.RUNNING:d} DESC NULLS LAST, h.task_id) AS number
   FROM tasks.kind_place h LEFT JOIN tasks.task_live l USING (task_id) WHERE h.kind = $1
 ) AS h
 WHERE p.kind = $1 AND p.task_id = h.task_id AND h.state IS DISTINCT FROM {State.RUNNING:d}
