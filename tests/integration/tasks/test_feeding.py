@@ -258,9 +258,11 @@ async def test_a_bound_that_comes_during_claims_counts_them_all(core: Core) -> N
         await submit(core, 40)
         out = await broker.feed(rounds=3)
         calls = [core.claim(session, *out[number::8]) for number in range(8)]
-        *answers, _ = await asyncio.gather(*calls, announce(core, max_running=2))
-        running = [one.task_id for claimed in answers for one in claimed]
-        assert len(await core.sql("SELECT FROM tasks.kind_place")) == len(running)
+        announcing = asyncio.create_task(announce(core, max_running=2))
+        running = [one.task_id for claimed in await asyncio.gather(*calls) for one in claimed]
+        await announcing
+        held = await core.sql("SELECT task_id FROM tasks.kind_place JOIN tasks.task_live USING (task_id)")
+        assert {row["task_id"] for row in held} == set(running)
         if len(running) >= 2:
             assert await broker.feed(rounds=3) == []
         await core.finish(session, *(success(task_id) for task_id in running))
