@@ -118,6 +118,22 @@ async def test_new_agents_that_the_bus_did_not_tell_of_are_looked_up(hub: Hub, a
         assert [len(mailbox._frames) for mailbox in (one, two)] == [2, 2]
 
 
+@pytest.mark.parametrize(("agents_made", "runs_ended"), [(200, 0), (0, 1000)])
+async def test_sockets_end_when_more_may_be_missing_than_can_be_told(
+    hub: Hub, agents: Agents, agents_made: int, runs_ended: int
+):
+    """What is behind the page that is looked at may be new too."""
+    agents.made = [agents_pb2.Agent(id=f"a{number}", created_at=LATE) for number in range(agents_made)]
+    agents.executions = {
+        f"e{number}": agents_pb2.Execution(id=f"e{number}", owner_id="u1") for number in range(runs_ended)
+    }
+    with hub.joined("u1") as mailbox, hub.joined("u2") as other:
+        hub.suspect()
+        await fill_after(hub, 1)
+        assert mailbox.ending == MISSED
+        assert other.ending == (MISSED if agents_made else None)
+
+
 def test_events_of_an_execution_come_in_order(hub: Hub):
     """However the bus brings them."""
     with hub.joined("u1") as mailbox:
