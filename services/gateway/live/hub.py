@@ -151,21 +151,26 @@ class Hub:
             self._suspected.pop(name, None)
             self._send(self._order.go_on(name))
             return
-        losses = self._losses
+        losses, held = self._losses, self._order.first_held(name)
         try:
             async with self._limit:
                 history = await self.source.history(name, self._order.told_up_to(name))
         except NotFound:
             history = []
         except MeshError as error:
-            since = self._suspected.get(name)
-            self._suspected[name] = self._fail(name, error, since, lambda: self._give_up(owner, name))
+            since = self._fail(name, error, self._suspected.get(name), lambda: self._give_up(owner, name))
+            if since is not None:
+                self._suspected[name] = since
             return
         if self._losses == losses:
             self._suspected.pop(name, None)
         else:
             self._suspected[name] = None
-        self._send(self._order.catch_up(name, history) or self._order.go_on(name))
+        self._send(self._order.catch_up(name, history))
+        # What is told has been recorded before. So what waited already when the records were read, and waits still,
+        # waits for what there is not; what came meanwhile may be newer than the answer.
+        if held and self._order.first_held(name) == held:
+            self._send(self._order.go_on(name))
 
     def _fail(self, what: str, error: MeshError, since: float | None, give_up: Callable[[], None]) -> float | None:
         """Notes that something cannot be looked up. Returns since when, None when it was given up."""

@@ -66,6 +66,11 @@ class Order:
         subject = self._subjects.get(name)
         return subject.next_sequence - 1 if subject else self._ended.get(name, 1) - 1
 
+    def first_held(self, name: str) -> int:
+        """The sequence of the first frame of a subject that waits for another; 0 where none does."""
+        subject = self._subjects.get(name)
+        return min(subject.held, default=0) if subject else 0
+
     def catch_up(self, name: str, history: list[Frame]) -> list[Frame]:
         """What of a subject's history was not told yet, then what waited behind it.
 

@@ -72,17 +72,15 @@ class Tasks:
         return answer.task.result
 
     async def recent(self, owner: str, since: datetime) -> list[str] | None:
-        """See `Source`; none can be told of more than five thousand: of an old one there may be news too."""
+        """See `Source`; among the five thousand that were submitted last. None where all of those are of since then."""
         found: list[str] = []
         for page in range(_MOST_PAGES):
             query = tasks_pb2.ListTasksRequest(owner_id=owner, offset=page * _PAGE, limit=_PAGE)
             answer = await self._tasks.ListTasks(query)
-            if answer.total > _MOST_PAGES * _PAGE:
-                return None
             found += [task.id for task in answer.tasks if _is_since(task, since)]
             if len(answer.tasks) < _PAGE:
-                break
-        return found
+                return found
+        return None if answer.tasks[-1].created_at.ToDatetime(tzinfo=UTC) >= since else found
 
 
 def _is_since(task: tasks_pb2.Task, since: datetime) -> bool:

@@ -17,7 +17,8 @@ Wake = Callable[[Collection[Due]], None]
 def pointers_to(source: str) -> str:
     """The part of a statement that writes the pointers to tasks in `source`.
 
-    One of a kind with a bound waits in the lane of its own, unless its attempt has a place already.
+    One of a kind with a bound waits in the lane of its own, unless its attempt has a place already. It goes where its
+    kind is done now, which may have moved since the task was accepted.
 
     Args:
         source: a part with the columns work_group, priority, owner_id, kind, task_id, attempt, traceparent, at.
@@ -26,9 +27,11 @@ def pointers_to(source: str) -> str:
   INSERT INTO tasks.pointer (lane, work_group, priority, owner_id, task_id, attempt, traceparent, at)
   SELECT CASE WHEN k.max_running > 0 AND NOT EXISTS (
            SELECT 1 FROM tasks.kind_place h WHERE h.kind = m.kind AND h.task_id = m.task_id AND h.attempt = m.attempt
-         ) THEN m.kind ELSE '' END, m.work_group, m.priority, m.owner_id, m.task_id, m.attempt, m.traceparent, m.at
+         ) THEN m.kind ELSE '' END,
+         coalesce(k.work_group, m.work_group), m.priority, m.owner_id, m.task_id, m.attempt, m.traceparent, m.at
   FROM {source} AS m LEFT JOIN (
-    SELECT kind, max_running FROM tasks.kind WHERE kind = ANY(ARRAY(SELECT m.kind FROM {source} AS m)) OFFSET 0
+    SELECT kind, max_running, work_group FROM tasks.kind
+    WHERE kind = ANY(ARRAY(SELECT m.kind FROM {source} AS m)) OFFSET 0
   ) AS k USING (kind)
 """
 

@@ -97,7 +97,7 @@ WHERE lane = '>' AND at <= clock_timestamp() - make_interval(secs => $1) RETURNI
 
 # A place is over when its attempt is: neither on its way to a worker nor with one.
 _FREE_PLACES = f"""
-DELETE FROM tasks.kind_place p WHERE NOT EXISTS (
+DELETE FROM tasks.kind_place p WHERE p.task_id <> '' AND NOT EXISTS (
   SELECT 1 FROM tasks.task_live l WHERE l.task_id = p.task_id AND (
     (l.state = {State.QUEUED:d} AND l.attempt = p.attempt)
     OR (l.state = {State.RUNNING:d} AND l.attempt = p.attempt + 1))
@@ -105,17 +105,31 @@ DELETE FROM tasks.kind_place p WHERE NOT EXISTS (
 )
 """
 
-_BOUNDS = """
-SELECT k.kind, k.work_group, k.max_running - (SELECT count(*) FROM tasks.kind_place p WHERE p.kind = k.kind) AS free
-FROM tasks.kind k
-WHERE k.max_running > 0 AND EXISTS (SELECT 1 FROM tasks.pointer p WHERE p.lane = k.kind OFFSET 0)
+_WAITING = """
+SELECT EXISTS (SELECT 1 FROM tasks.kind k
+               WHERE k.max_running > 0 AND EXISTS (SELECT 1 FROM tasks.pointer p WHERE p.lane = k.kind OFFSET 0))
 """
 
-# A task may have two pointers: a repeated one does no harm.
+# Of other groups than the kind's are those whose writers had not seen yet that it moved.
+_BOUNDS = """
+SELECT k.kind, k.max_running - (SELECT count(*) FROM tasks.kind_place p WHERE p.kind = k.kind) AS free,
+       k.work_group || ARRAY(
+         SELECT p.work_group FROM tasks.pointer p WHERE p.lane = k.kind AND p.work_group < k.work_group
+         ORDER BY p.work_group LIMIT 1
+       ) || ARRAY(
+         SELECT p.work_group FROM tasks.pointer p WHERE p.lane = k.kind AND p.work_group > k.work_group
+         ORDER BY p.work_group LIMIT 1
+       ) AS groups
+FROM tasks.kind k
+WHERE k.max_running > 0 AND EXISTS (SELECT 1 FROM tasks.pointer p WHERE p.lane = k.kind OFFSET 0)
+  AND NOT EXISTS (SELECT 1 FROM tasks.kind_place p WHERE p.kind = k.kind AND p.task_id = '')
+"""
+
+# A task may have two pointers, one of an attempt that is over: a repeated one does no harm.
 _TAKE_PLACES = """
-INSERT INTO tasks.kind_place (kind, task_id, attempt)
+INSERT INTO tasks.kind_place AS p (kind, task_id, attempt)
 SELECT $1, task_id, max(attempt) FROM unnest($2::text[], $3::int[]) AS i(task_id, attempt) GROUP BY task_id
-ON CONFLICT (kind, task_id) DO UPDATE SET attempt = excluded.attempt
+ON CONFLICT (kind, task_id) DO UPDATE SET attempt = greatest(p.attempt, excluded.attempt)
 """
 
 _GRANT = f"""
@@ -124,42 +138,77 @@ INSERT INTO tasks.pointer (lane, work_group, priority, owner_id, task_id, attemp
 SELECT '', work_group, priority, owner_id, task_id, attempt, traceparent, at FROM m ORDER BY seq
 """
 
-# A bound that came, changed or went: pointers change lanes, what runs takes its places first, and what is on its way to
-# a worker keeps one as far as there are any. Whatever arrives at a claim without one waits in the lane from then on.
-# Nothing is claimed meanwhile: all claims before have been seen here, all after see the bound.
-_HALT_CLAIMS = "LOCK TABLE tasks.task_live IN SHARE MODE"
-_RELANE = """
-UPDATE tasks.pointer p SET lane = CASE WHEN k.max_running > 0 THEN k.kind ELSE '' END, work_group = k.work_group
-FROM tasks.task t JOIN tasks.kind k USING (kind)
-WHERE k.kind = $1 AND t.task_id = p.task_id AND p.lane IN ('', k.kind)
-  AND p.lane <> CASE WHEN k.max_running > 0 THEN k.kind ELSE '' END
-"""
-_SEED_PLACES = f"""
-INSERT INTO tasks.kind_place (kind, task_id, attempt)
-SELECT t.kind, l.task_id, l.attempt - 1 FROM tasks.task_live l JOIN tasks.task t USING (task_id)
-WHERE t.kind = $1 AND l.session_id IS NOT NULL AND l.state = {State.RUNNING:d}
-ON CONFLICT (kind, task_id) DO UPDATE SET attempt = excluded.attempt
-"""
+# A bound that came, changed or went. Of what is on its way to a worker as much keeps its place as there are; then
+# pointers change lanes. What arrives at a claim without a place waits in the lane from then on.
 _TAKE_BACK = f"""
 DELETE FROM tasks.kind_place p USING (
   SELECT h.task_id, l.state,
          row_number() OVER (ORDER BY l.state = {State.RUNNING:d} DESC NULLS LAST, h.task_id) AS number
-  FROM tasks.kind_place h LEFT JOIN tasks.task_live l USING (task_id) WHERE h.kind = $1
+  FROM tasks.kind_place h LEFT JOIN tasks.task_live l USING (task_id) WHERE h.kind = $1 AND h.task_id <> ''
 ) AS h
 WHERE p.kind = $1 AND p.task_id = h.task_id AND h.state IS DISTINCT FROM {State.RUNNING:d}
   AND h.number > (SELECT max_running FROM tasks.kind WHERE kind = $1)
 """
+_LANE = """
+CASE WHEN k.max_running > 0 AND NOT EXISTS (
+  SELECT 1 FROM tasks.kind_place h WHERE h.kind = k.kind AND h.task_id = p.task_id AND h.attempt = p.attempt
+) THEN k.kind ELSE '' END
+"""
+_RELANE = f"""
+UPDATE tasks.pointer p SET lane = {_LANE}, work_group = k.work_group
+FROM tasks.task t JOIN tasks.kind k USING (kind)
+WHERE k.kind = $1 AND t.task_id = p.task_id AND p.lane IN ('', k.kind)
+  AND (p.lane, p.work_group) IS DISTINCT FROM ({_LANE}, k.work_group)
+"""
+# Claims under way do not see the bound yet. Until they are over no place is given: a place of no task stands for that.
+_HOLD_PLACES = """
+INSERT INTO tasks.kind_place (kind, task_id, attempt)
+SELECT kind, '', 0 FROM tasks.kind WHERE kind = $1 AND max_running > 0
+ON CONFLICT (kind, task_id) DO UPDATE SET attempt = 0
+"""
+# Nobody looks at a state from before the announcement any more. Whoever does so for longer is no claim: those end after
+# ten seconds (`DATABASE_STATEMENT_TIMEOUT`).
+_SETTLED = """
+SELECT k.kind FROM tasks.kind_place p JOIN tasks.kind k USING (kind)
+WHERE p.task_id = '' AND k.max_running > 0 AND (k.announced_at < clock_timestamp() - interval '15 s' OR NOT EXISTS (
+  SELECT 1 FROM pg_stat_activity a
+  WHERE a.datname = current_database() AND a.usename = current_user AND a.pid <> pg_backend_pid()
+    AND age(a.backend_xmin) >= age(p.xmin)
+))
+"""
+# What runs takes its places, whether there are as many or not.
+_SEED_PLACES = f"""
+WITH h AS (DELETE FROM tasks.kind_place WHERE kind = ANY($1::text[]) AND task_id = '')
+INSERT INTO tasks.kind_place (kind, task_id, attempt)
+SELECT t.kind, l.task_id, l.attempt - 1 FROM tasks.task_live l JOIN tasks.task t USING (task_id)
+WHERE t.kind = ANY($1::text[]) AND l.session_id IS NOT NULL AND l.state = {State.RUNNING:d}
+ON CONFLICT (kind, task_id) DO UPDATE SET attempt = excluded.attempt
+"""
+
+# Lanes of kinds that have no bound any more: who wrote to them had not seen yet that it went.
+_STRAY = """
+WITH RECURSIVE l AS (
+  (SELECT lane FROM tasks.pointer WHERE lane > '' ORDER BY lane LIMIT 1)
+  UNION ALL
+  SELECT n.lane FROM l CROSS JOIN LATERAL (
+    SELECT p.lane FROM tasks.pointer p WHERE p.lane > l.lane ORDER BY p.lane LIMIT 1) n
+)
+SELECT lane FROM l
+WHERE lane <> '>' AND NOT EXISTS (SELECT 1 FROM tasks.kind k WHERE k.kind = l.lane AND k.max_running > 0)
+"""
+_UNBOUND = "UPDATE tasks.pointer SET lane = '' WHERE lane = ANY($1::text[]) RETURNING seq"
 
 
-async def relane(pg: DriverConnection, kind: str, max_running: int) -> None:
+async def relane(pg: DriverConnection, kind: str) -> None:
     """Puts the pointers of a kind where its bound wants them, after its announcement in the same transaction."""
-    if max_running:
-        await pg.execute(_HALT_CLAIMS)
-    await pg.execute("SELECT pg_advisory_xact_lock($1)", LOCK_KEY)
+    await _lock(pg)
+    await pg.execute(_TAKE_BACK, kind)
     await pg.execute(_RELANE, kind)
-    if max_running:
-        await pg.execute(_SEED_PLACES, kind)
-        await pg.execute(_TAKE_BACK, kind)
+    await pg.execute(_HOLD_PLACES, kind)
+
+
+async def _lock(pg: DriverConnection) -> None:
+    await pg.execute("SELECT pg_advisory_xact_lock($1)", LOCK_KEY)
 
 
 class Pointers:
@@ -199,22 +248,30 @@ class Pointers:
     async def recall_direct(self, older_seconds: float) -> int:
         """See `ports.PointerStore`."""
         async with self._hot.statement() as pg:
-            return sum([len(await pg.fetch(recall, older_seconds)) for recall in (_RECALL, _RECALL_OLD)])
+            recalled = sum([len(await pg.fetch(recall, older_seconds)) for recall in (_RECALL, _RECALL_OLD)])
+            stray = [row["lane"] for row in await pg.fetch(_STRAY)]
+        if stray:
+            async with self._hot.driver() as pg:
+                await _lock(pg)
+                recalled += len(await pg.fetch(_UNBOUND, stray))
+        return recalled
 
     async def grant_places(self) -> bool:
         """See `ports.PointerStore`."""
         async with self._hot.driver() as pg:
-            if not await pg.fetch(_BOUNDS):
+            if not await pg.fetchval(_WAITING):
                 return False
-            await pg.execute("SELECT pg_advisory_xact_lock($1)", LOCK_KEY)
+            await _lock(pg)
+            if settled := [row["kind"] for row in await pg.fetch(_SETTLED)]:
+                await pg.execute(_SEED_PLACES, settled)
             await pg.execute(_FREE_PLACES)
             for row in await pg.fetch(_BOUNDS):
-                await _grant(pg, row["kind"], row["work_group"], max(row["free"], 0))
+                await _grant(pg, row["kind"], row["groups"], max(row["free"], 0))
         return True
 
 
-async def _grant(pg: DriverConnection, kind: str, group: str, free: int) -> None:
-    queues = [Queue(lane=kind, group=group, priority=priority, most=free) for priority in Priority]
+async def _grant(pg: DriverConnection, kind: str, groups: Sequence[str], free: int) -> None:
+    queues = [Queue(lane=kind, group=group, priority=priority, most=free) for group in groups for priority in Priority]
     chosen = (await _pick(pg, queues))[:free]
     if chosen:
         await pg.execute(_TAKE_PLACES, kind, [one.task_id for one, _ in chosen], [one.attempt for one, _ in chosen])

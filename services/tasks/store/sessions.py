@@ -36,7 +36,7 @@ WHERE (k.work_group, k.max_attempts, k.timeout_seconds, k.max_running, k.retry_b
        k.retry_max_seconds, k.retry_jitter)
   IS DISTINCT FROM (excluded.work_group, excluded.max_attempts, excluded.timeout_seconds, excluded.max_running,
        excluded.retry_base_seconds, excluded.retry_factor, excluded.retry_max_seconds, excluded.retry_jitter)
-RETURNING kind, max_running
+RETURNING kind
 """
 
 _OPEN = f"""
@@ -106,7 +106,7 @@ class Sessions:
         columns = [list(column) for column in zip(*map(_kind_row, kinds), strict=True)]
         async with self._database.driver() as pg:
             for row in await pg.fetch(_ANNOUNCE, *columns):
-                await relane(pg, row["kind"], row["max_running"])
+                await relane(pg, row["kind"])
             resumed = await pg.fetchval(_RESUMABLE, opening.resume_session_id) if opening.resume_session_id else None
             session_id: str = resumed or opening.session_id
             await pg.execute(

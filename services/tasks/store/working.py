@@ -48,8 +48,8 @@ WITH s AS MATERIALIZED (
   RETURNING l.task_id, l.session_id, l.attempt, l.sequence, l.max_attempts, now() AS at
 ), p AS (
   INSERT INTO tasks.pointer (lane, work_group, priority, owner_id, task_id, attempt, traceparent, at)
-  SELECT t.kind, l.work_group, l.priority, t.owner_id, l.task_id, l.attempt, t.traceparent, now()
-  FROM m JOIN tasks.task_live l USING (task_id) JOIN t USING (task_id)
+  SELECT k.kind, k.work_group, l.priority, t.owner_id, l.task_id, l.attempt, t.traceparent, now()
+  FROM m JOIN tasks.task_live l USING (task_id) JOIN t USING (task_id) JOIN tasks.kind k USING (kind)
   WHERE m.waits AND l.task_id = ANY(ARRAY(SELECT task_id FROM m WHERE waits))
     AND l.state = {State.QUEUED:d} AND l.attempt = m.attempt
 ), e AS (

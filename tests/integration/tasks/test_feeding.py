@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from chassis.clock import SystemClock
 from chassis.errors import Unavailable
 from services.tasks.model.states import Priority
 from services.tasks.model.task import Kind
-from services.tasks.model.work import Opening, WaitingPointer
+from services.tasks.model.work import Opening, Pointer, WaitingPointer
 from services.tasks.operations.feeder import Feeder
 from tests.integration.tasks.core import KIND, Core, failure, open_core, success
 
@@ -49,10 +50,10 @@ class Broker:
         return [one.task_id for one in self.taken[before:]]
 
 
-async def announce(core: Core, *, max_running: int) -> str:
+async def announce(core: Core, *, max_running: int, **changes: Any) -> str:
     """A worker that does the kind with this bound."""
     kinds = (
-        replace(KIND, max_running=max_running),
+        replace(KIND, max_running=max_running, **changes),
         Kind(kind="other", group="builtin", max_attempts=1, timeout_seconds=9),
     )
     opening = Opening(session_id="", worker_name="worker", host="here", kinds=kinds, slots=10)
@@ -261,9 +262,94 @@ async def test_a_bound_that_comes_during_claims_counts_them_all(core: Core) -> N
         announcing = asyncio.create_task(announce(core, max_running=2))
         running = [one.task_id for claimed in await asyncio.gather(*calls) for one in claimed]
         await announcing
-        held = await core.sql("SELECT task_id FROM tasks.kind_place JOIN tasks.task_live USING (task_id)")
-        assert {row["task_id"] for row in held} == set(running)
         if len(running) >= 2:
             assert await broker.feed(rounds=3) == []
         await core.finish(session, *(success(task_id) for task_id in running))
         assert sum(await _run_all(core, broker, session)) + len(running) == 40
+
+
+async def test_a_place_that_is_not_used_yet_is_kept(core: Core) -> None:
+    """The broker is away when something else of the kind changes, or its bound: nobody else could use the place."""
+    for bound in (3, 2):
+        await announce(core, max_running=3)
+        broker = Broker(core)
+        await submit(core, 5)
+        await core.store.grant_places()
+        session = await announce(core, max_running=bound, timeout_seconds=61)
+        rounds = await _run_all(core, broker, session)
+        assert (sum(rounds), max(rounds)) == (5, bound)
+
+
+async def test_a_kind_with_a_bound_moves(core: Core) -> None:
+    """What waits, what is out without a place and what is handed back go where the kind is done now."""
+    await announce(core, max_running=0)
+    broker = Broker(core)
+    out = await submit(core, 3)
+    assert len(await broker.feed(rounds=2)) == 3
+    session = await announce(core, max_running=2, group="second")
+    await core.upkeep.refresh()
+    assert list(await core.claim(session, *out)) == []
+    first, second = await _feed_empty(core, broker)
+    assert len(await core.claim(session, first, second)) == 2
+    await announce(core, max_running=2, group="third")
+    await core.upkeep.refresh()
+    await core.desk.hand_back(session, [Pointer(task_id=first, attempt=1)])
+    await core.finish(session, success(second))
+    assert sorted(await _feed_empty(core, broker)) == sorted({*out} - {second})
+    assert [one.group for one in broker.taken[3:]] == ["second", "second", "third", "third"]
+
+
+async def test_the_lane_of_a_bound_that_went_is_emptied(core: Core) -> None:
+    """Whoever wrote to it had read the bound before it went, and committed after."""
+    await announce(core, max_running=2)
+    broker = Broker(core)
+    tasks = await submit(core, 3)
+    await core.sql("UPDATE tasks.kind SET max_running = 0")
+    await core.figures.read_kinds()
+    # As the feeder does once a second.
+    assert await core.store.recall_direct(2.0) == 3
+    assert sorted(await _feed_empty(core, broker)) == sorted(tasks)
+
+
+async def test_a_place_is_for_one_attempt(core: Core) -> None:
+    """The next attempt waits for its own, and a pointer of an earlier one that comes late changes nothing."""
+    session = await announce(core, max_running=2)
+    broker = Broker(core)
+    (task_id,) = await submit(core, 1)
+    assert await broker.feed() == [task_id]
+    assert await core.claim(session, task_id)
+    await core.desk.hand_back(session, [Pointer(task_id=task_id, attempt=1)])
+    assert list(await core.claim(session, task_id, attempt=1)) == []
+    while await _feed_empty(core, broker):
+        pass
+    assert await core.claim(session, task_id, attempt=1)
+    await core.sql(
+        """
+        INSERT INTO tasks.pointer (lane, work_group, priority, owner_id, task_id, attempt, traceparent, at)
+        SELECT kind, work_group, priority, owner_id, task_id, 0, '', now() FROM tasks.task
+        """
+    )
+    more = await submit(core, 3)
+    published = [one for _ in range(4) for one in await _feed_empty(core, broker)]
+    assert len({*published} & {*more}) == 1
+
+
+async def test_no_place_is_given_while_older_claims_are_under_way(core: Core, tasks_url: str) -> None:
+    """They have not seen the bound; what they start counts once they are over."""
+    session = await announce(core, max_running=0)
+    broker = Broker(core)
+    await submit(core, 3)
+    out = await broker.feed(rounds=2)
+    async with open_core(tasks_url) as other:
+        async with other.database.driver() as pg:
+            await pg.fetch("SELECT FROM tasks.task_live WHERE task_id = $1 FOR UPDATE", out[0])
+            claiming = asyncio.create_task(core.claim(session, *out))
+            while not await core.sql("SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'"):
+                await asyncio.sleep(0.01)
+            await announce(core, max_running=2)
+            (late,) = await submit(core, 1)
+            assert await _feed_empty(core, broker) == []
+        assert len(await claiming) == 3
+    assert await _feed_empty(core, broker) == []
+    await core.finish(session, success(out[0]), success(out[1]))
+    assert await _feed_empty(core, broker) == [late]

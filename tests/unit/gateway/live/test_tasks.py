@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -30,7 +30,8 @@ class Records:
         self._clock = clock
         self.events: dict[str, list[str]] = {}
         self.failure: MeshError | None = None
-        self.older = 0  # tasks of u1 that are not among `events`
+        # Of tasks that are no news; all others are of now.
+        self.created: dict[str, datetime] = {}
         self.asked = 0
         # By method, what happens once between an answer and its arrival.
         self.meanwhile: dict[str, Callable[[], None]] = {}
@@ -47,7 +48,7 @@ class Records:
             owner_id="u1",
             state=tasks_pb2.STATE_SUCCEEDED if ended else tasks_pb2.STATE_RUNNING,
             result=b'{"ok":true}' if ended else b"",
-            created_at=stamp_of(self._clock.now()),
+            created_at=stamp_of(self.created.get(task_id, self._clock.now())),
         )
 
     async def ListEvents(self, request: Any) -> Any:  # noqa: N802 - the contract's name
@@ -62,9 +63,10 @@ class Records:
     async def ListTasks(self, request: Any) -> Any:  # noqa: N802 - the contract's name
         if self.failure is not None:
             raise self.failure
-        tasks = [self.task(task_id) for task_id in self.events]
+        page = list(self.events)[request.offset : request.offset + request.limit]
+        tasks = [self.task(task_id) for task_id in page]
         self._happen("ListTasks")
-        return tasks_pb2.ListTasksResponse(tasks=tasks, total=len(tasks) + self.older)
+        return tasks_pb2.ListTasksResponse(tasks=tasks, total=len(self.events))
 
     def _happen(self, method: str) -> None:
         if method in self.meanwhile:
@@ -170,17 +172,65 @@ async def test_what_is_lost_during_a_look_is_looked_up_too(hub: Hub, records: Re
 
 
 async def test_sockets_of_which_too_much_may_be_missing_are_closed(hub: Hub, records: Records, clock: FakeClock):
-    """Who connects again says what it has seen; others hear on."""
+    """Who connects again says what it has seen; others hear on. A long history is no reason."""
+    records.events = {f"t{number}": list(LIFE) for number in range(5000)}
+    records.created = dict.fromkeys(records.events, clock.now())
+    clock.advance(60)
     with hub.joined("u1") as mailbox:
-        clock.advance(60)
-        records.older = 5000
-        records.events["t1"] = list(LIFE)
         hub.suspect()
         await hub.fill()
+        assert mailbox.ending is None
+        records.created = {}
+        hub.suspect()
+        await fill_later(hub, clock)
         assert mailbox.ending == MISSED
     with hub.joined("u1") as mailbox:
-        await hub.fill()
+        await fill_later(hub, clock)
         assert mailbox.ending is None
+
+
+async def fill_later(hub: Hub, clock: FakeClock) -> None:
+    clock.advance(1)
+    await hub.fill()
+
+
+@pytest.mark.parametrize("lost_twice", [True, False])
+async def test_what_comes_during_a_look_waits_for_the_next(
+    hub: Hub, records: Records, clock: FakeClock, lost_twice: bool
+):
+    """The records may have answered before what it waits for was recorded."""
+    with hub.joined("u1") as mailbox:
+        records.events["t1"] = ["queued"]
+        hub.tell(task_changed(1, "queued"))
+
+        def go_on() -> None:
+            records.events["t1"] = list(LIFE)
+            if lost_twice:
+                hub.suspect()
+            hub.tell(task_changed(3))
+
+        hub.suspect()
+        records.meanwhile["ListEvents"] = go_on
+        await hub.fill()
+        assert told(mailbox) == WHOLE[:1]
+        await fill_later(hub, clock)
+        assert told(mailbox) == WHOLE
+
+
+async def test_what_was_given_up_is_looked_up_no_more(hub: Hub, records: Records, clock: FakeClock):
+    """Its sockets have ended, and who comes later is told from the records."""
+    with hub.joined("u1") as mailbox:
+        hub.tell(task_changed(3))
+        records.failure = Unavailable("no")
+        for _ in range(35):
+            await fill_later(hub, clock)
+        assert mailbox.ending == MISSED
+    asked = records.asked
+    with hub.joined("u1") as mailbox:
+        for _ in range(70):
+            await fill_later(hub, clock)
+        assert mailbox.ending is None
+    assert records.asked == asked
 
 
 async def test_a_requeued_task_goes_on(hub: Hub):
