@@ -13,7 +13,7 @@ from services.tasks.model.work import ClaimBatch, Claimed, End, OutcomeBatch, Po
 from services.tasks.ports import DecideOutcome
 from services.tasks.store.changes import ENDED, LIVE_COLUMNS, to_live, write
 from services.tasks.store.news import news_of
-from services.tasks.store.outgoing import Outgoing
+from services.tasks.store.outgoing import Outgoing, pointers_to
 
 # A batch is looked up at once (= ANY) in each table, by its index, with one descent for each day of history. What is
 # found is joined by hashing, as `HOT_PLANNER` has it. Both sides of the join that changes rows are in the order of ids,
@@ -22,7 +22,7 @@ from services.tasks.store.outgoing import Outgoing
 # Sessions that may not claim take no part, and are known by what comes back of them. Two pointers to one attempt in a
 # batch (a duplicate, or two sessions) update its row once, for one of them. The second part of `a` answers a repeated
 # call, and rests when all are claimed. It sees the rows as they were before this statement, so nothing is in both.
-# A pointer that went out before its kind had a bound, or to a place that is taken back, waits for a place from here on.
+# What has no place is told: `fresh` is null there.
 _CLAIM = f"""
 WITH s AS MATERIALIZED (
   SELECT session_id, draining FROM tasks.worker_session
@@ -46,12 +46,6 @@ WITH s AS MATERIALIZED (
     AND l.attempt = m.attempt AND l.cancel_at IS NULL AND (m.deadline_at IS NULL OR m.deadline_at > now())
     AND NOT m.waits
   RETURNING l.task_id, l.session_id, l.attempt, l.sequence, l.max_attempts, now() AS at
-), p AS (
-  INSERT INTO tasks.pointer (lane, work_group, priority, owner_id, task_id, attempt, traceparent, at)
-  SELECT k.kind, k.work_group, l.priority, t.owner_id, l.task_id, l.attempt, t.traceparent, now()
-  FROM m JOIN tasks.task_live l USING (task_id) JOIN t USING (task_id) JOIN tasks.kind k USING (kind)
-  WHERE m.waits AND l.task_id = ANY(ARRAY(SELECT task_id FROM m WHERE waits))
-    AND l.state = {State.QUEUED:d} AND l.attempt = m.attempt
 ), e AS (
   INSERT INTO tasks.task_event (task_id, sequence, type, attempt, at, data)
   SELECT task_id, sequence, '{EventType.STARTED}', attempt, at, '{{}}' FROM u
@@ -68,8 +62,23 @@ WITH s AS MATERIALIZED (
   JOIN t ON t.task_id = l.task_id
   WHERE l.task_id = ANY($1::text[]) AND l.state = {State.RUNNING:d}
     AND (SELECT count(*) FROM u) < (SELECT count(*) FROM m)
+  UNION ALL
+  SELECT task_id, session_id, attempt, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM m WHERE waits
 )
 SELECT s.session_id AS live_session, s.draining, a.* FROM s LEFT JOIN a ON a.session_id = s.session_id
+"""
+
+# A pointer that went out before its kind had a bound, or to a place that was taken back, waits for one from here on.
+_LET_WAIT = f"""
+WITH m AS (
+  SELECT l.work_group, l.priority, t.owner_id, t.kind, l.task_id, l.attempt, t.traceparent, now() AS at
+  FROM unnest($1::text[], $2::int[]) AS i(task_id, attempt) CROSS JOIN LATERAL (
+    SELECT * FROM tasks.task_live l
+    WHERE l.task_id = i.task_id AND l.attempt = i.attempt AND l.state = {State.QUEUED:d} OFFSET 0
+  ) AS l CROSS JOIN LATERAL (SELECT * FROM tasks.task t WHERE t.task_id = l.task_id OFFSET 0) AS t
+  ORDER BY l.task_id
+)
+{pointers_to("m")}
 """
 
 # A result ends its attempt whatever else is asked of it (T4), so nothing is decided between a look and a change: one
@@ -157,8 +166,17 @@ class Working:
             rows = await transaction.pg.fetch(_CLAIM, *columns, grace_seconds, asked)
             if any(row["fresh"] for row in rows):
                 transaction.due.add(Due.NEWS)
+            claimed = {
+                (row["session_id"], row["task_id"], row["attempt"]): _claimed(row)
+                for row in rows
+                if row["fresh"] is not None
+            }
+            # The caller still has these pointers: if this fails it asks again.
+            if len(claimed) < len(wanted) and (waiting := [r for r in rows if r["fresh"] is None and r["task_id"]]):
+                again = [r["task_id"] for r in waiting], [r["attempt"] for r in waiting]
+                await transaction.pg.execute(_LET_WAIT, *again)
+                transaction.due.add(Due.WORK)
         sessions = {row["live_session"]: row["draining"] for row in rows}
-        claimed = {(row["session_id"], row["task_id"], row["attempt"]): _claimed(row) for row in rows if row["task_id"]}
         return [_answer(batch, sessions, claimed) for batch in batches]
 
     async def complete(self, batches: Sequence[OutcomeBatch]) -> Sequence[Sequence[End | None]]:
