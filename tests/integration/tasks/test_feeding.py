@@ -213,24 +213,27 @@ async def _run_all(core: Core, broker: Broker, session: str) -> list[int]:
     return rounds
 
 
+async def _bound_late(core: Core, broker: Broker, count: int, *, max_running: int) -> tuple[str, list[str]]:
+    """A session, and tasks whose pointers were out before their kind had this bound."""
+    await announce(core, max_running=0)
+    await submit(core, count)
+    out = await broker.feed(rounds=2)
+    assert len(out) == count
+    return await announce(core, max_running=max_running), out
+
+
 async def test_a_bound_that_comes_late_holds_for_what_is_out(core: Core) -> None:
     """Pointers that went out before it find no place at their claim, and wait for one then."""
-    await announce(core, max_running=0)
     broker = Broker(core)
-    await submit(core, 6)
-    out = await broker.feed(rounds=2)
-    session = await announce(core, max_running=2)
+    session, out = await _bound_late(core, broker, 6, max_running=2)
     assert list(await core.claim(session, *out)) == []
     assert await _run_all(core, broker, session) == [2, 2, 2]
 
 
 async def test_a_pointer_that_waits_twice_takes_one_place(core: Core) -> None:
     """The broker may deliver what it has delivered once more, and each of both finds no place."""
-    await announce(core, max_running=0)
     broker = Broker(core)
-    await submit(core, 3)
-    out = await broker.feed(rounds=2)
-    session = await announce(core, max_running=6)
+    session, out = await _bound_late(core, broker, 3, max_running=6)
     for _ in range(2):
         assert list(await core.claim(session, *out)) == []
     assert await _run_all(core, broker, session) == [3]
