@@ -93,12 +93,15 @@ class Attempts:
         )
         running.task.add_done_callback(lambda _: self._settle(running))
 
-    def cancel(self, key: Key) -> None:
-        """Stops an attempt because its owner asked for it; its outcome will be "cancelled"."""
+    def cancel(self, key: Key) -> bool:
+        """Stops an attempt because its owner asked for it; its outcome will be "cancelled". False: it does not run."""
         running = self._running.get(key)
-        if running is not None and running.task is not None and not running.cancelled:
+        if running is None or running.task is None:
+            return False
+        if not running.cancelled:
             running.cancelled = True
             running.task.cancel()
+        return True
 
     def drop(self, keys: Iterable[Key]) -> None:
         """Stops attempts that are not ours any more; they get no outcome."""

@@ -46,6 +46,7 @@ class Owner:
         asking: around each claim; the attempts that end meanwhile, which its answer may bring back.
         start: starts what was claimed for a session, but not those; ignores what it knows already.
         lost: a claim said that the session is lost.
+        came: pointers came, and wait for their claims.
     """
 
     session: Callable[[], str | None]
@@ -53,6 +54,7 @@ class Owner:
     asking: Callable[[], AbstractContextManager[set[Key]]]
     start: Callable[[str, list[tasks_pb2.Claimed], set[Key]], None]
     lost: Callable[[], None]
+    came: Callable[[], None] = lambda: None
 
 
 @dataclass(slots=True)
@@ -86,6 +88,11 @@ class Claims:
         return self._asked > 0
 
     @property
+    def wanted(self) -> int:
+        """Pointers that wait for their claims or are in some that are on their way."""
+        return self._asked + len(self._intake)
+
+    @property
     def stuck_seconds(self) -> float:
         """For how long pointers have waited here while none could be claimed."""
         return self._intake.stuck_seconds(self._clock.monotonic())
@@ -110,6 +117,7 @@ class Claims:
         for pointer in pointers:
             self._intake.put((bundle, pointer), priority_class, now)
         self._changed.set()
+        self._owner.came()
 
     async def run(self) -> None:
         """Claims for ever: what comes in while claims are on their way is the next one."""

@@ -18,6 +18,8 @@ from worker.claims import Claims, Owner
 from worker.feed import Feed
 from worker.handler import Kind
 from worker.lease import Holder, hand_back
+from worker.offers import Offerer, Offers
+from worker.orphans import Orphans
 from worker.progress import Progress
 from worker.reporter import Reporter
 from worker.session import Callbacks, Sessions
@@ -32,6 +34,7 @@ _STUCK_CHECK_SECONDS = 1.0
 _GRACE_SHARE = 0.7
 _STOP_SHARE = 0.1
 _FLUSH_SHARE = 0.1
+_MOST_STOPPED = 1000
 
 
 class Runner:
@@ -62,16 +65,20 @@ class Runner:
         self._group = asyncio.TaskGroup()
         self._attempts = Attempts(self._group, kinds, slots, self._ended)
         self._reporter = Reporter(tasks)
-        holder = Holder(holds=lambda: self._attempts.keys, cancelled=self._attempts.cancel, beaten=self._beaten)
-        on = Callbacks(opened=lambda _: self._claims.wake(), lost=self._session_lost)
+        holder = Holder(holds=lambda: self._attempts.keys, cancelled=self._stop, beaten=self._beaten)
+        on = Callbacks(opened=lambda _: self._wake(), lost=self._session_lost)
         self._sessions = Sessions(tasks, _announcement(name, feed.group, kinds, slots), holder, on)
+        self._offers = Offers(tasks, self._offerer())
         self._claims = Claims(tasks, host.clock, self._owner())
-        # Held by the service's account and unknown here at the last heartbeat: a claim whose answer never arrived.
-        self._orphans: set[Key] = set()
+        self._orphans = Orphans()
         # For each claim on its way what has ended, or was to be acknowledged, since it was sent. Its answer may name
         # such an attempt, granted again to a repeated pointer, after the end has been acknowledged: to run it would be
         # twice.
         self._ended_since: dict[int, set[Key]] = {}
+        # For the same claims, how often had been looked for orphans when they were sent.
+        self._sent_at_look: dict[int, int] = {}
+        # What was to be stopped before it arrived.
+        self._stopped: dict[Key, None] = {}
         self._draining = asyncio.Event()
 
     @property
@@ -99,8 +106,11 @@ class Runner:
     async def drain(self) -> None:
         """No new work; what runs may finish within the grace, the rest is handed back and the session closed."""
         self._draining.set()
+        self._wake()
         await self._sessions.drain()
         seconds = self._host.settings.drain_seconds
+        # What was accepted for this process before arrives yet.
+        await _within(seconds * _STOP_SHARE, self._offers.wait_closed())
         await _within(seconds * _GRACE_SHARE, self._attempts.wait_idle())
         left = self._attempts.keys
         self._attempts.drop(left)
@@ -115,6 +125,7 @@ class Runner:
             group.create_task(self._sessions.run(), name="sessions")
             group.create_task(self._reporter.run(), name="outcomes")
             group.create_task(self._claims.run(), name="claims")
+            group.create_task(self._offers.run(), name="offers")
             group.create_task(self._consume(), name="pointers")
 
     async def _consume(self) -> None:
@@ -132,21 +143,40 @@ class Runner:
 
     def _owner(self) -> Owner:
         return Owner(
-            session=lambda: self._sessions.current if self.serving else None,
-            free=lambda: self._attempts.free,
+            session=self._serving_session,
+            free=lambda: self._attempts.free - self._offers.open,
             asking=self._asking,
             start=self._start,
+            came=self._offers.pointers_came,
             lost=self._sessions.suspect,
         )
+
+    def _offerer(self) -> Offerer:
+        return Offerer(
+            session=self._serving_session,
+            spare=lambda: self._attempts.free - self._claims.wanted,
+            start=lambda session_id, claimed: self._start(session_id, claimed, set()),
+            freed=self._wake,
+            broke=self._sessions.suspect,
+        )
+
+    def _serving_session(self) -> str | None:
+        return self._sessions.current if self.serving else None
+
+    def _wake(self) -> None:
+        self._claims.wake()
+        self._offers.wake()
 
     @contextmanager
     def _asking(self) -> Iterator[set[Key]]:
         ended = self._reporter.keys
         self._ended_since[id(ended)] = ended
+        self._sent_at_look[id(ended)] = self._orphans.looks
         try:
             yield ended
         finally:
-            del self._ended_since[id(ended)]
+            del self._ended_since[id(ended)], self._sent_at_look[id(ended)]
+            self._offers.wake()
 
     def _start(self, session_id: str, claimed: list[tasks_pb2.Claimed], ended: set[Key]) -> None:
         if session_id != self._sessions.current:
@@ -156,16 +186,25 @@ class Runner:
         known = self._attempts.keys | self._reporter.keys | ended
         for one in claimed:
             # A repeated pointer brings back what is held already.
-            if (key := key_of(one)) not in known:
+            if (key := key_of(one)) not in known and key not in self._orphans:
                 progress = Progress(self._tasks, self._host.clock, session_id, one, self._fenced)
                 self._attempts.start(Running(key=key, claimed=one, session_id=session_id, report=progress.report))
+                if key in self._stopped:
+                    self._attempts.cancel(key)
+
+    def _stop(self, key: Key) -> None:
+        """Its owner wants no more of it, whether it has arrived or not."""
+        if not self._attempts.cancel(key):
+            self._stopped[key] = None
+            while len(self._stopped) > _MOST_STOPPED:
+                del self._stopped[next(iter(self._stopped))]
 
     def _ended(self, running: Running, outcome: tasks_pb2.Outcome | None) -> None:
         for ended in self._ended_since.values():
             ended.add(running.key)
         if outcome is not None:
             self._reporter.put(running.session_id, outcome)
-        self._claims.wake()
+        self._wake()
 
     def _fenced(self, key: Key) -> None:
         log.warning("An attempt is not ours any more", task_id=key[0], attempt=key[1])
@@ -180,11 +219,10 @@ class Runner:
         # Only what ran when the heartbeat left: a later claim is not in the answer yet.
         for key in (before & self._attempts.keys) - held:
             self._fenced(key)
-        unknown = set() if self._claims.in_flight else held - self._attempts.keys - self._reporter.keys
-        if lasting := unknown & self._orphans:
+        unknown = held - self._attempts.keys - self._reporter.keys
+        if lasting := self._orphans.look(unknown, self._sent_at_look.values()):
             log.warning("Attempts that never arrived are handed back", attempts=len(lasting))
             await self._hand_back(lasting)
-        self._orphans = unknown - lasting
 
     async def _hand_back(self, keys: set[Key]) -> None:
         if keys and self._sessions.current is not None:

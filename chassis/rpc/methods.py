@@ -122,7 +122,10 @@ class Method:
     async def stream(
         self, request: Any, context: Any, traceparent: str, timeout_seconds: float | None
     ) -> AsyncIterator[Any]:
-        """Answers a server-streaming call. Raises MeshError and nothing else (but cancellation)."""
+        """Answers a server-streaming call; `request` is an async iterator where the client streams too.
+
+        Raises MeshError and nothing else (but cancellation).
+        """
         began = time.perf_counter()
         code = "OK"
         # A generator runs in its consumer's context, so tokens cannot be reset here; the call has a context of its own.
@@ -132,6 +135,10 @@ class Method:
             with telemetry.span(self.path[1:], telemetry.SERVER, traceparent):
                 async for answer in answers:
                     yield answer
+        except StatusError as error:
+            # A request of the client's stream that is none.
+            code = error.code.name
+            raise
         except Exception as error:
             failure = self.understand(error)
             code = failure.code
@@ -221,7 +228,7 @@ class MethodTable:
 
     def _wrap(self, path: str, handler: Any) -> Handler:
         if handler.request_streaming:
-            raise TypeError(f"{path}: client-streaming methods are not served; a lane carries many calls")
+            return self._wrap_conversation(path, handler)
         method = Method(
             path=path,
             streaming=handler.response_streaming,
@@ -235,6 +242,21 @@ class MethodTable:
         make = grpc.unary_stream_rpc_method_handler if method.streaming else grpc.unary_unary_rpc_method_handler
         face = _streaming_face(method) if method.streaming else _unary_face(method)
         return make(face, handler.request_deserializer, handler.response_serializer)
+
+    @staticmethod
+    def _wrap_conversation(path: str, handler: Any) -> Handler:
+        """Streams both ways have a stream of their own: a lane carries calls that begin with one message."""
+        if not handler.response_streaming:
+            raise TypeError(f"{path}: a stream of requests with one answer is not served; a lane carries many calls")
+        method = Method(
+            path=path,
+            streaming=True,
+            behavior=handler.stream_stream,
+            deserialize=handler.request_deserializer,
+            serialize=handler.response_serializer,
+        )
+        face = _streaming_face(method)
+        return grpc.stream_stream_rpc_method_handler(face, handler.request_deserializer, handler.response_serializer)
 
     def add_to(self, server: Server) -> None:
         """Registers everything with the real server."""

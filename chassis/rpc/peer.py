@@ -57,6 +57,9 @@ class Peer(Stubbed):
     def make_stream(self, method: str, codecs: Codecs) -> Any:
         return _Stream(self._pool, method, codecs)
 
+    def make_conversation(self, method: str, codecs: Codecs) -> Any:
+        return _Conversation(self._pool, method, codecs)
+
 
 class _Callable:
     def __init__(self, pool: Pool, method: str, codecs: Codecs) -> None:
@@ -131,7 +134,7 @@ class _Stream(_Callable):
         left = deadline.remaining_seconds() if timeout is None else deadline.bound(timeout, timeout)
         instance = self._pool.pick()
         await self._connect(instance, DEFAULT_TIMEOUT_SECONDS if left is None else left)
-        open_stream = instance.channel.unary_stream(self._method, self._serializer, self._deserializer)
+        open_stream = self._opener(instance.channel)(self._method, self._serializer, self._deserializer)
         instance.in_flight += 1
         call = open_stream(request, timeout=left, metadata=self._metadata())
         try:
@@ -142,6 +145,18 @@ class _Stream(_Callable):
         finally:
             instance.in_flight -= 1
             call.cancel()
+
+    @staticmethod
+    def _opener(channel: grpc.aio.Channel) -> Any:
+        return channel.unary_stream
+
+
+class _Conversation(_Stream):
+    """Takes an async iterator of requests, which is read as long as the stream is open."""
+
+    @staticmethod
+    def _opener(channel: grpc.aio.Channel) -> Any:
+        return channel.stream_stream
 
 
 def _has_details(error: grpc.aio.AioRpcError) -> bool:

@@ -11,7 +11,7 @@ Codecs = tuple[Serializer, Deserializer]
 
 
 class Stubbed(grpc.aio.Channel):
-    """A channel for generated stubs: they call ``unary_unary`` and ``unary_stream`` and no more.
+    """A channel for generated stubs: they call ``unary_unary``, ``unary_stream`` and ``stream_stream`` and no more.
 
     Opening, closing and connectivity belong to whoever made it, so asking for them is a mistake and raises TypeError.
     """
@@ -24,6 +24,11 @@ class Stubbed(grpc.aio.Channel):
     def make_stream(self, method: str, codecs: Codecs) -> Any:
         """What a stub's server-streaming method is: a callable that returns an async iterator."""
 
+    def make_conversation(self, method: str, codecs: Codecs) -> Any:
+        """What a stub's method with streams both ways is: a callable that takes and returns an async iterator."""
+        del codecs
+        raise TypeError(f"{method}: this channel has no streams of requests")
+
     def unary_unary(  # type: ignore[override]  # stubs always give both codecs
         self, method: str, request_serializer: Serializer, response_deserializer: Deserializer, **_: Any
     ) -> Any:
@@ -33,6 +38,11 @@ class Stubbed(grpc.aio.Channel):
         self, method: str, request_serializer: Serializer, response_deserializer: Deserializer, **_: Any
     ) -> Any:
         return self.make_stream(method, (request_serializer, response_deserializer))
+
+    def stream_stream(  # type: ignore[override]  # as above
+        self, method: str, request_serializer: Serializer, response_deserializer: Deserializer, **_: Any
+    ) -> Any:
+        return self.make_conversation(method, (request_serializer, response_deserializer))
 
     async def __aenter__(self) -> Self:
         return self
@@ -55,7 +65,4 @@ class Stubbed(grpc.aio.Channel):
         raise TypeError("the pool behind this channel knows the states of its connections")
 
     def stream_unary(self, method: str, *_: Any, **__: Any) -> NoReturn:
-        raise TypeError(f"{method}: client streams are not spoken between services; use a lane")
-
-    def stream_stream(self, method: str, *_: Any, **__: Any) -> NoReturn:
         raise TypeError(f"{method}: client streams are not spoken between services; use a lane")

@@ -25,6 +25,7 @@ from services.tasks.operations.direct import BURSTS, Direct
 from services.tasks.operations.feeder import Feeder
 from services.tasks.operations.figures import Figures, Limits
 from services.tasks.operations.intake import Intake
+from services.tasks.operations.offers import GIVE_BACK_EVERY_SECONDS, Offers
 from services.tasks.operations.queries import Queries
 from services.tasks.operations.schedules import FIRE_EVERY_SECONDS, Schedules
 from services.tasks.operations.upkeep import Upkeep, repeat
@@ -61,16 +62,14 @@ async def build(settings: Settings, host: Host) -> None:
     waker = Waker()
     hot = await host.enter(open_database(settings.postgres, schema="tasks", planner=HOT_PLANNER))
     store = Store(database, waker.wake, keys_live_seconds=settings.tasks.idempotency_key_seconds, hot=hot)
-    limits = Limits(most=settings.tasks.most_queued, by_group=settings.tasks.limits_by_group)
-    figures = Figures(
-        store, host.clock, lambda: relay.backlog, limits=limits, most_unpublished=settings.tasks.most_unpublished
-    )
+    figures = _make_figures(settings, host, store, relay)
     queues = BrokerQueues(broker, settings.rabbit.queue_type)
     feeder = Feeder(store, queues, figures, partial(_publish, Publisher(broker)), clock=host.clock)
     direct = _start_pointers(host, store, feeder, broker)
-    intake = Intake(store, figures, host.clock, partial(Ids().new, "task"), direct=direct)
     desk = Desk(store, figures, queues, partial(Ids().new, "ses"))
-    watches = Watches(store, partial(Ids().new, "watch"))
+    offers = _start_offers(host, store, desk)
+    intake = Intake(store, figures, host.clock, partial(Ids().new, "task"), direct=direct, offers=offers)
+    watches = _start_watches(host, store)
     schedules = Schedules(store, intake, figures, clock=host.clock, new_schedule_id=partial(Ids().new, "sched"))
     couriers, webhooks = await _open_webhooks(settings, host, store)
     upkeep = _start_upkeep(settings, host, store, figures, queues)
@@ -83,7 +82,6 @@ async def build(settings: Settings, host: Host) -> None:
     }
     host.spawn("news", relay.run())
     host.spawn("schedules", repeat("schedules", FIRE_EVERY_SECONDS, schedules.fire))
-    host.spawn("watches", repeat("watches", STOPS_EVERY_SECONDS, watches.push, watches.awake))
     _spawn_writers(host, accepting=intake.batcher, **desk.batchers)
     tasks = TaskService(intake, Queries(store, figures, host.clock), schedules)
     await host.enter(
@@ -93,14 +91,21 @@ async def build(settings: Settings, host: Host) -> None:
             settings.discovery,
             register=[
                 partial(add_TaskServiceServicer_to_server, tasks),
-                partial(add_WorkerServiceServicer_to_server, WorkerService(desk, watches)),
+                partial(add_WorkerServiceServicer_to_server, WorkerService(desk, watches, offers)),
                 partial(add_WebhookServiceServicer_to_server, WebhookService(webhooks, host.clock)),
             ],
             starts=tasks.starts,
         )
     )
-    # Last, so that it comes first: the server waits for its streams to end.
+    # Last, so that they come first: the server waits for its streams to end.
     host.on_drain("watches", watches.close)
+    host.on_drain("offers", offers.close)
+
+
+def _make_figures(settings: Settings, host: Host, store: Store, relay: Relay) -> Figures:
+    limits = Limits(most=settings.tasks.most_queued, by_group=settings.tasks.limits_by_group)
+    most_unpublished = settings.tasks.most_unpublished
+    return Figures(store, host.clock, lambda: relay.backlog, limits=limits, most_unpublished=most_unpublished)
 
 
 def _start_pointers(host: Host, store: Store, feeder: Feeder, broker: Broker) -> Direct:
@@ -111,6 +116,18 @@ def _start_pointers(host: Host, store: Store, feeder: Feeder, broker: Broker) ->
     for number in range(BURSTS):
         host.spawn(f"direct-{number}", direct.run())
     return direct
+
+
+def _start_watches(host: Host, store: Store) -> Watches:
+    watches = Watches(store, partial(Ids().new, "watch"))
+    host.spawn("watches", repeat("watches", STOPS_EVERY_SECONDS, watches.push, watches.awake))
+    return watches
+
+
+def _start_offers(host: Host, store: Store, desk: Desk) -> Offers:
+    offers = Offers(store, desk.hand_back, host.clock)
+    host.spawn("offers", repeat("offers", GIVE_BACK_EVERY_SECONDS, offers.give_back, offers.awake))
+    return offers
 
 
 def _start_upkeep(settings: Settings, host: Host, store: Store, figures: Figures, queues: BrokerQueues) -> Upkeep:

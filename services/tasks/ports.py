@@ -56,17 +56,20 @@ class TaskStore(Protocol):
     """The callers' side."""
 
     async def accept(
-        self, submissions: Sequence[Submission], direct: Collection[str] = ()
+        self, submissions: Sequence[Submission], direct: Collection[str] = (), offered: Mapping[str, str] | None = None
     ) -> Sequence[Accepted | MeshError]:
         """Task, live row, first event and messages in one commit. Answers in order.
 
-        The pointers of the tasks in `direct` are the caller's to publish where the answer has a `pointer_seq`.
+        The pointers of the tasks in `direct` are the caller's to publish where the answer has a `pointer_seq`. Those of
+        them that have a session in `offered` are claimed for it at once where the answer says that it holds them.
 
         Conflict for a reused key (``IDEMPOTENCY_MISMATCH``), Invalid for a prerequisite that does not exist or is
         another owner's (``UNKNOWN_PREREQUISITE``); of those nothing is stored.
         """
 
-    async def accept_all(self, submissions: Sequence[Submission], direct: Collection[str] = ()) -> Sequence[Accepted]:
+    async def accept_all(
+        self, submissions: Sequence[Submission], direct: Collection[str] = (), offered: Mapping[str, str] | None = None
+    ) -> Sequence[Accepted]:
         """As `accept`, all or none: raises the first error, with its number as `index` in the details."""
 
     async def keep_receipt(self, owner_id: str, key: str, receipt: Receipt) -> Receipt:
@@ -108,6 +111,9 @@ class WorkStore(Protocol):
 
     async def shorten(self, session_id: str, lease_seconds: float, watcher: str | None = None) -> None:
         """Leaves the lease so long at most; with a watcher only as long as it is the one that watches."""
+
+    async def read_session_kinds(self, session_id: str) -> Sequence[str] | None:
+        """What a session's worker can do; None: its lease is over."""
 
     async def read_stops(self, session_ids: Sequence[str]) -> Sequence[Stop]:
         """What of these sessions' work its owners want stopped."""

@@ -142,12 +142,14 @@ def digest_unique(owner_id: str, kind: str, unique_key: str) -> bytes:
 class Accepted:
     """What became of a submission: a new task, or another: of its idempotency key (`replayed`), or the live one of its
     unique key (`duplicate`). `pointer_seq` is of the row of a pointer that is the caller's to publish; 0: none.
+    `held_by` is the session that holds its first attempt already; empty: none.
     """
 
     task: Task
     replayed: bool
     duplicate: bool = False
     pointer_seq: int = 0
+    held_by: str = ""
 
     @property
     def is_new(self) -> bool:

@@ -10,6 +10,9 @@ from typing import NamedTuple
 from services.tasks.model.states import Priority
 from services.tasks.model.task import Kind, TaskError
 
+# A worker ends an attempt at its timeout by itself; the service does it this much later if it did not.
+TIMEOUT_GRACE_SECONDS = 15.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opening:

@@ -16,6 +16,7 @@ from chassis.errors import Exhausted, Invalid, MeshError, NotFound
 from services.tasks.model import rules
 from services.tasks.model.task import Change, Live, TaskError
 from services.tasks.model.work import (
+    TIMEOUT_GRACE_SECONDS,
     ClaimBatch,
     Claimed,
     End,
@@ -35,8 +36,6 @@ from services.tasks.ports import WorkQueues, WorkStore
 # Three beats. What a vanished host held shall start anew within twelve seconds, with time to find it and to claim it.
 LEASE_SECONDS = 9
 HEARTBEAT_SECONDS = 3
-# A worker ends an attempt at its timeout by itself; the service does it this much later if it did not.
-TIMEOUT_GRACE_SECONDS = 15.0
 MOST_PER_CALL = 1000
 # Claims stand between acceptance and start; outcomes only between the work and the news of it.
 _CLAIM_PACE_SECONDS = 0.001

@@ -82,6 +82,10 @@ class Direct:
                 passing.append(one.task_id)
         return frozenset(passing)
 
+    def is_clear(self, group: str) -> bool:
+        """Nothing of a group waits here for room."""
+        return not any(line for (other, _), line in self._lines.items() if other == group)
+
     def hand(self, submissions: Sequence[Submission], answers: Sequence[Accepted | MeshError]) -> None:
         """Publishes the pointers of those that were accepted for the short way, as soon as there is room."""
         by_place: defaultdict[Place, list[WaitingPointer]] = defaultdict(list)

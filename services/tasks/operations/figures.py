@@ -206,7 +206,7 @@ class Figures:
     def count_accepted(self, submission: Submission, accepted: Accepted) -> tuple[int, float]:
         """Counts a new task. Answers its position in its queue, from 1, and the seconds until it should have ended."""
         waiting = self._waiting[submission.group]
-        if accepted.is_new:
+        if accepted.is_new and not accepted.held_by:
             waiting.add(submission.priority if accepted.task.state is State.QUEUED else None)
         return waiting.place(submission.priority)
 

@@ -1,19 +1,25 @@
 """Submissions: checked, admitted, and committed in batches. What returns from here is durable."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import TypeAlias, TypeVar
 
 from chassis.clock import Clock
-from chassis.errors import Invalid, MeshError
+from chassis.errors import Invalid, MeshError, Unavailable
 from services.tasks.model import graph
 from services.tasks.model.task import Accepted, Draft, Kind, Receipt, Submission
 from services.tasks.operations.batches import Batcher
 from services.tasks.operations.checks import check_draft
 from services.tasks.operations.direct import Direct
 from services.tasks.operations.figures import Figures
+from services.tasks.operations.offers import Offer, Offers
 from services.tasks.ports import TaskStore
+
+A = TypeVar("A", bound=Accepted | MeshError)
+# `accept` or `accept_all` of the store.
+_Write: TypeAlias = Callable[[Sequence[Submission], Collection[str], Mapping[str, str]], Awaitable[Sequence[A]]]
 
 MOST_AT_ONCE = 500
 _MOST_BYTES_AT_ONCE = 8 * 1024 * 1024
@@ -24,6 +30,7 @@ class Intake:
 
     Args:
         direct: the short way for pointers; None: all of them wait for the feeder.
+        offers: slots in which what could take the short way begins without a pointer; None: nobody offers any.
     """
 
     def __init__(
@@ -34,9 +41,11 @@ class Intake:
         new_task_id: Callable[[], str],
         *,
         direct: Direct | None = None,
+        offers: Offers | None = None,
     ) -> None:
         self._store = store
         self._direct = direct
+        self._offers = offers
         self._figures = figures
         self._clock = clock
         self._new_task_id = new_task_id
@@ -87,8 +96,7 @@ class Intake:
                 error.details = {**error.details, "index": str(index)}
                 raise
         with self._figures.admitted([submission.group for submission in submissions]):
-            accepted = await self._store.accept_all(submissions, self._reserve(submissions))
-            self._hand(submissions, accepted)
+            accepted = await self._write(submissions, self._store.accept_all)
             now = self._clock.now()
             return [self._receipt(*pair, now) for pair in zip(submissions, accepted, strict=True)]
 
@@ -118,8 +126,7 @@ class Intake:
 
     async def _accept(self, submissions: Sequence[Submission]) -> Sequence[Receipt | MeshError]:
         try:
-            answers = await self._store.accept(submissions, self._reserve(submissions))
-            self._hand(submissions, answers)
+            answers = await self._write(submissions, self._store.accept)
             now = self._clock.now()
             # Counted before they leave, so that each is always counted once at least.
             return [
@@ -130,12 +137,29 @@ class Intake:
             for submission in submissions:
                 self._leave(submission)
 
-    def _reserve(self, submissions: Sequence[Submission]) -> frozenset[str]:
-        return frozenset() if self._direct is None else self._direct.reserve(submissions)
-
-    def _hand(self, submissions: Sequence[Submission], answers: Sequence[Accepted | MeshError]) -> None:
+    async def _write(self, submissions: Sequence[Submission], write: _Write[A]) -> Sequence[A]:
+        """Writes a batch, and sets going what it may: in an offered slot, or with a pointer on the short way."""
+        passing = frozenset() if self._direct is None else self._direct.reserve(submissions)
+        taken = self._take_slots(submissions, passing)
+        try:
+            answers = await write(submissions, passing, {task_id: offer.session_id for task_id, offer in taken.items()})
+        except BaseException as error:
+            if self._offers is not None:
+                in_doubt = isinstance(error, Unavailable) or not isinstance(error, MeshError)
+                self._offers.release(taken, in_doubt=in_doubt)
+            raise
+        if self._offers is not None:
+            self._offers.settle(taken, submissions, answers)
         if self._direct is not None:
             self._direct.hand(submissions, answers)
+        return answers
+
+    def _take_slots(self, submissions: Sequence[Submission], passing: Collection[str]) -> dict[str, Offer]:
+        """Only what would have been published at once may: nobody's turn is passed over."""
+        if self._offers is None or self._direct is None or not passing:
+            return {}
+        clear = {group: self._direct.is_clear(group) for group in {one.group for one in submissions}}
+        return self._offers.reserve([one for one in submissions if one.task_id in passing and clear[one.group]])
 
     def _receipt(self, submission: Submission, accepted: Accepted, now: datetime) -> Receipt:
         position, seconds = self._figures.count_accepted(submission, accepted)

@@ -2,12 +2,14 @@
 
 # ruff: noqa: N802 - the contract's names
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 from mesh.tasks.v1 import tasks_pb2, tasks_pb2_grpc
 
 from services.tasks.operations.desk import HEARTBEAT_SECONDS, LEASE_SECONDS, Desk
+from services.tasks.operations.offers import Offer, Offers
 from services.tasks.operations.watches import Watches
 from services.tasks.wire import workers as wire
 
@@ -15,9 +17,10 @@ from services.tasks.wire import workers as wire
 class WorkerService(tasks_pb2_grpc.WorkerServiceServicer):
     """See the contract."""
 
-    def __init__(self, desk: Desk, watches: Watches) -> None:
+    def __init__(self, desk: Desk, watches: Watches, offers: Offers) -> None:
         self._desk = desk
         self._watches = watches
+        self._offers = offers
 
     async def OpenSession(self, request: tasks_pb2.OpenSessionRequest, context: Any) -> tasks_pb2.OpenSessionResponse:
         del context
@@ -49,6 +52,22 @@ class WorkerService(tasks_pb2_grpc.WorkerServiceServicer):
         del context
         return wire.to_claims(await self._desk.claim(wire.claims_from(request)))
 
+    async def Offer(
+        self, request_iterator: AsyncIterator[tasks_pb2.OfferRequest], context: Any
+    ) -> AsyncIterator[tasks_pb2.OfferResponse]:
+        del context
+        if (first := await anext(request_iterator, None)) is None:
+            return
+        async with self._offers.open(first.session_id) as offer:
+            offer.hear(first.most, first.received)
+            listening = asyncio.ensure_future(_listen(offer, request_iterator))
+            try:
+                async for claimed, most in offer.read():
+                    yield wire.to_offer(claimed, most)
+            finally:
+                listening.cancel()
+                await asyncio.wait({listening})
+
     async def Finish(self, request: tasks_pb2.FinishRequest, context: Any) -> tasks_pb2.FinishResponse:
         del context
         stale = await self._desk.finish(wire.outcomes_from(request))
@@ -76,3 +95,14 @@ class WorkerService(tasks_pb2_grpc.WorkerServiceServicer):
         del context
         await self._desk.close_session(request.session_id, drain=request.drain)
         return tasks_pb2.CloseSessionResponse()
+
+
+async def _listen(offer: Offer, requests: AsyncIterator[tasks_pb2.OfferRequest]) -> None:
+    """Hears the worker until it has said all; what is wrong with it ends the stream."""
+    try:
+        async for request in requests:
+            offer.hear(request.most, request.received)
+    except Exception as error:  # noqa: BLE001 - it is the reader's to raise
+        offer.end(error)
+    else:
+        offer.end()

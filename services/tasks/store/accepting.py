@@ -6,12 +6,13 @@ What only some tasks have (unique keys, prerequisites) is in `linking`, and cost
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 from chassis.database import DriverConnection
 from chassis.errors import Conflict, MeshError
 from services.tasks.model.states import Due, EventType, State
 from services.tasks.model.task import Accepted, Receipt, Submission, Task
+from services.tasks.model.work import TIMEOUT_GRACE_SECONDS
 from services.tasks.store import bounds, linking
 from services.tasks.store.news import news_of
 from services.tasks.store.outgoing import Outgoing, Transaction, pointers_to
@@ -59,25 +60,34 @@ WHERE owner_id = $1 AND key = $2 AND task_id = $3
 RETURNING queue_position, estimated_seconds, estimated_at, duplicate
 """
 
-# Pointers that take the short way ($21) share a row, whose number is told; those of a kind with a bound do not take it.
+# What begins in a slot that a session offers ($22) is claimed here, if the session lives. Of the rest, pointers that
+# take the short way ($21) share a row, whose number is told; those of a kind with a bound do neither.
 # Columns in which no row has a value may come as empty arrays, and are all NULL then; only what the caller does not
-# know is told: the tasks that are not queued, or whose pointers do not take the short way after all.
+# know is told: the sessions that live, the tasks that are not queued, and those that wait in the table after all.
 _INSERT = f"""
-WITH i AS (
-  SELECT task_id, owner_id, kind, work_group, priority, payload, coalesce(labels, '') AS labels, max_attempts,
-         timeout_seconds, run_at, deadline_at, coalesce(traceparent, '') AS traceparent,
-         string_to_array(nullif(run_after, ''), ',') AS run_after, coalesce(join_any, false) AS join_any, unique_key,
-         unique_digest, schedule_id, channel, coalesce(straight, false) AS straight,
-         coalesce(straight AND kind <> ALL(ARRAY(
-           SELECT k.kind FROM tasks.kind k WHERE k.kind = ANY($3) AND k.max_running > 0
-         )), false) AS direct,
-         CASE WHEN run_at > now() OR run_after <> '' THEN $19::smallint ELSE $20::smallint END AS state,
-         1 AS sequence, 0 AS attempt, now() AS at
-  FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::smallint[], $6::bytea[], $7::bytea[], $8::int[],
-              $9::int[], $10::timestamptz[], $11::timestamptz[], $12::text[], $13::text[], $14::bool[], $15::text[],
-              $16::bytea[], $17::text[], $18::text[], $21::bool[])
-  AS i(task_id, owner_id, kind, work_group, priority, payload, labels, max_attempts, timeout_seconds, run_at,
-       deadline_at, traceparent, run_after, join_any, unique_key, unique_digest, schedule_id, channel, straight)
+WITH w AS MATERIALIZED (
+  SELECT session_id FROM tasks.worker_session
+  WHERE session_id = ANY($22::text[]) AND NOT draining AND lease_until > clock_timestamp()
+), i AS MATERIALIZED (
+  SELECT *, CASE WHEN passes AND offered = ANY(ARRAY(SELECT session_id FROM w)) THEN offered END AS held FROM (
+    SELECT task_id, owner_id, kind, work_group, priority, payload, coalesce(labels, '') AS labels, max_attempts,
+           timeout_seconds, run_at, deadline_at, coalesce(traceparent, '') AS traceparent,
+           string_to_array(nullif(run_after, ''), ',') AS run_after, coalesce(join_any, false) AS join_any, unique_key,
+           unique_digest, schedule_id, channel, coalesce(straight, false) AS straight, offered,
+           coalesce(straight AND kind <> ALL(ARRAY(
+             SELECT k.kind FROM tasks.kind k WHERE k.kind = ANY($3) AND k.max_running > 0
+           )), false) AS passes,
+           CASE WHEN run_at > now() OR run_after <> '' THEN $19::smallint ELSE $20::smallint END AS state,
+           1 AS sequence, 0 AS attempt, now() AS at
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::smallint[], $6::bytea[], $7::bytea[], $8::int[],
+                $9::int[], $10::timestamptz[], $11::timestamptz[], $12::text[], $13::text[], $14::bool[], $15::text[],
+                $16::bytea[], $17::text[], $18::text[], $21::bool[], $22::text[])
+    AS u(task_id, owner_id, kind, work_group, priority, payload, labels, max_attempts, timeout_seconds, run_at,
+         deadline_at, traceparent, run_after, join_any, unique_key, unique_digest, schedule_id, channel, straight,
+         offered)
+  ) AS u
+), b AS (
+  SELECT task_id, owner_id, kind, labels, traceparent, 2 AS sequence, 1 AS attempt, at FROM i WHERE held IS NOT NULL
 ), t AS (
   INSERT INTO tasks.task (task_id, owner_id, kind, work_group, priority, payload, labels, max_attempts,
                           timeout_seconds, run_at, deadline_at, traceparent, created_at, run_after, join_any,
@@ -85,24 +95,36 @@ WITH i AS (
   SELECT task_id, owner_id, kind, work_group, priority, payload, labels, max_attempts, timeout_seconds, run_at,
          deadline_at, traceparent, at, run_after, join_any, unique_key, schedule_id FROM i
 ), l AS (
-  INSERT INTO tasks.task_live (task_id, state, work_group, priority, max_attempts, sequence, enqueued_at, waits,
-                               unique_digest, channel)
-  SELECT task_id, state, work_group, priority, max_attempts, 1, CASE state WHEN $20 THEN at END,
-         run_after IS NOT NULL, unique_digest, channel FROM i
+  INSERT INTO tasks.task_live (task_id, state, work_group, priority, max_attempts, attempt, sequence, session_id,
+                               enqueued_at, started_at, timeout_at, waits, unique_digest, channel)
+  SELECT task_id, CASE WHEN held IS NULL THEN state ELSE {State.RUNNING:d} END, work_group, priority, max_attempts,
+         (held IS NOT NULL)::int, 1 + (held IS NOT NULL)::int, held, CASE WHEN state = $20 AND held IS NULL THEN at END,
+         CASE WHEN held IS NOT NULL THEN at END,
+         CASE WHEN held IS NOT NULL THEN at + make_interval(secs => timeout_seconds + {TIMEOUT_GRACE_SECONDS}) END,
+         run_after IS NOT NULL, unique_digest, channel
+  FROM i
+), e AS (
+  INSERT INTO tasks.task_event (task_id, sequence, type, attempt, at, data)
+  SELECT task_id, sequence, '{EventType.STARTED}', attempt, at, '{{}}' FROM b
 ), s AS (
   INSERT INTO tasks.schedule (due_at, task_id, purpose, attempt)
   SELECT run_at, task_id, 1, 0 FROM i WHERE run_at > now()
   UNION ALL SELECT deadline_at, task_id, 2, 0 FROM i WHERE deadline_at IS NOT NULL
-), n AS ({news_of("i", f"'{EventType.QUEUED}'")}
-), p AS ({pointers_to("(SELECT * FROM i WHERE state = $20 AND NOT direct)")}
+), n AS ({news_of(("i", f"'{EventType.QUEUED}'"), ("b", f"'{EventType.STARTED}'"))}
+), p AS ({pointers_to("(SELECT * FROM i WHERE state = $20 AND NOT passes)")}
 ), d AS (
   INSERT INTO tasks.direct (at, task_ids)
-  SELECT now(), array_agg(task_id) FROM i WHERE state = $20 AND direct HAVING count(*) > 0 RETURNING seq
+  SELECT now(), array_agg(task_id) FROM i WHERE state = $20 AND passes AND held IS NULL HAVING count(*) > 0
+  RETURNING seq
 )
 SELECT NULL AS task_id, (SELECT seq FROM d) AS seq, now() AS at,
-       EXISTS (SELECT FROM i WHERE state = $20 AND NOT direct) AS waits
-UNION ALL SELECT task_id, NULL, NULL, state = $20 FROM i WHERE state = $19 OR (straight AND NOT direct)
+       EXISTS (SELECT FROM i WHERE state = $20 AND NOT passes) AS waits, ARRAY(SELECT session_id FROM w) AS sessions
+UNION ALL SELECT task_id, NULL, NULL, state = $20, NULL FROM i WHERE state = $19 OR (straight AND NOT passes)
 """  # noqa: S608 - the parts above
+
+# The number of the row that its pointer shares, or the session that holds it.
+_Way: TypeAlias = tuple[int, str]
+_NO_WAY = (0, "")
 
 
 class Accepting:
@@ -117,16 +139,18 @@ class Accepting:
         self._keys_live_seconds = keys_live_seconds
 
     async def accept(
-        self, submissions: Sequence[Submission], direct: Collection[str] = ()
+        self, submissions: Sequence[Submission], direct: Collection[str] = (), offered: Mapping[str, str] | None = None
     ) -> list[Accepted | MeshError]:
         """See `ports.TaskStore`."""
         async with self._passing.transaction(single=not any(map(_is_tied, submissions))) as transaction:
-            return await self._accept(transaction, submissions, direct)
+            return await self._accept(transaction, submissions, direct, offered or {})
 
-    async def accept_all(self, submissions: Sequence[Submission], direct: Collection[str] = ()) -> list[Accepted]:
+    async def accept_all(
+        self, submissions: Sequence[Submission], direct: Collection[str] = (), offered: Mapping[str, str] | None = None
+    ) -> list[Accepted]:
         """See `ports.TaskStore`."""
         async with self._passing.transaction(single=not any(map(_is_tied, submissions))) as transaction:
-            answers = await self._accept(transaction, submissions, direct)
+            answers = await self._accept(transaction, submissions, direct, offered or {})
             return [_accepted(answer, index) for index, answer in enumerate(answers)]
 
     async def keep_receipt(self, owner_id: str, key: str, receipt: Receipt) -> Receipt:
@@ -141,7 +165,11 @@ class Accepting:
         return replace(receipt, accepted=replace(accepted, duplicate=kept.pop("duplicate")), **kept)
 
     async def _accept(
-        self, transaction: Transaction, submissions: Sequence[Submission], direct: Collection[str] = ()
+        self,
+        transaction: Transaction,
+        submissions: Sequence[Submission],
+        direct: Collection[str],
+        offered: Mapping[str, str],
     ) -> list[Accepted | MeshError]:
         pg = transaction.pg
         owners = await self._take_keys(pg, submissions)
@@ -159,10 +187,10 @@ class Accepting:
             await pg.execute(_REPOINT_KEYS, *(list(column) for column in zip(*rows, strict=True)))
         others |= {s.task_id: o.task_id for s in submissions if (o := owners.get(_key(s))) and s.task_id not in others}
         fresh = [linking.renamed(s, others) for s in fresh if s.task_id not in twins]
-        tasks, seqs = await self._insert(transaction, fresh, direct) if fresh else ({}, {})
+        tasks, ways = await self._insert(transaction, fresh, direct, offered) if fresh else ({}, {})
         known = sorted({task_id for task_id in others.values() if task_id not in tasks})
         tasks |= {task.task_id: task for task in await read_tasks(pg, known)} if known else {}
-        return [refused.get(s.task_id) or _answer(s, owners, tasks, others, seqs) for s in submissions]
+        return [refused.get(s.task_id) or _answer(s, owners, tasks, others, ways) for s in submissions]
 
     async def _take_keys(
         self, pg: DriverConnection, submissions: Sequence[Submission]
@@ -187,19 +215,30 @@ class Accepting:
         return wanted
 
     async def _insert(
-        self, transaction: Transaction, fresh: Sequence[Submission], direct: Collection[str]
-    ) -> tuple[dict[str, Task], dict[str, int]]:
-        """The tasks by id, and of those whose pointers take the short way the number of their row."""
+        self,
+        transaction: Transaction,
+        fresh: Sequence[Submission],
+        direct: Collection[str],
+        offered: Mapping[str, str],
+    ) -> tuple[dict[str, Task], dict[str, _Way]]:
+        """The tasks by id, and which way those in `direct` took, as far as they did."""
         columns = _columns(_row(s) for s in fresh)
         straight = [s.task_id in direct for s in fresh] if direct else []
-        told, *rows = await transaction.pg.fetch(_INSERT, *columns, State.SCHEDULED, State.QUEUED, straight)
+        sessions = [offered.get(s.task_id) for s in fresh] if offered else []
+        told, *rows = await transaction.pg.fetch(_INSERT, *columns, State.SCHEDULED, State.QUEUED, straight, sessions)
         others = {row["task_id"]: row["waits"] for row in rows}
-        seqs = {s.task_id: told["seq"] for s in fresh if s.task_id in direct and s.task_id not in others}
+        begun = {session_id: (0, session_id) for session_id in told["sessions"]}
+        shared = told["seq"], ""
+        ways = {
+            s.task_id: begun.get(offered.get(s.task_id, ""), shared)
+            for s in fresh
+            if s.task_id in direct and s.task_id not in others
+        }
         scheduled = {task_id for task_id, waits in others.items() if not waits}
         transaction.due |= {Due.NEWS, Due.WORK} if told["waits"] else {Due.NEWS}
         await linking.link(transaction, fresh)
         states = [State.SCHEDULED if s.task_id in scheduled else State.QUEUED for s in fresh]
-        return {s.task_id: _task(s, state, told["at"]) for s, state in zip(fresh, states, strict=True)}, seqs
+        return {s.task_id: _task(s, state, told["at"]) for s, state in zip(fresh, states, strict=True)}, ways
 
 
 def _is_tied(submission: Submission) -> bool:
@@ -230,7 +269,7 @@ def _answer(
     owners: dict[tuple[str, str], _Key],
     tasks: dict[str, Task],
     others: dict[str, str],
-    seqs: Mapping[str, int],
+    ways: Mapping[str, _Way],
 ) -> Accepted | MeshError:
     own_id = asked_id = submission.task_id
     if submission.idempotency_key:
@@ -240,7 +279,8 @@ def _answer(
         asked_id = owner.task_id
     task = tasks[others.get(asked_id, asked_id)]
     if task.task_id == own_id:
-        return Accepted(task=task, replayed=False, pointer_seq=seqs.get(own_id, 0))
+        pointer_seq, held_by = ways.get(own_id, _NO_WAY)
+        return Accepted(task=task, replayed=False, pointer_seq=pointer_seq, held_by=held_by)
     return Accepted(task=task, replayed=asked_id != own_id, duplicate=asked_id == own_id)
 
 

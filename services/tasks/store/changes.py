@@ -34,7 +34,7 @@ ENDED = f"""r AS (
 ), e AS (
   INSERT INTO tasks.task_event (task_id, sequence, type, attempt, at, data)
   SELECT task_id, sequence, type, attempt, at, data FROM z WHERE state <> {State.SUCCEEDED:d}
-), w AS ({TELL_WEBHOOKS}), n AS ({news_of("z", "type", data="data", result="result")})"""
+), w AS ({TELL_WEBHOOKS}), n AS ({news_of(("z", "type"), data="data", result="result")})"""
 
 # Whoever runs after these is told by a timer in the same commit, and looked at under its own lock then.
 _END = f"""

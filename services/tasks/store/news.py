@@ -13,21 +13,25 @@ COLUMNS = """type, kind, task_ids, owner_ids, sequences, attempts, traceparents,
   CASE WHEN '{}' <> ANY(data) THEN data END AS data, CASE WHEN '' <> ANY(labels) THEN labels END AS labels"""
 
 
-def news_of(source: str, kind_of_news: str, *, data: str = "NULL", result: str = "NULL") -> str:
-    """The part of a statement that tells what happened to the tasks in `source`; at most one event a task.
+def news_of(*changes: tuple[str, str], data: str = "NULL", result: str = "NULL") -> str:
+    """The part of a statement that tells what happened to tasks; of each change at most one event a task.
 
     Args:
-        source: a part with the columns task_id, owner_id, kind, sequence, attempt, at, labels and traceparent.
-        kind_of_news: an expression over it for the type of the event.
+        changes: in the order in which they are told, each a source and its type. The source is a part with the columns
+            task_id, owner_id, kind, sequence, attempt, at, labels and traceparent; the type of the event is an
+            expression over it.
         data: an expression for the event's data; NULL for all of them: an empty object.
         result: the same for the result; NULL: none.
     """
-    return f"""
-  INSERT INTO tasks.news ({_COLUMNS})
-  SELECT {kind_of_news}, kind, array_agg(task_id), array_agg(owner_id), array_agg(sequence), array_agg(attempt),
+    told = (
+        f"""
+  SELECT {type_}, kind, array_agg(task_id), array_agg(owner_id), array_agg(sequence), array_agg(attempt),
          array_agg(at), {_all(data, "bytea")}, {_all(result, "bytea")}, array_agg(labels), array_agg(traceparent)
   FROM {source} GROUP BY 1, 2
 """
+        for source, type_ in changes
+    )
+    return f"INSERT INTO tasks.news ({_COLUMNS})" + "UNION ALL".join(told)
 
 
 def _all(expression: str, type_: str) -> str:

@@ -41,7 +41,7 @@ WITH i AS (
   SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int[], $6::int[], $7::timestamptz[],
                        $8::bytea[], $9::bytea[], $10::text[], $11::text[], $12::smallint[], $13::bool[])
   AS i(type, kind, task_id, owner_id, sequence, attempt, at, data, labels, traceparent, work_group, priority, points)
-), n AS ({news_of("(SELECT * FROM i WHERE type <> '') AS i", "type", data="data")})
+), n AS ({news_of(("(SELECT * FROM i WHERE type <> '') AS i", "type"), data="data")})
 {pointers_to("(SELECT * FROM i WHERE points)")}
 """
 

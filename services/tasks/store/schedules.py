@@ -114,7 +114,7 @@ class Schedules(Accepting):
             keys = [[one for one, _, _ in fires], [at for _, at, _ in fires]]
             taken = {row["task_id"] for row in await pg.fetch(_FIRE, *keys, [s.task_id for _, _, s in fires])}
             mine = [fire for fire in fires if fire[2].task_id in taken]
-            answers = await self._accept(transaction, [submission for _, _, submission in mine])
+            answers = await self._accept(transaction, [submission for _, _, submission in mine], (), {})
             twins = [
                 (schedule_id, at, answer.task.task_id)
                 for (schedule_id, at, _), answer in zip(mine, answers, strict=True)

@@ -82,6 +82,8 @@ UPDATE tasks.worker_session SET lease_until = least(lease_until, clock_timestamp
 WHERE session_id = $1 AND ($3::text IS NULL OR watcher = $3)
 """
 
+_KINDS = "SELECT kinds FROM tasks.worker_session WHERE session_id = $1 AND lease_until > clock_timestamp()"
+
 _STOPS = """
 SELECT session_id, task_id, attempt FROM tasks.task_live
 WHERE session_id = ANY($1::text[]) AND cancel_at IS NOT NULL ORDER BY task_id
@@ -126,6 +128,12 @@ class Sessions:
         """See `ports.WorkStore`."""
         async with self._database.statement() as pg:
             await pg.execute(_SHORTEN, session_id, lease_seconds, watcher)
+
+    async def read_session_kinds(self, session_id: str) -> Sequence[str] | None:
+        """See `ports.WorkStore`."""
+        async with self._database.statement() as pg:
+            kinds: Sequence[str] | None = await pg.fetchval(_KINDS, session_id)
+        return kinds
 
     async def read_stops(self, session_ids: Sequence[str]) -> Sequence[Stop]:
         """See `ports.WorkStore`."""

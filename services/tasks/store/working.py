@@ -51,7 +51,7 @@ WITH s AS MATERIALIZED (
   SELECT task_id, sequence, '{EventType.STARTED}', attempt, at, '{{}}' FROM u
 ), c AS MATERIALIZED (
   SELECT u.*, t.kind, t.payload, t.owner_id, t.timeout_seconds, t.traceparent, t.labels FROM u JOIN t USING (task_id)
-), n AS ({news_of("c", f"'{EventType.STARTED}'")}), a AS (
+), n AS ({news_of(("c", f"'{EventType.STARTED}'"))}), a AS (
   SELECT task_id, session_id, attempt, max_attempts, kind, payload, owner_id, timeout_seconds, traceparent,
          true AS fresh FROM c
   UNION ALL

@@ -62,6 +62,17 @@ def claims_from(request: tasks_pb2.ClaimRequest) -> ClaimBatch:
 
 def to_claims(claims: Iterable[Claimed]) -> tasks_pb2.ClaimResponse:
     response = tasks_pb2.ClaimResponse()
+    _fill(response, claims)
+    return response
+
+
+def to_offer(claims: Iterable[Claimed], most: int) -> tasks_pb2.OfferResponse:
+    response = tasks_pb2.OfferResponse(most=most)
+    _fill(response, claims)
+    return response
+
+
+def _fill(response: tasks_pb2.ClaimResponse | tasks_pb2.OfferResponse, claims: Iterable[Claimed]) -> None:
     for claimed in claims:
         # Field by field, in its place: to make a message of arguments, and to copy it, costs twice as much.
         message = response.claimed.add()
@@ -74,7 +85,6 @@ def to_claims(claims: Iterable[Claimed]) -> tasks_pb2.ClaimResponse:
         message.max_attempts = claimed.max_attempts
         message.traceparent = claimed.traceparent
         message.pointer_attempt = claimed.attempt - 1
-    return response
 
 
 def outcomes_from(request: tasks_pb2.FinishRequest) -> OutcomeBatch:

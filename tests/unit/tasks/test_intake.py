@@ -1,7 +1,7 @@
 """Submissions on their way into a batch: each has a place in its group until it is written, or is not written."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -27,8 +27,10 @@ class FakeStore:
         self.entered = asyncio.Event()
         self.error: Exception | None = None
 
-    async def accept(self, submissions: Sequence[Submission], direct: Collection[str] = ()) -> list[Accepted]:
-        del direct
+    async def accept(
+        self, submissions: Sequence[Submission], direct: Collection[str], offered: Mapping[str, str]
+    ) -> list[Accepted]:
+        del direct, offered
         self.entered.set()
         await self.gate.wait()
         if self.error is not None:

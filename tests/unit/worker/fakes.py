@@ -12,7 +12,7 @@ from mesh.tasks.v1 import tasks_pb2 as pb
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
-from chassis.errors import MeshError, NotFound
+from chassis.errors import MeshError, NotFound, Unavailable
 from chassis.messaging.delivery import Delivery, Unsettled
 from chassis.messaging.message import WORK, Message
 from worker.feed import Take
@@ -41,6 +41,10 @@ class FakeTasks:
         # The same for outcomes, which have their effect before.
         self.answer_outcomes: asyncio.Event | None = None
         self.streams: dict[str, asyncio.Queue[list[tuple[str, int]] | None]] = {}
+        # False: as one of an earlier release.
+        self.takes_offers = True
+        # Answers to push on a session's stream of offers; None ends it, an error breaks it.
+        self.offers: dict[str, asyncio.Queue[pb.OfferResponse | MeshError | None]] = {}
         self.changed = asyncio.Event()
 
     def _note(self, method: str, request: Any) -> None:
@@ -83,6 +87,32 @@ class FakeTasks:
         yield pb.WatchSessionResponse()
         while (keys := await stops.get()) is not None:
             yield pb.WatchSessionResponse(cancelled=[pb.Pointer(task_id=key[0], attempt=key[1]) for key in keys])
+
+    async def Offer(self, requests: AsyncIterator[pb.OfferRequest]) -> AsyncIterator[pb.OfferResponse]:
+        first = await anext(requests)
+        self._note("Offer", first)
+        if not self.takes_offers:
+            raise Unavailable
+        if first.session_id not in self.alive:
+            raise NotFound(code="SESSION_LOST")
+        pushed = self.offers[first.session_id] = asyncio.Queue()
+        listening = asyncio.ensure_future(self._hear(first.most, requests, pushed))
+        try:
+            while isinstance(response := await pushed.get(), pb.OfferResponse):
+                yield response
+            if response is not None:
+                raise response
+        finally:
+            listening.cancel()
+            await asyncio.wait({listening})
+
+    async def _hear(self, most: int, requests: AsyncIterator[pb.OfferRequest], pushed: asyncio.Queue[Any]) -> None:
+        async for request in requests:
+            self._note("Offer", request)
+            if request.most < most:
+                pushed.put_nowait(pb.OfferResponse(most=request.most))
+            most = request.most
+        pushed.put_nowait(None)
 
     async def Claim(self, request: pb.ClaimRequest, timeout: float) -> pb.ClaimResponse:
         self._note("Claim", request)

@@ -68,11 +68,12 @@ async def _some_turns() -> None:
 
 
 @asynccontextmanager
-async def rig(slots: int = 4, drain_seconds: float = 1.0) -> AsyncIterator[Rig]:
+async def rig(slots: int = 4, drain_seconds: float = 1.0, *, offers: bool = True) -> AsyncIterator[Rig]:
     async with AsyncExitStack() as stack:
         clock = FakeClock()
         host = Host("test", Process(drain_seconds=drain_seconds), clock, stack)
         made = Rig(host, clock, slots)
+        made.tasks.takes_offers = offers
         await host.enter(made.runner.open())
         yield made
         assert host.failure is None
@@ -139,7 +140,7 @@ async def test_many_that_wait_during_a_claim_are_claimed_beside_it():
 
 async def test_what_is_urgent_waits_for_no_claim_of_others():
     """It is claimed alone beside them, in a slot that they left; what is not urgent waits for them."""
-    async with rig(slots=208) as it:
+    async with rig(slots=208, offers=False) as it:
         it.tasks.answer_claims.clear()
         await it.push(*(f"low{number}" for number in range(300)))
         await it.until(lambda: it.tasks.called("Claim"))

@@ -1693,6 +1693,58 @@ class Claimed(_message.Message):
 Global___Claimed: _TypeAlias = Claimed  # noqa: Y015
 
 @_typing.final
+class OfferRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    MOST_FIELD_NUMBER: _builtins.int
+    RECEIVED_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """In the first message."""
+    most: _builtins.int
+    """So many tasks may come on this stream in all. Less than before takes back what has not been filled yet: the answer says what holds."""
+    received: _builtins.int
+    """So many have come. A service that has sent more waits a moment for this number to grow before it fills further slots."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        most: _builtins.int = ...,
+        received: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["most", b"most", "received", b"received", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OfferRequest: _TypeAlias = OfferRequest  # noqa: Y015
+
+@_typing.final
+class OfferResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLAIMED_FIELD_NUMBER: _builtins.int
+    MOST_FIELD_NUMBER: _builtins.int
+    most: _builtins.int
+    """So many tasks may still come on this stream in all: what the worker said last, or more where its slots were being filled by then."""
+    @_builtins.property
+    def claimed(self) -> _containers.RepeatedCompositeFieldContainer[Global___Claimed]: ...
+    def __init__(
+        self,
+        *,
+        claimed: _abc.Iterable[Global___Claimed] | None = ...,
+        most: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claimed", b"claimed", "most", b"most"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OfferResponse: _TypeAlias = OfferResponse  # noqa: Y015
+
+@_typing.final
 class FinishRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

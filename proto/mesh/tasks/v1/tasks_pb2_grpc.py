@@ -714,6 +714,11 @@ class WorkerServiceStub:
                 request_serializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.ClaimRequest.SerializeToString,
                 response_deserializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.ClaimResponse.FromString,
                 _registered_method=True)
+        self.Offer = channel.stream_stream(
+                '/mesh.tasks.v1.WorkerService/Offer',
+                request_serializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.OfferRequest.SerializeToString,
+                response_deserializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.OfferResponse.FromString,
+                _registered_method=True)
         self.Finish = channel.unary_unary(
                 '/mesh.tasks.v1.WorkerService/Finish',
                 request_serializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.FinishRequest.SerializeToString,
@@ -778,6 +783,16 @@ class WorkerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Offer(self, request_iterator, context):
+        """Offers slots: tasks of the session's kinds that are accepted while nothing waits before them begin there, claimed by the commit that
+        accepts them, without a pointer. The stream lives as long as the worker wants it; each message says anew how many tasks may come on it.
+        What is pushed is held by the session, like what a claim brings; whether all of it arrives is not certain where the stream breaks, and
+        heartbeats tell what is held. The service ends the stream when it goes away, after all that it has begun. NOT_FOUND (reason SESSION_LOST).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Finish(self, request, context):
         """Ends attempts, well or badly. Committed when this returns; attempts listed as stale had no effect. Safe to repeat: what the session
         has said already is not listed. At most 1000 outcomes in one call.
@@ -829,6 +844,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.Claim,
                     request_deserializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.ClaimRequest.FromString,
                     response_serializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.ClaimResponse.SerializeToString,
+            ),
+            'Offer': grpc.stream_stream_rpc_method_handler(
+                    servicer.Offer,
+                    request_deserializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.OfferRequest.FromString,
+                    response_serializer=mesh_dot_tasks_dot_v1_dot_tasks__pb2.OfferResponse.SerializeToString,
             ),
             'Finish': grpc.unary_unary_rpc_method_handler(
                     servicer.Finish,
@@ -962,6 +982,33 @@ class WorkerService:
             '/mesh.tasks.v1.WorkerService/Claim',
             mesh_dot_tasks_dot_v1_dot_tasks__pb2.ClaimRequest.SerializeToString,
             mesh_dot_tasks_dot_v1_dot_tasks__pb2.ClaimResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Offer(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/mesh.tasks.v1.WorkerService/Offer',
+            mesh_dot_tasks_dot_v1_dot_tasks__pb2.OfferRequest.SerializeToString,
+            mesh_dot_tasks_dot_v1_dot_tasks__pb2.OfferResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -288,6 +288,12 @@ class WorkerServiceStub:
     NOT_FOUND (reason SESSION_LOST) and FAILED_PRECONDITION (reason SESSION_DRAINING): nothing was claimed, and the pointers are still
     somebody's work: return them to their queue. At most 1000 pointers in one call.
     """
+    Offer: _grpc.StreamStreamMultiCallable[_tasks_pb2.OfferRequest, _tasks_pb2.OfferResponse]
+    """Offers slots: tasks of the session's kinds that are accepted while nothing waits before them begin there, claimed by the commit that
+    accepts them, without a pointer. The stream lives as long as the worker wants it; each message says anew how many tasks may come on it.
+    What is pushed is held by the session, like what a claim brings; whether all of it arrives is not certain where the stream breaks, and
+    heartbeats tell what is held. The service ends the stream when it goes away, after all that it has begun. NOT_FOUND (reason SESSION_LOST).
+    """
     Finish: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.FinishRequest, _tasks_pb2.FinishResponse]
     """Ends attempts, well or badly. Committed when this returns; attempts listed as stale had no effect. Safe to repeat: what the session
     has said already is not listed. At most 1000 outcomes in one call.
@@ -326,6 +332,12 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     them. Committed when this returns. Safe to repeat: what this session already holds at that attempt is returned again.
     NOT_FOUND (reason SESSION_LOST) and FAILED_PRECONDITION (reason SESSION_DRAINING): nothing was claimed, and the pointers are still
     somebody's work: return them to their queue. At most 1000 pointers in one call.
+    """
+    Offer: _aio.StreamStreamMultiCallable[_tasks_pb2.OfferRequest, _tasks_pb2.OfferResponse]  # type: ignore[assignment]
+    """Offers slots: tasks of the session's kinds that are accepted while nothing waits before them begin there, claimed by the commit that
+    accepts them, without a pointer. The stream lives as long as the worker wants it; each message says anew how many tasks may come on it.
+    What is pushed is held by the session, like what a claim brings; whether all of it arrives is not certain where the stream breaks, and
+    heartbeats tell what is held. The service ends the stream when it goes away, after all that it has begun. NOT_FOUND (reason SESSION_LOST).
     """
     Finish: _aio.UnaryUnaryMultiCallable[_tasks_pb2.FinishRequest, _tasks_pb2.FinishResponse]  # type: ignore[assignment]
     """Ends attempts, well or badly. Committed when this returns; attempts listed as stale had no effect. Safe to repeat: what the session
@@ -386,6 +398,18 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         them. Committed when this returns. Safe to repeat: what this session already holds at that attempt is returned again.
         NOT_FOUND (reason SESSION_LOST) and FAILED_PRECONDITION (reason SESSION_DRAINING): nothing was claimed, and the pointers are still
         somebody's work: return them to their queue. At most 1000 pointers in one call.
+        """
+
+    @_abc_1.abstractmethod
+    def Offer(
+        self,
+        request_iterator: _MaybeAsyncIterator[_tasks_pb2.OfferRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_tasks_pb2.OfferResponse], _abc.AsyncIterator[_tasks_pb2.OfferResponse]]:
+        """Offers slots: tasks of the session's kinds that are accepted while nothing waits before them begin there, claimed by the commit that
+        accepts them, without a pointer. The stream lives as long as the worker wants it; each message says anew how many tasks may come on it.
+        What is pushed is held by the session, like what a claim brings; whether all of it arrives is not certain where the stream breaks, and
+        heartbeats tell what is held. The service ends the stream when it goes away, after all that it has begun. NOT_FOUND (reason SESSION_LOST).
         """
 
     @_abc_1.abstractmethod
