@@ -13,6 +13,7 @@ from services.tasks.model.ids import Ids
 from services.tasks.model.states import Priority
 from services.tasks.operations.direct import Direct
 from services.tasks.operations.intake import Intake
+from services.tasks.operations.offers import Offers
 from tests.integration.tasks.core import Core, draft
 from tests.integration.tasks.test_feeding import Broker, announce, submit
 from tests.support.clock import FakeClock
@@ -32,14 +33,15 @@ async def until(what: str, condition: Callable[[], bool]) -> None:
 
 @asynccontextmanager
 async def opened(
-    core: Core, broker: Broker, clock: Clock | None = None, *, tidies: bool = True
+    core: Core, broker: Broker, clock: Clock | None = None, *, tidies: bool = True, offers: Offers | None = None
 ) -> AsyncIterator[tuple[Intake, Direct]]:
     """An intake whose pointers may take it, beside a feeder that has found nothing waiting."""
     # Far from the bound, as almost always: in one statement.
     await core.upkeep.refresh()
     await broker.feed()
     direct = Direct(core.store, broker.feeder, broker.publish, clock=clock or FakeClock())
-    intake = Intake(core.store, core.figures, SystemClock(), partial(Ids().new, "task"), direct=direct)
+    new_id = partial(Ids().new, "task")
+    intake = Intake(core.store, core.figures, SystemClock(), new_id, direct=direct, offers=offers)
     loops = [intake.batcher.run(), direct.run(), *([direct.tidy()] if tidies else [])]
     running = [asyncio.ensure_future(loop) for loop in loops]
     try:

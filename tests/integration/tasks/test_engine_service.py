@@ -1,6 +1,7 @@
 """The engine over the wire: graphs, keys, schedules, requeues, channels, partial results and the stream to workers."""
 
 import asyncio
+from typing import Any
 
 import grpc
 import pytest
@@ -142,3 +143,61 @@ async def test_a_connection_that_breaks_gives_its_work_to_others(service: Servic
     other = await service.open_session()
     again = await claim(service, other)
     assert (again.task_id, again.attempt) == (claimed.task_id, 2)
+
+
+async def offer(service: Service, session: str, most: int) -> Any:
+    """A stream on which so many may begin; nothing waits in the table any more."""
+    await service.submit()
+    await finish(service, session, await claim(service, session), result=b"1")
+    stream = service.work.Offer(timeout=30)
+    await stream.write(pb.OfferRequest(session_id=session, most=most))
+    assert (await stream.read()).most == most
+    return stream
+
+
+async def code_of_end(stream: Any) -> str:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stream.read()
+    return from_rpc_error(caught.value, "tasks").code
+
+
+async def test_what_is_accepted_begins_in_an_offered_slot(service: Service) -> None:
+    """Without a pointer, as far as there are slots; the rest is pointed at."""
+    session = await service.open_session()
+    stream = await offer(service, session, 2)
+    ids = {(await service.submit()).task.id for _ in range(2)}
+    began: list[pb.Claimed] = []
+    while len(began) < 2:
+        began += (await stream.read()).claimed
+    assert {one.task_id for one in began} == ids
+    assert {(one.attempt, one.kind) for one in began} == {(1, "automation")}
+    for claimed in began:
+        await finish(service, session, claimed, result=b"1")
+    pointed = await service.submit()
+    assert (await claim(service, session)).task_id == pointed.task.id
+    assert service.pointers.empty()
+
+
+async def test_a_stream_of_offers_that_is_wrong_ends_with_a_reason(service: Service) -> None:
+    """A number that cannot be, an unknown session, no word at all."""
+    session = await service.open_session()
+    stream = await offer(service, session, 2)
+    await stream.write(pb.OfferRequest(most=2, received=9))
+    assert await code_of_end(stream) == "VALIDATION_ERROR"
+    unknown = service.work.Offer(timeout=30)
+    await unknown.write(pb.OfferRequest(session_id="ses_01ARZ3NDEKTSV4RRFFQ69G5FAV", most=1))
+    assert await code_of_end(unknown) == "SESSION_LOST"
+    silent = service.work.Offer(timeout=30)
+    await silent.done_writing()
+    assert await silent.read() is grpc.aio.EOF
+
+
+async def test_an_offer_whose_worker_left_holds_nothing(service: Service) -> None:
+    """What is accepted from then on is another worker's at once."""
+    session = await service.open_session()
+    stream = await offer(service, session, 5)
+    stream.cancel()
+    submitted = await service.submit()
+    other = await service.open_session()
+    async with asyncio.timeout(20):
+        assert (await claim(service, other)).task_id == submitted.task.id

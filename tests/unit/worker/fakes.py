@@ -43,6 +43,9 @@ class FakeTasks:
         self.streams: dict[str, asyncio.Queue[list[tuple[str, int]] | None]] = {}
         # False: as one of an earlier release.
         self.takes_offers = True
+        # Whether a word that takes slots back is answered, and whether a stream outlives its worker's last word.
+        self.confirms = True
+        self.lasts = False
         # Answers to push on a session's stream of offers; None ends it, an error breaks it.
         self.offers: dict[str, asyncio.Queue[pb.OfferResponse | MeshError | None]] = {}
         self.changed = asyncio.Event()
@@ -109,10 +112,11 @@ class FakeTasks:
     async def _hear(self, most: int, requests: AsyncIterator[pb.OfferRequest], pushed: asyncio.Queue[Any]) -> None:
         async for request in requests:
             self._note("Offer", request)
-            if request.most < most:
+            if request.most < most and self.confirms:
                 pushed.put_nowait(pb.OfferResponse(most=request.most))
             most = request.most
-        pushed.put_nowait(None)
+        if not self.lasts:
+            pushed.put_nowait(None)
 
     async def Claim(self, request: pb.ClaimRequest, timeout: float) -> pb.ClaimResponse:
         self._note("Claim", request)
