@@ -149,7 +149,7 @@ async def offer(service: Service, session: str, most: int) -> Any:
     """A stream on which so many may begin; nothing waits in the table any more."""
     await service.submit()
     await finish(service, session, await claim(service, session), result=b"1")
-    stream = service.work.Offer(timeout=30)
+    stream: Any = service.work.Offer(timeout=30)
     await stream.write(pb.OfferRequest(session_id=session, most=most))
     assert (await stream.read()).most == most
     return stream
