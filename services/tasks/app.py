@@ -49,6 +49,9 @@ _WRITERS = 2
 _NEWS_WAIT_SECONDS = 0.005
 _NEWS_PACE_SECONDS = 0.025
 
+# A statement whose connection broke goes on in the database until its time is over; then its end has to be seen.
+_DOUBT_MORE_SECONDS = 5.0
+
 _NEWS = Form(COLUMNS, news_messages, most=50)
 
 
@@ -67,7 +70,7 @@ async def build(settings: Settings, host: Host) -> None:
     feeder = Feeder(store, queues, figures, partial(_publish, Publisher(broker)), clock=host.clock)
     direct = _start_pointers(host, store, feeder, broker)
     desk = Desk(store, figures, queues, partial(Ids().new, "ses"))
-    offers = _start_offers(host, store, desk)
+    offers = _start_offers(settings, host, store, desk)
     intake = Intake(store, figures, host.clock, partial(Ids().new, "task"), direct=direct, offers=offers)
     watches = _start_watches(host, store)
     schedules = Schedules(store, intake, figures, clock=host.clock, new_schedule_id=partial(Ids().new, "sched"))
@@ -124,8 +127,9 @@ def _start_watches(host: Host, store: Store) -> Watches:
     return watches
 
 
-def _start_offers(host: Host, store: Store, desk: Desk) -> Offers:
-    offers = Offers(store, desk.hand_back, host.clock)
+def _start_offers(settings: Settings, host: Host, store: Store, desk: Desk) -> Offers:
+    doubt_seconds = settings.postgres.statement_timeout_seconds + _DOUBT_MORE_SECONDS
+    offers = Offers(store, desk.hand_back, host.clock, doubt_seconds=doubt_seconds)
     host.spawn("offers", repeat("offers", GIVE_BACK_EVERY_SECONDS, offers.give_back, offers.awake))
     return offers
 

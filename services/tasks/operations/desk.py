@@ -113,9 +113,9 @@ class Desk:
 
     async def beat(self, session_id: str) -> Sequence[Held]:
         """Prolongs the lease and says what the session holds. Raises NotFound (``SESSION_LOST``)."""
-        held = await self._store.beat(_checked(session_id), LEASE_SECONDS)
+        held = await self._store.beat(check_session(session_id), LEASE_SECONDS)
         if held is None:
-            raise _lost()
+            raise lost()
         return held
 
     async def claim(self, batch: ClaimBatch) -> Sequence[Claimed]:
@@ -123,7 +123,7 @@ class Desk:
 
         Raises NotFound (``SESSION_LOST``), and Conflict (``SESSION_DRAINING``): then the pointers are to be returned.
         """
-        _checked(batch.session_id)
+        check_session(batch.session_id)
         _check_count(batch.pointers)
         return await (self.claims if len(batch.pointers) > _FEW_POINTERS else self.few_claims).put(batch)
 
@@ -172,11 +172,11 @@ class Desk:
 
     async def close_session(self, session_id: str, *, drain: bool) -> None:
         """Stops claims (drain), or ends the session and queues its work again. Safe to repeat."""
-        _checked(session_id)
+        check_session(session_id)
         if not drain:
             self._figures.count_changes(await self._store.close_session(session_id, rules.give_back))
         elif not await self._store.drain_session(session_id):
-            raise _lost()
+            raise lost()
 
     async def _complete(self, batches: Sequence[OutcomeBatch]) -> Sequence[Sequence[End | None] | MeshError]:
         answers = await self._store.complete(batches)
@@ -238,11 +238,13 @@ def _check_count(items: Sequence[object]) -> None:
         raise Invalid(f"At most {MOST_PER_CALL} in one call", code="TOO_MANY")
 
 
-def _checked(session_id: str) -> str:
+def check_session(session_id: str) -> str:
+    """A session's id. Raises NotFound (``SESSION_LOST``) for what can be none."""
     if not _SESSION_ID.match(session_id):
-        raise _lost()
+        raise lost()
     return session_id
 
 
-def _lost() -> NotFound:
+def lost() -> NotFound:
+    """What is said of a session that is over, or never was."""
     return NotFound("The session is over", code="SESSION_LOST")

@@ -155,11 +155,15 @@ class Intake:
         return answers
 
     def _take_slots(self, submissions: Sequence[Submission], passing: Collection[str]) -> dict[str, Offer]:
-        """Only what would have been published at once may: nobody's turn is passed over."""
+        """Only what would have been published at once may: nobody's turn is passed over. By its commit a deadline may
+        have passed, which a claim looks at.
+        """
         if self._offers is None or self._direct is None or not passing:
             return {}
         clear = {group: self._direct.is_clear(group) for group in {one.group for one in submissions}}
-        return self._offers.reserve([one for one in submissions if one.task_id in passing and clear[one.group]])
+        return self._offers.reserve(
+            [s for s in submissions if s.task_id in passing and clear[s.group] and s.deadline_at is None]
+        )
 
     def _receipt(self, submission: Submission, accepted: Accepted, now: datetime) -> Receipt:
         position, seconds = self._figures.count_accepted(submission, accepted)

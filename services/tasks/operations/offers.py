@@ -8,12 +8,13 @@ the commit's to say.
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from chassis.clock import Clock
-from chassis.errors import Invalid, MeshError, NotFound, Unavailable
+from chassis.errors import Invalid, MeshError, Unavailable
 from services.tasks.model.task import Accepted, Submission
 from services.tasks.model.work import Claimed, Pointer
+from services.tasks.operations.desk import check_session, lost
 from services.tasks.ports import WorkStore
 
 # A worker that says nothing for so long of what was sent to it may hang: what comes meanwhile goes by a pointer.
@@ -22,6 +23,10 @@ UNHEARD_SECONDS = 0.1
 MOST_ROOM = 1000
 GIVE_BACK_EVERY_SECONDS = 1.0
 _MOST_AT_ONCE = 500
+# Of payloads in one message, if it has more than one: a client takes 16 MiB at most by default.
+_MESSAGE_BYTES = 1024 * 1024
+# So long a stream may go on sending when this process goes away.
+_CLOSES_WITHIN_SECONDS = 1.0
 
 HandBack = Callable[[str, Sequence[Pointer]], Awaitable[None]]
 
@@ -33,12 +38,14 @@ class Offer:
         session_id: the session that holds what is begun here.
         kinds: what its worker can do.
         over: nobody reads it any more.
+        reader: reads it.
     """
 
     def __init__(self, session_id: str, kinds: Collection[str], clock: Clock) -> None:
         self.session_id = session_id
         self.kinds = frozenset(kinds)
         self.over = False
+        self.reader = asyncio.current_task()
         self._clock = clock
         # What the worker said last, and what holds: no less than what was taken by then.
         self._wanted = 0
@@ -104,7 +111,7 @@ class Offer:
             if self._why is not None:
                 raise self._why
             if self._waiting or self._owes_a_word:
-                tasks, self._waiting = self._waiting, []
+                tasks = self._next()
                 if self._received == self._sent:
                     self._unheard_since = self._clock.monotonic()
                 self._sent += len(tasks)
@@ -112,6 +119,19 @@ class Offer:
                 yield tasks, self._most
             if self._ending and self._taken == self._sent:
                 return
+
+    def _next(self) -> list[Claimed]:
+        """As many as make one message."""
+        size = 0
+        for count, claimed in enumerate(self._waiting):
+            size += len(claimed.payload)
+            if count and size > _MESSAGE_BYTES:
+                self._changed.set()
+                break
+        else:
+            count = len(self._waiting)
+        tasks, self._waiting = self._waiting[:count], self._waiting[count:]
+        return tasks
 
     def _settle(self) -> None:
         most = max(self._wanted, self._taken)
@@ -123,26 +143,44 @@ class Offer:
 
 
 class Offers:
-    """The open offers of this process. `give_back` has to be called again and again; see `loops`."""
+    """The open offers of this process. `give_back` has to be called again and again.
 
-    def __init__(self, store: WorkStore, hand_back: HandBack, clock: Clock) -> None:
+    Args:
+        hand_back: queues attempts of a session again, those that it holds.
+        doubt_seconds: so long after its answer was lost a commit may still come about.
+    """
+
+    def __init__(self, store: WorkStore, hand_back: HandBack, clock: Clock, *, doubt_seconds: float) -> None:
         self._store = store
         self._hand_back = hand_back
         self._clock = clock
+        self._doubt_seconds = doubt_seconds
         self._by_kind: defaultdict[str, list[Offer]] = defaultdict(list)
+        self._open: set[Offer] = set()
         self._turn = 0
-        self._undelivered: list[tuple[str, Pointer]] = []
+        # What sessions hold, or may, and were not sent; each with when that is certain.
+        self._left: defaultdict[str, dict[Pointer, float]] = defaultdict(dict)
         self._closing = False
+        self._none_open = asyncio.Event()
+        self._none_open.set()
         self.awake = asyncio.Event()
 
     @asynccontextmanager
     async def open(self, session_id: str) -> AsyncIterator[Offer]:
-        """An offer for as long as its stream is read. Raises NotFound (``SESSION_LOST``)."""
+        """An offer for as long as its stream is read; an older one of the session ends.
+
+        Raises NotFound (``SESSION_LOST``).
+        """
         if self._closing:
             raise Unavailable("The service is going away")
-        if (kinds := await self._store.read_session_kinds(session_id)) is None:
-            raise _lost()
+        if (kinds := await self._store.read_session_kinds(check_session(session_id))) is None:
+            raise lost()
         offer = Offer(session_id, kinds, self._clock)
+        for older in self._open:
+            if older.session_id == session_id:
+                older.end()
+        self._open.add(offer)
+        self._none_open.clear()
         for kind in offer.kinds:
             self._by_kind[kind].append(offer)
         if self._closing:
@@ -150,25 +188,33 @@ class Offers:
         try:
             yield offer
         finally:
+            self._open.discard(offer)
+            if not self._open:
+                self._none_open.set()
             for kind in offer.kinds:
                 self._by_kind[kind].remove(offer)
-            self._give_up(offer, offer.leave())
+            self._give_up(offer, [Pointer(one.task_id, one.attempt) for one in offer.leave()])
 
     def reserve(self, submissions: Sequence[Submission]) -> dict[str, Offer]:
         """Takes a slot for each of these that finds one, the urgent ones first; the sessions' workers in turn."""
         taken: dict[str, Offer] = {}
-        rooms: dict[str, list[Offer]] = {}
+        # While something is still to be given back nothing is begun: so that cannot grow, however long it takes.
+        if self._left:
+            return taken
+        roomy: dict[str, list[Offer]] = {}
         for one in sorted(submissions, key=lambda submission: -submission.priority):
-            if (offers := rooms.get(one.kind)) is None:
-                offers = rooms[one.kind] = list(self._by_kind.get(one.kind, ()))
+            if (offers := roomy.get(one.kind)) is None:
+                offers = roomy[one.kind] = [offer for offer in self._by_kind.get(one.kind, ()) if offer.room > 0]
+            self._turn += 1
             while offers:
-                self._turn += 1
-                offer = offers[self._turn % len(offers)]
-                if offer.room > 0:
+                place = self._turn % len(offers)
+                if (offer := offers[place]).room > 0:
                     offer.take()
                     taken[one.task_id] = offer
                     break
-                offers.remove(offer)
+                # Filled by now.
+                offers[place] = offers[-1]
+                offers.pop()
         return taken
 
     def settle(
@@ -185,42 +231,50 @@ class Offers:
                 offer.release()
                 if not isinstance(answer, MeshError) and answer.pointer_seq:
                     # It could have begun, but its session is over or drains.
-                    offer.end(_lost())
-                continue
-            claimed = _claimed(submission)
-            if offer.over:
-                self._give_up(offer, [claimed])
+                    offer.end(lost())
+            elif offer.over:
+                self._give_up(offer, [Pointer(submission.task_id, 1)])
             else:
-                offer.send(claimed)
+                offer.send(_claimed(submission))
 
     def release(self, taken: Mapping[str, Offer], *, in_doubt: bool) -> None:
         """Nothing was written, or nobody knows (`in_doubt`): then whatever was begun all the same is queued again."""
         for task_id, offer in taken.items():
             offer.release()
             if in_doubt:
-                self._give_up(offer, [Pointer(task_id=task_id, attempt=1)])
+                self._give_up(offer, [Pointer(task_id, 1)], self._doubt_seconds)
 
     async def give_back(self) -> bool:
-        """Queues again what was begun for streams that ended before it could be sent."""
-        while self._undelivered:
-            session_id = self._undelivered[0][0]
-            mine = [pointer for session, pointer in self._undelivered if session == session_id][:_MOST_AT_ONCE]
-            await self._hand_back(session_id, mine)
-            gone = {(session_id, pointer) for pointer in mine}
-            self._undelivered = [one for one in self._undelivered if one not in gone]
+        """Queues again what was begun and could not be sent; what is in doubt until it is certain."""
+        for session_id in tuple(self._left):
+            left = self._left[session_id]
+            known = tuple(left)
+            for begin in range(0, len(known), _MOST_AT_ONCE):
+                pointers = known[begin : begin + _MOST_AT_ONCE]
+                now = self._clock.monotonic()
+                await self._hand_back(session_id, pointers)
+                for pointer in pointers:
+                    if left[pointer] <= now:
+                        del left[pointer]
+            if not left:
+                del self._left[session_id]
         return False
 
     async def close(self) -> None:
-        """Ends all streams, after what is being begun for them."""
+        """Ends all streams, after what is being begun for them; those that nobody reads, a second later."""
         self._closing = True
-        for offers in self._by_kind.values():
-            for offer in offers:
-                offer.end()
+        for offer in self._open:
+            offer.end()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSES_WITHIN_SECONDS):
+                await self._none_open.wait()
+        for offer in self._open:
+            if offer.reader is not None:
+                offer.reader.cancel()
 
-    def _give_up(self, offer: Offer, left: Sequence[Claimed | Pointer]) -> None:
+    def _give_up(self, offer: Offer, left: Sequence[Pointer], doubt_seconds: float = 0.0) -> None:
         if left:
-            pointers = (Pointer(task_id=one.task_id, attempt=one.attempt) for one in left)
-            self._undelivered += [(offer.session_id, pointer) for pointer in pointers]
+            self._left[offer.session_id] |= dict.fromkeys(left, self._clock.monotonic() + doubt_seconds)
             self.awake.set()
 
 
@@ -235,7 +289,3 @@ def _claimed(submission: Submission) -> Claimed:
         max_attempts=submission.max_attempts,
         traceparent=submission.traceparent,
     )
-
-
-def _lost() -> NotFound:
-    return NotFound("The session is over", code="SESSION_LOST")

@@ -8,10 +8,13 @@ from typing import Any
 
 from mesh.tasks.v1 import tasks_pb2, tasks_pb2_grpc
 
+from chassis.errors import Invalid
 from services.tasks.operations.desk import HEARTBEAT_SECONDS, LEASE_SECONDS, Desk
 from services.tasks.operations.offers import Offer, Offers
 from services.tasks.operations.watches import Watches
 from services.tasks.wire import workers as wire
+
+_FIRST_WORD_SECONDS = 2.0
 
 
 class WorkerService(tasks_pb2_grpc.WorkerServiceServicer):
@@ -56,8 +59,11 @@ class WorkerService(tasks_pb2_grpc.WorkerServiceServicer):
         self, request_iterator: AsyncIterator[tasks_pb2.OfferRequest], context: Any
     ) -> AsyncIterator[tasks_pb2.OfferResponse]:
         del context
-        if (first := await anext(request_iterator, None)) is None:
-            return
+        try:
+            async with asyncio.timeout(_FIRST_WORD_SECONDS):
+                first = await anext(request_iterator)
+        except (StopAsyncIteration, TimeoutError):
+            raise Invalid("session_id: Whose slots these are is to be said first") from None
         async with self._offers.open(first.session_id) as offer:
             offer.hear(first.most, first.received)
             listening = asyncio.ensure_future(_listen(offer, request_iterator))

@@ -86,8 +86,12 @@ WITH w AS MATERIALIZED (
          deadline_at, traceparent, run_after, join_any, unique_key, unique_digest, schedule_id, channel, straight,
          offered)
   ) AS u
-), b AS (
-  SELECT task_id, owner_id, kind, labels, traceparent, 2 AS sequence, 1 AS attempt, at FROM i WHERE held IS NOT NULL
+), c AS MATERIALIZED (
+  SELECT clock_timestamp() AS at
+), b AS MATERIALIZED (
+  SELECT i.task_id, owner_id, kind, labels, traceparent, 2 AS sequence, 1 AS attempt, c.at, held,
+         c.at + make_interval(secs => timeout_seconds + {TIMEOUT_GRACE_SECONDS}) AS timeout_at
+  FROM i CROSS JOIN c WHERE held IS NOT NULL
 ), t AS (
   INSERT INTO tasks.task (task_id, owner_id, kind, work_group, priority, payload, labels, max_attempts,
                           timeout_seconds, run_at, deadline_at, traceparent, created_at, run_after, join_any,
@@ -97,12 +101,11 @@ WITH w AS MATERIALIZED (
 ), l AS (
   INSERT INTO tasks.task_live (task_id, state, work_group, priority, max_attempts, attempt, sequence, session_id,
                                enqueued_at, started_at, timeout_at, waits, unique_digest, channel)
-  SELECT task_id, CASE WHEN held IS NULL THEN state ELSE {State.RUNNING:d} END, work_group, priority, max_attempts,
-         (held IS NOT NULL)::int, 1 + (held IS NOT NULL)::int, held, CASE WHEN state = $20 AND held IS NULL THEN at END,
-         CASE WHEN held IS NOT NULL THEN at END,
-         CASE WHEN held IS NOT NULL THEN at + make_interval(secs => timeout_seconds + {TIMEOUT_GRACE_SECONDS}) END,
-         run_after IS NOT NULL, unique_digest, channel
-  FROM i
+  SELECT i.task_id, CASE WHEN b.held IS NULL THEN state ELSE {State.RUNNING:d} END, work_group, priority, max_attempts,
+         coalesce(b.attempt, 0), coalesce(b.sequence, 1), b.held,
+         CASE WHEN state = $20 AND b.held IS NULL THEN i.at END, b.at, b.timeout_at, run_after IS NOT NULL,
+         unique_digest, channel
+  FROM i LEFT JOIN b USING (task_id)
 ), e AS (
   INSERT INTO tasks.task_event (task_id, sequence, type, attempt, at, data)
   SELECT task_id, sequence, '{EventType.STARTED}', attempt, at, '{{}}' FROM b

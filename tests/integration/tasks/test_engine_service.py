@@ -189,7 +189,7 @@ async def test_a_stream_of_offers_that_is_wrong_ends_with_a_reason(service: Serv
     assert await code_of_end(unknown) == "SESSION_LOST"
     silent = service.work.Offer(timeout=30)
     await silent.done_writing()
-    assert await silent.read() is grpc.aio.EOF
+    assert await code_of_end(silent) == "VALIDATION_ERROR"
 
 
 async def test_an_offer_whose_worker_left_holds_nothing(service: Service) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -54,7 +55,7 @@ class Offered:
 async def offering(core: Core, most: int = 10) -> AsyncIterator[Offered]:
     session_id = await core.open_session()
     broker = Broker(core)
-    offers = Offers(core.store, core.desk.hand_back, SystemClock())
+    offers = Offers(core.store, core.desk.hand_back, SystemClock(), doubt_seconds=0.5)
     async with opened(core, broker, offers=offers) as (intake, _), offers.open(session_id) as offer:
         offer.hear(most, 0)
         yield Offered(core, session_id, offers, offer, intake, broker)
@@ -176,9 +177,28 @@ async def test_a_commit_in_doubt_leaves_nothing_with_the_session(core: Core, mon
         with pytest.raises(Unavailable):
             await it.submit()
         monkeypatch.undo()
+        assert it.offers.reserve([]) == {}
         await it.offers.give_back()
         (row,) = await core.sql("SELECT state, session_id FROM tasks.task_live")
         assert (row["state"], row["session_id"], it.offer.room) == (State.QUEUED, None, 1)
+
+
+async def test_an_attempt_begins_when_it_begins(core: Core) -> None:
+    """Not with its transaction, which may have waited for another of the same key."""
+    async with offering(core) as it:
+        await it.submit(unique_key="u")
+        first, second = await it.submit(unique_key="v"), await it.submit()
+        found = await core.sql(
+            "SELECT l.task_id FROM tasks.task_live l JOIN tasks.task t USING (task_id) WHERE started_at > created_at"
+        )
+        assert {row["task_id"] for row in found} >= {first, second}
+
+
+async def test_a_deadline_is_looked_at_when_it_begins(core: Core) -> None:
+    """It may have passed by the commit that accepts it; a claim sees that."""
+    async with offering(core) as it:
+        task_id = await it.submit(deadline_at=datetime.now(UTC) + timedelta(hours=1))
+        await until("it is published", lambda: [one.task_id for one in it.broker.taken] == [task_id])
 
 
 async def test_nobody_overtakes_those_who_wait(core: Core) -> None:
@@ -192,7 +212,7 @@ async def test_nobody_overtakes_those_who_wait(core: Core) -> None:
 
 
 async def test_an_unknown_session_offers_nothing(core: Core) -> None:
-    offers = Offers(core.store, core.desk.hand_back, SystemClock())
+    offers = Offers(core.store, core.desk.hand_back, SystemClock(), doubt_seconds=0.5)
     with pytest.raises(NotFound):
         async with offers.open("ses_01ARZ3NDEKTSV4RRFFQ69G5FAV"):
             pytest.fail("it is open")

@@ -127,17 +127,22 @@ async def test_a_reason_ends_it_at_once() -> None:
         await said(offer)
 
 
+A, AB = (f"ses_{letter * 26}" for letter in "AB")
+KINDS = {A: ("a",), AB: ("a", "b")}
+
+
 class World:
-    """A process with sessions that can do what their names say, and what was handed back."""
+    """A process with two sessions, and what was handed back."""
 
     def __init__(self) -> None:
         self.back: list[tuple[str, list[str]]] = []
         self.away = False
+        self.clock = FakeClock()
         store: Any = self
-        self.offers = Offers(store, self.hand_back, FakeClock())
+        self.offers = Offers(store, self.hand_back, self.clock, doubt_seconds=10)
 
     async def read_session_kinds(self, session_id: str) -> Sequence[str]:
-        return session_id.split()
+        return KINDS[session_id]
 
     async def hand_back(self, session_id: str, pointers: Sequence[Pointer]) -> None:
         if self.away:
@@ -166,13 +171,13 @@ def accepted(held_by: str = "", pointer_seq: int = 0) -> Accepted:
 async def test_workers_take_turns_and_the_urgent_come_first() -> None:
     """Each gets what it can do, and no more than it has room for."""
     world = World()
-    async with world.offers.open("a b") as both, world.offers.open("a") as one:
+    async with world.offers.open(AB) as both, world.offers.open(A) as one:
         both.hear(2, 0)
         one.hear(9, 0)
         tasks = [task("low", "b", Priority.LOW), task("high", "b", Priority.HIGH), task("other", "c")]
         assert world.offers.reserve(tasks[2:]) == {}
         taken = world.offers.reserve([task(str(number)) for number in range(4)])
-        assert sorted(offer.session_id for offer in taken.values()) == ["a", "a", "a b", "a b"]
+        assert sorted(offer.session_id for offer in taken.values()) == [A, A, AB, AB]
         world.offers.release(taken, in_doubt=False)
         world.offers.reserve([task("x", "b")])
         assert world.offers.reserve(tasks) == {"high": both}
@@ -182,11 +187,11 @@ async def test_workers_take_turns_and_the_urgent_come_first() -> None:
 async def test_after_the_commit_each_slot_is_filled_or_free() -> None:
     """A task that was refused, or is another's, frees its slot; one whose session was over ends the stream."""
     world = World()
-    async with world.offers.open("a") as offer:
+    async with world.offers.open(A) as offer:
         offer.hear(4, 0)
         tasks = [task(name) for name in ("begun", "refused", "twin", "bounded")]
         taken = world.offers.reserve(tasks)
-        world.offers.settle(taken, tasks, [accepted("a"), Conflict("no"), accepted(), accepted()])
+        world.offers.settle(taken, tasks, [accepted(A), Conflict("no"), accepted(), accepted()])
         assert offer.room == 3
         assert await said(offer) == (["begun"], 4)
         late = [task("late")]
@@ -200,29 +205,100 @@ async def test_what_was_not_sent_is_handed_back_once_it_can_be() -> None:
     """Also what was committed after its stream had ended."""
     world = World()
     tasks = [task("sent"), task("waits"), task("written later")]
-    async with world.offers.open("a") as offer:
+    async with world.offers.open(A) as offer:
         offer.hear(3, 0)
         taken = world.offers.reserve(tasks)
         first, others = tasks[:1], tasks[1:2]
-        world.offers.settle(taken, first, [accepted("a")])
+        world.offers.settle(taken, first, [accepted(A)])
         await said(offer)
-        world.offers.settle(taken, others, [accepted("a")])
-    world.offers.settle(taken, tasks[2:], [accepted("a")])
+        world.offers.settle(taken, others, [accepted(A)])
+    world.offers.settle(taken, tasks[2:], [accepted(A)])
     world.away = True
     with pytest.raises(Unavailable):
         await world.offers.give_back()
     world.away = False
     await world.offers.give_back()
-    assert world.back == [("a", ["waits", "written later"])]
+    assert world.back == [(A, ["waits", "written later"])]
+
+
+async def test_what_is_in_doubt_is_handed_back_until_it_is_certain() -> None:
+    """Its commit may come about after all; meanwhile nothing more is begun, so that this cannot grow."""
+    world = World()
+    async with world.offers.open(A) as offer:
+        offer.hear(3, 0)
+        world.offers.release(world.offers.reserve([task("x"), task("y")]), in_doubt=True)
+        assert offer.room == 3
+        for _ in range(2):
+            await world.offers.give_back()
+            assert world.offers.reserve([task("z")]) == {}
+            world.clock.advance(6)
+        await world.offers.give_back()
+        assert world.offers.reserve([task("z")]) == {"z": offer}
+    assert world.back == [(A, ["x", "y"])] * 3
+
+
+async def test_many_are_handed_back_in_parts() -> None:
+    world = World()
+    async with world.offers.open(A) as offer:
+        offer.hear(900, 0)
+        world.offers.release(world.offers.reserve([task(str(number)) for number in range(900)]), in_doubt=True)
+        await world.offers.give_back()
+    assert [len(ids) for _, ids in world.back] == [500, 400]
+
+
+async def test_large_ones_go_in_several_messages() -> None:
+    """A client takes no message of any size; one that is large alone goes alone."""
+    offer = await opened(9)
+    for size in (600_000, 600_000, 3_000_000, 10):
+        offer.take()
+        offer.send(claimed("x")._replace(payload=b"x" * size))
+    offer.end()
+    assert [len(tasks) async for tasks, _ in offer.read()] == [1, 1, 1, 1]
+
+
+async def test_a_newer_stream_of_a_session_ends_the_older() -> None:
+    """What was taken of that is still sent on it."""
+    world = World()
+    async with world.offers.open(A) as older:
+        older.hear(3, 0)
+        async with world.offers.open(A) as newer:
+            newer.hear(2, 0)
+            assert [most async for _, most in older.read()] == [3]
+            assert world.offers.reserve([task("x")]) == {"x": newer}
+    assert world.offers.reserve([task("x")]) == {}
 
 
 async def test_a_process_that_goes_away_begins_nothing_more() -> None:
+    """It waits for its streams; one that nobody reads is ended."""
     world = World()
-    async with world.offers.open("a") as offer:
-        offer.hear(3, 0)
+    heard: list[int] = []
+
+    async def read() -> None:
+        async with world.offers.open(A) as offer:
+            offer.hear(3, 0)
+            heard.extend([most async for _, most in offer.read()])
+
+    async def read_nothing() -> None:
+        async with world.offers.open(AB):
+            await asyncio.Event().wait()
+
+    readers = [asyncio.ensure_future(one()) for one in (read, read_nothing)]
+    async with asyncio.timeout(20):
+        while not heard and not world.offers.reserve([task("x")]):
+            await asyncio.sleep(0)
+        world.offers.release(dict.fromkeys(["x"], next(iter(world.offers._by_kind["a"]))), in_doubt=False)
         await world.offers.close()
-        assert world.offers.reserve([task("x")]) == {}
-        assert [most async for _, most in offer.read()] == [3]
+        await asyncio.wait(readers)
+    assert heard == [3]
+    assert [reader.cancelled() for reader in readers] == [False, True]
+    assert world.offers.reserve([task("x")]) == {}
     with pytest.raises(Unavailable):
-        async with world.offers.open("a"):
+        async with world.offers.open(A):
+            pytest.fail("it is open")
+
+
+async def test_what_can_be_no_session_is_none() -> None:
+    """Nobody is asked."""
+    with pytest.raises(NotFound):
+        async with World().offers.open("ses_\x00"):
             pytest.fail("it is open")
