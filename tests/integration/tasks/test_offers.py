@@ -211,6 +211,16 @@ async def test_nobody_overtakes_those_who_wait(core: Core) -> None:
         assert await it.came() == []
 
 
+async def test_nobody_overtakes_those_who_wait_in_their_process(core: Core) -> None:
+    """Their queue is full; what is accepted then waits behind them."""
+    async with offering(core, most=0) as it:
+        await it.intake.submit_many([draft() for _ in range(100)])
+        await until("the queue is full", lambda: len(it.broker.taken) == 64)
+        it.offer.hear(10, 0)
+        await it.submit()
+        assert await it.came() == []
+
+
 async def test_an_unknown_session_offers_nothing(core: Core) -> None:
     offers = Offers(core.store, core.desk.hand_back, SystemClock(), doubt_seconds=0.5)
     with pytest.raises(NotFound):
