@@ -43,9 +43,11 @@ class FakeTasks:
         self.streams: dict[str, asyncio.Queue[list[tuple[str, int]] | None]] = {}
         # False: as one of an earlier release.
         self.takes_offers = True
-        # Whether a word that takes slots back is answered, and whether a stream outlives its worker's last word.
+        # Whether a word that takes slots back is answered; whether a stream outlives its worker's last word, and asks
+        # for more after its own end.
         self.confirms = True
         self.lasts = False
+        self.asking: list[asyncio.Task[None]] = []
         # Answers to push on a session's stream of offers; None ends it, an error breaks it.
         self.offers: dict[str, asyncio.Queue[pb.OfferResponse | MeshError | None]] = {}
         self.changed = asyncio.Event()
@@ -106,8 +108,11 @@ class FakeTasks:
             if response is not None:
                 raise response
         finally:
-            listening.cancel()
-            await asyncio.wait({listening})
+            if self.lasts:
+                self.asking.append(listening)
+            else:
+                listening.cancel()
+                await asyncio.wait({listening})
 
     async def _hear(self, most: int, requests: AsyncIterator[pb.OfferRequest], pushed: asyncio.Queue[Any]) -> None:
         async for request in requests:

@@ -121,6 +121,15 @@ async def test_what_is_lost_with_its_stream_is_handed_back_soon() -> None:
         await it.until(lambda: it.work.started == [("a", 1), ("b", 1)])
 
 
+async def test_who_asks_for_more_after_the_break_hears_that_there_is_none() -> None:
+    """grpc goes on reading the requests of a call that has ended until it sends one."""
+    async with rig(slots=4) as it:
+        await offered(it, 2)
+        it.tasks.lasts = True
+        it.tasks.offers["s1"].put_nowait(Unavailable())
+        await it.until(lambda: it.tasks.asking and it.tasks.asking[0].done())
+
+
 async def test_a_stream_that_ended_in_order_loses_nothing() -> None:
     """Another is opened, and nobody is asked what is missing."""
     async with rig(slots=4) as it:
