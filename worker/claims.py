@@ -88,6 +88,11 @@ class Claims:
         return self._asked > 0
 
     @property
+    def waiting(self) -> int:
+        """Pointers that wait for their claims."""
+        return len(self._intake)
+
+    @property
     def wanted(self) -> int:
         """Pointers that wait for their claims or are in some that are on their way."""
         return self._asked + len(self._intake)

@@ -42,6 +42,8 @@ class Lease:
         self._session_id = session_id
         self._holder = holder
         self._suspect = asyncio.Event()
+        # When the last call that prolonged it was sent, by the loop's clock.
+        self.prolonged_at = asyncio.get_running_loop().time()
 
     def suspect(self) -> None:
         """A call said that the session is lost: asks at once instead of with the next heartbeat."""
@@ -65,7 +67,7 @@ class Lease:
             await asyncio.wait({watching})
 
     async def _beat(self) -> bool:
-        before = self._holder.holds()
+        before, asked_at = self._holder.holds(), asyncio.get_running_loop().time()
         try:
             answer = await self._tasks.Heartbeat(
                 tasks_pb2.HeartbeatRequest(session_id=self._session_id), timeout=TIMEOUT_SECONDS
@@ -76,6 +78,7 @@ class Lease:
         except MeshError as error:
             log.warning("A heartbeat was not answered", session=self._session_id, error=str(error))
             return True
+        self.prolonged_at = asked_at
         cancelled = keys_of(answer.cancelled)
         for key in cancelled:
             self._holder.cancelled(key)

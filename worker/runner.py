@@ -80,6 +80,8 @@ class Runner:
         # What was to be stopped before it arrived.
         self._stopped: dict[Key, None] = {}
         self._draining = asyncio.Event()
+        # What it holds is given back from now on.
+        self._closed = False
 
     @property
     def serving(self) -> bool:
@@ -112,6 +114,7 @@ class Runner:
         # What was accepted for this process before arrives yet.
         await _within(seconds * _STOP_SHARE, self._offers.wait_closed())
         await _within(seconds * _GRACE_SHARE, self._attempts.wait_idle())
+        self._closed = True
         left = self._attempts.keys
         self._attempts.drop(left)
         # Another worker starts what is handed back at once, so this one has to have stopped.
@@ -144,10 +147,10 @@ class Runner:
     def _owner(self) -> Owner:
         return Owner(
             session=self._serving_session,
-            free=lambda: self._attempts.free - self._offers.open,
+            free=self._free,
             asking=self._asking,
             start=self._start,
-            came=self._offers.pointers_came,
+            came=self._offers.wake,
             lost=self._sessions.suspect,
         )
 
@@ -155,10 +158,14 @@ class Runner:
         return Offerer(
             session=self._serving_session,
             spare=lambda: self._attempts.free - self._claims.wanted,
+            calm=lambda: not self._claims.waiting,
             start=lambda session_id, claimed: self._start(session_id, claimed, set()),
             freed=self._wake,
-            broke=self._sessions.suspect,
+            missing=self._sessions.suspect,
         )
+
+    def _free(self) -> int:
+        return self._attempts.free - self._offers.open
 
     def _serving_session(self) -> str | None:
         return self._sessions.current if self.serving else None
@@ -179,9 +186,14 @@ class Runner:
             self._offers.wake()
 
     def _start(self, session_id: str, claimed: list[tasks_pb2.Claimed], ended: set[Key]) -> None:
-        if session_id != self._sessions.current:
+        if session_id != self._sessions.current or self._closed:
             # Everything that it held was stopped already, and is somebody else's by now.
-            log.warning("A claim was answered after the loss of its session", session=session_id, attempts=len(claimed))
+            log.warning("Attempts came after the end of their session", session=session_id, attempts=len(claimed))
+            return
+        if not self._sessions.is_held:
+            # This process stood still, and others may be at it. If not, heartbeats tell so, and it is handed back.
+            log.warning("Attempts came after their lease", session=session_id, attempts=len(claimed))
+            self._sessions.suspect()
             return
         known = self._attempts.keys | self._reporter.keys | ended
         for one in claimed:

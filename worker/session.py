@@ -47,6 +47,8 @@ class Sessions:
         self._holder = holder
         self._on = on
         self._lease: Lease | None = None
+        self._lease_seconds = 0
+        self._asked_at = 0.0
         self._closing = False
         self.current: str | None = None
 
@@ -58,11 +60,19 @@ class Sessions:
                 return
             self.current = opened.session_id
             self._lease = Lease(self._tasks, opened.session_id, self._holder)
+            self._lease.prolonged_at, self._lease_seconds = self._asked_at, opened.lease_seconds
             log.info("A worker session is open", session=opened.session_id)
             self._on.opened(opened.session_id)
             await self._lease.keep(opened.heartbeat_seconds)
             self.current = None
             self._on.lost(opened.session_id)
+
+    @property
+    def is_held(self) -> bool:
+        """Its lease is not over for all we know. A process that stood still may not have heard yet that it is."""
+        if self._lease is None:
+            return False
+        return asyncio.get_running_loop().time() - self._lease.prolonged_at < self._lease_seconds
 
     def suspect(self) -> None:
         """A call said that the session is lost: asks at once instead of with the next heartbeat."""
@@ -82,6 +92,7 @@ class Sessions:
         failures = 0
         while not self._closing:
             try:
+                self._asked_at = asyncio.get_running_loop().time()
                 return await self._tasks.OpenSession(self._announcement, timeout=TIMEOUT_SECONDS)
             except MeshError as error:
                 # Said once, then now and then: a process may wait for hours.

@@ -142,6 +142,12 @@ class _Stream(_Callable):
                 yield answer
         except grpc.aio.AioRpcError as error:
             raise self._translate(error, instance) from error
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Its channel was closed: the instance left some time ago.
+            raise Unavailable(private=f"{self._method}: the instance has left") from None
         finally:
             instance.in_flight -= 1
             call.cancel()

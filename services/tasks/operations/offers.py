@@ -53,6 +53,7 @@ class Offer:
         self._taken = 0
         self._sent = 0
         self._received = 0
+        self._heard = 0
         self._unheard_since = 0.0
         self._waiting: list[Claimed] = []
         # The first says that it is open.
@@ -74,6 +75,7 @@ class Offer:
             raise Invalid(f"received: Between {self._received} and {self._sent}", details={"field": "received"})
         if received > self._received:
             self._received, self._unheard_since = received, self._clock.monotonic()
+        self._heard += 1
         self._wanted = min(most, received + MOST_ROOM)
         self._settle()
 
@@ -103,8 +105,11 @@ class Offer:
         left, self._waiting = self._waiting, []
         return left
 
-    async def read(self) -> AsyncIterator[tuple[Sequence[Claimed], int]]:
-        """What is sent, each time with how many may come in all. Raises what the stream is ended with."""
+    async def read(self) -> AsyncIterator[tuple[Sequence[Claimed], int, int]]:
+        """What is sent, each time with how many may come in all, and after how many words of the worker.
+
+        Raises what the stream is ended with.
+        """
         while True:
             await self._changed.wait()
             self._changed.clear()
@@ -116,7 +121,7 @@ class Offer:
                     self._unheard_since = self._clock.monotonic()
                 self._sent += len(tasks)
                 self._owes_a_word = False
-                yield tasks, self._most
+                yield tasks, self._most, self._heard
             if self._ending and self._taken == self._sent:
                 return
 

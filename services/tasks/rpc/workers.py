@@ -68,8 +68,8 @@ class WorkerService(tasks_pb2_grpc.WorkerServiceServicer):
             offer.hear(first.most, first.received)
             listening = asyncio.ensure_future(_listen(offer, request_iterator))
             try:
-                async for claimed, most in offer.read():
-                    yield wire.to_offer(claimed, most)
+                async for claimed, most, heard in offer.read():
+                    yield wire.to_offer(claimed, most, heard)
             finally:
                 listening.cancel()
                 await asyncio.wait({listening})

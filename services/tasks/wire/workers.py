@@ -66,8 +66,8 @@ def to_claims(claims: Iterable[Claimed]) -> tasks_pb2.ClaimResponse:
     return response
 
 
-def to_offer(claims: Iterable[Claimed], most: int) -> tasks_pb2.OfferResponse:
-    response = tasks_pb2.OfferResponse(most=most)
+def to_offer(claims: Iterable[Claimed], most: int, heard: int) -> tasks_pb2.OfferResponse:
+    response = tasks_pb2.OfferResponse(most=most, heard=heard)
     _fill(response, claims)
     return response
 

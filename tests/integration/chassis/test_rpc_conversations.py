@@ -45,8 +45,8 @@ class Servicer(OnlyChat):
 
 
 @asynccontextmanager
-async def talking(servicer: Any, make: Any = Peer) -> AsyncIterator[tuple[Any, str]]:
-    """A stub, and the server's address."""
+async def talking(servicer: Any) -> AsyncIterator[tuple[Any, str, Pool]]:
+    """A stub, the server's address, and the stub's pool."""
     directory = Directory()
     register = [partial(tasks_pb2_grpc.add_WorkerServiceServicer_to_server, servicer)]
     pool = Pool("tasks", directory)
@@ -54,7 +54,7 @@ async def talking(servicer: Any, make: Any = Peer) -> AsyncIterator[tuple[Any, s
         server = await host.enter(open_server(host, Rpc(port=0), Discovery(), register=register))
         directory.known = (Address(host="127.0.0.1", port=server.port),)
         try:
-            yield tasks_pb2_grpc.WorkerServiceStub(make(pool)), f"127.0.0.1:{server.port}"
+            yield tasks_pb2_grpc.WorkerServiceStub(Peer(pool)), f"127.0.0.1:{server.port}", pool
         finally:
             await pool.close()
 
@@ -80,7 +80,7 @@ async def test_both_sides_say_what_they_want_when_they_want() -> None:
             await asked.wait()
             asked.clear()
 
-    async with talking(servicer) as (stub, _):
+    async with talking(servicer) as (stub, _, _):
         answers = []
         async for answer in stub.Offer(wait_for_answers()):
             answers.append(answer.most)
@@ -90,7 +90,7 @@ async def test_both_sides_say_what_they_want_when_they_want() -> None:
 
 async def test_an_error_arrives_whole() -> None:
     """Kind, code and details, after what was answered before."""
-    async with talking(Servicer()) as (stub, _):
+    async with talking(Servicer()) as (stub, _, _):
         with pytest.raises(errors.Conflict) as caught:
             await anext(stub.Offer(say(1, session="refused")))
     assert (caught.value.code, caught.value.details) == ("REFUSED", {"a": "b"})
@@ -104,17 +104,53 @@ async def test_who_leaves_ends_it_on_the_other_side() -> None:
         yield pb.OfferRequest(most=1)
         await never.wait()
 
-    async with talking(servicer) as (stub, _):
+    async with talking(servicer) as (stub, _, _):
         stream = stub.Offer(first_of_all())
         assert (await anext(stream)).most == 1
         await stream.aclose()
         await eventually(lambda: servicer.ended == 1)
 
 
+async def test_a_stream_to_an_instance_that_left_ends_with_an_error() -> None:
+    """Its channel is closed some time after; whoever reads the stream has to open another, and was not cancelled."""
+    never = asyncio.Event()
+
+    async def first_of_all() -> AsyncIterator[pb.OfferRequest]:
+        yield pb.OfferRequest(most=1)
+        await never.wait()
+
+    async with talking(Servicer()) as (stub, _, pool):
+        stream = stub.Offer(first_of_all())
+        assert (await anext(stream)).most == 1
+        reading = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(0)
+        (instance,) = pool._instances.values()
+        await instance.channel.close()
+        with pytest.raises(errors.Unavailable):
+            await reading
+
+
+async def test_a_reader_that_is_cancelled_is() -> None:
+    """It asked for no error."""
+    never = asyncio.Event()
+
+    async def first_of_all() -> AsyncIterator[pb.OfferRequest]:
+        yield pb.OfferRequest(most=1)
+        await never.wait()
+
+    async with talking(Servicer()) as (stub, _, _):
+        other = stub.Offer(first_of_all())
+        reading = asyncio.ensure_future(anext(other))
+        await asyncio.sleep(0)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+
+
 async def test_nonsense_in_the_middle_ends_it_with_a_status() -> None:
     """The client's fault is no internal error of ours."""
     servicer = Servicer()
-    async with talking(servicer) as (_, address), grpc.aio.insecure_channel(address) as channel:
+    async with talking(servicer) as (_, address, _), grpc.aio.insecure_channel(address) as channel:
         open_stream: Any = channel.stream_stream("/mesh.tasks.v1.WorkerService/Offer")
         call = open_stream(_raw(b"\x10\x05", b"\xff\xff"))
         assert pb.OfferResponse.FromString(await call.read()).most == 5
@@ -131,8 +167,6 @@ async def _raw(*bodies: bytes) -> AsyncIterator[bytes]:
 
 
 async def test_a_lane_has_no_streams_of_requests() -> None:
-    async with talking(Servicer()) as (_, address):
-        del address
     with pytest.raises(TypeError, match="no streams of requests"):
         tasks_pb2_grpc.WorkerServiceStub(Lane(Pool("tasks", Directory())))
 

@@ -40,7 +40,7 @@ class Offered:
         sent: list[Claimed] = []
         try:
             async with asyncio.timeout(0.05):
-                async for claimed, _ in self.offer.read():
+                async for claimed, _, _ in self.offer.read():
                     sent += claimed
         except TimeoutError:
             return sent

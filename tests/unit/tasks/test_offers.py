@@ -22,7 +22,7 @@ def claimed(task_id: str) -> Claimed:
 async def said(offer: Offer) -> tuple[list[str], int]:
     """What the stream says next: tasks, and how many may come in all."""
     async with asyncio.timeout(20):
-        tasks, most = await anext(offer.read())
+        tasks, most, _ = await anext(offer.read())
     return [one.task_id for one in tasks], most
 
 
@@ -64,6 +64,14 @@ async def test_what_is_taken_back_is_confirmed_with_what_holds() -> None:
     assert (offer.room, await said(offer)) == (0, ([], 0))
     offer.hear(2, 0)
     assert offer.room == 2
+
+
+async def test_an_answer_says_what_it_has_heard() -> None:
+    """So that the worker knows which of its words it has regard to."""
+    offer = await opened(5)
+    offer.hear(6, 0)
+    offer.hear(2, 0)
+    assert await anext(offer.read()) == ([], 2, 3)
 
 
 async def test_a_worker_that_says_nothing_gets_no_more() -> None:
@@ -253,7 +261,7 @@ async def test_large_ones_go_in_several_messages() -> None:
         offer.take()
         offer.send(claimed("x")._replace(payload=b"x" * size))
     offer.end()
-    assert [len(tasks) async for tasks, _ in offer.read()] == [1, 1, 1, 1]
+    assert [len(tasks) async for tasks, _, _ in offer.read()] == [1, 1, 1, 1]
 
 
 async def test_a_newer_stream_of_a_session_ends_the_older() -> None:
@@ -263,7 +271,7 @@ async def test_a_newer_stream_of_a_session_ends_the_older() -> None:
         older.hear(3, 0)
         async with world.offers.open(A) as newer:
             newer.hear(2, 0)
-            assert [most async for _, most in older.read()] == [3]
+            assert [most async for _, most, _ in older.read()] == [3]
             assert world.offers.reserve([task("x")]) == {"x": newer}
     assert world.offers.reserve([task("x")]) == {}
 
@@ -276,7 +284,7 @@ async def test_a_process_that_goes_away_begins_nothing_more() -> None:
     async def read() -> None:
         async with world.offers.open(A) as offer:
             offer.hear(3, 0)
-            heard.extend([most async for _, most in offer.read()])
+            heard.extend([most async for _, most, _ in offer.read()])
 
     async def read_nothing() -> None:
         async with world.offers.open(AB):

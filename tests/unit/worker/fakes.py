@@ -47,6 +47,7 @@ class FakeTasks:
         # for more after its own end.
         self.confirms = True
         self.lasts = False
+        self.hangs = False
         self.asking: list[asyncio.Task[None]] = []
         # Answers to push on a session's stream of offers; None ends it, an error breaks it.
         self.offers: dict[str, asyncio.Queue[pb.OfferResponse | MeshError | None]] = {}
@@ -72,7 +73,7 @@ class FakeTasks:
         self._note("OpenSession", request)
         self.sessions += 1
         self.alive.add(f"s{self.sessions}")
-        return pb.OpenSessionResponse(session_id=f"s{self.sessions}", lease_seconds=10, heartbeat_seconds=3600)
+        return pb.OpenSessionResponse(session_id=f"s{self.sessions}", lease_seconds=3600, heartbeat_seconds=3600)
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, timeout: float) -> pb.HeartbeatResponse:
         self._note("Heartbeat", request)
@@ -103,6 +104,8 @@ class FakeTasks:
         pushed = self.offers[first.session_id] = asyncio.Queue()
         listening = asyncio.ensure_future(self._hear(first.most, requests, pushed))
         try:
+            if not self.hangs:
+                yield pb.OfferResponse(most=first.most, heard=1)
             while isinstance(response := await pushed.get(), pb.OfferResponse):
                 yield response
             if response is not None:
@@ -115,10 +118,12 @@ class FakeTasks:
                 await asyncio.wait({listening})
 
     async def _hear(self, most: int, requests: AsyncIterator[pb.OfferRequest], pushed: asyncio.Queue[Any]) -> None:
+        heard = 1
         async for request in requests:
+            heard += 1
             self._note("Offer", request)
             if request.most < most and self.confirms:
-                pushed.put_nowait(pb.OfferResponse(most=request.most))
+                pushed.put_nowait(pb.OfferResponse(most=request.most, heard=heard))
             most = request.most
         if not self.lasts:
             pushed.put_nowait(None)

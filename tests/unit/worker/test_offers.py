@@ -23,7 +23,10 @@ def push(it: Rig, *task_ids: str, most: int = 0, session: str = "s1") -> None:
     for task_id in task_ids:
         it.tasks.held[task_id, 1] = session
     tasks = [pb.Claimed(task_id=task_id, attempt=1, kind="work", payload=b"{}") for task_id in task_ids]
-    it.tasks.offers[session].put_nowait(pb.OfferResponse(claimed=tasks, most=most or it.tasks.called("Offer")[-1].most))
+    said = it.tasks.called("Offer")
+    since = max(number for number, request in enumerate(said) if request.session_id == session)
+    answer = pb.OfferResponse(claimed=tasks, most=most or said[-1].most, heard=len(said) - since)
+    it.tasks.offers[session].put_nowait(answer)
 
 
 async def test_what_comes_in_a_slot_runs_without_a_claim() -> None:
@@ -68,17 +71,86 @@ async def test_a_confirmed_slot_is_claimed_for() -> None:
         assert it.runner._offers.open == 0
 
 
-async def test_slots_are_offered_again_when_it_is_quiet() -> None:
-    """Not while pointers wait, and not a moment after they came."""
-    async with rig(slots=2) as it:
+async def test_an_older_answer_confirms_nothing_newer() -> None:
+    """What was said after the words that it has heard may hold, and be filled, whatever it says."""
+    async with rig(slots=8) as it:
+        await offered(it, 4)
+        it.tasks.confirms = False
+        push(it, "a", "b", "c", "d")
+        await it.until(lambda: it.tasks.called("Offer")[-1].received == 4)
+        raised = it.tasks.called("Offer")[-1].most
+        await it.push(*(f"p{number}" for number in range(8)))
+        await it.until(lambda: it.tasks.called("Offer")[-1].most < raised)
+        # An answer from before it was raised.
+        it.tasks.offers["s1"].put_nowait(pb.OfferResponse(most=4, heard=1))
+        await _some_turns()
+        assert it.runner._offers.open == raised - 4
+        lowered = it.tasks.called("Offer")
+        it.tasks.offers["s1"].put_nowait(pb.OfferResponse(most=lowered[-1].most, heard=len(lowered)))
+        await it.until(lambda: it.runner._offers.open == lowered[-1].most - 4)
+
+
+@pytest.mark.parametrize("silent", ["first word", "slots taken back", "end"])
+async def test_a_service_that_hangs_is_left(silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slot that it might still fill is used all the same: what comes for it would never begin."""
+    monkeypatch.setattr("worker.offers._ANSWERS_WITHIN_SECONDS", 0.05)
+    async with rig(slots=1, drain_seconds=10) as it:
+        it.tasks.hangs = silent == "first word"
         await offered(it, 1)
-        await it.push("a", "b", "c")
-        await it.until(lambda: len(it.work.started) == 2)
+        it.tasks.confirms, it.tasks.lasts = False, True
+        if silent == "end":
+            async with asyncio.timeout(5):
+                await it.runner.drain()
+            return
         it.work.go.set()
-        await it.until(lambda: len(it.tasks.outcomes) == 3)
-        assert it.tasks.called("Offer")[-1].most == 0
-        await asyncio.sleep(0.05)
-        await offered(it, 1)
+        await it.push("a", "b")
+        await it.until(lambda: len(it.tasks.outcomes) == 2)
+
+
+async def test_what_arrives_after_its_lease_is_not_begun() -> None:
+    """A process that stood still reads it before it hears that others do it by now."""
+    async with rig(slots=4) as it:
+        await offered(it, 2)
+        it.runner._sessions._lease_seconds = 0
+        before = len(it.tasks.called("Heartbeat"))
+        push(it, "a")
+        await it.until(lambda: len(it.tasks.called("Heartbeat")) > before)
+        await _some_turns()
+        assert it.work.started == []
+        it.runner._sessions._lease_seconds = 3600
+        push(it, "b")
+        await it.until(lambda: it.work.started == [("b", 1)])
+
+
+async def test_what_arrives_after_a_drain_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its session was closed, and it is queued again."""
+    monkeypatch.setattr("worker.offers._ANSWERS_WITHIN_SECONDS", 60)
+    async with rig(slots=4, drain_seconds=0.1) as it:
+        await offered(it, 2)
+        it.tasks.lasts = True
+        await it.runner.drain()
+        push(it, "a")
+        await _some_turns()
+    assert it.work.started == []
+
+
+async def test_slots_are_offered_again_when_no_pointer_waits() -> None:
+    """Those who wait are first, also where a slot is free beside them because the service does not answer."""
+    async with rig(slots=9) as it:
+        await offered(it, 5)
+        it.tasks.answer_claims.clear()
+        await it.push("a")
+        await it.until(lambda: it.tasks.called("Claim"))
+        await it.push("b", "c")
+        push(it, "o", "p", "q", "r", "s")
+        await it.until(lambda: len(it.work.started) == 5)
+        await _some_turns()
+        # Four slots are free, for one that is asked for and two that wait.
+        assert (it.tasks.called("Offer")[-1].most, it.runner._offers.open) == (5, 0)
+        it.tasks.answer_claims.set()
+        it.work.go.set()
+        await it.until(lambda: len(it.tasks.outcomes) == 8)
+        await offered(it, 10)
 
 
 async def test_no_more_run_than_there_are_slots() -> None:
@@ -122,7 +194,7 @@ async def test_what_is_lost_with_its_stream_is_handed_back_soon() -> None:
 
 
 async def test_who_asks_for_more_after_the_break_hears_that_there_is_none() -> None:
-    """grpc goes on reading the requests of a call that has ended until it sends one."""
+    """The library goes on reading the requests of a call that has ended until it sends one."""
     async with rig(slots=4) as it:
         await offered(it, 2)
         it.tasks.lasts = True

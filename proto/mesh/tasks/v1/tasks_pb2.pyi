@@ -1726,8 +1726,11 @@ class OfferResponse(_message.Message):
 
     CLAIMED_FIELD_NUMBER: _builtins.int
     MOST_FIELD_NUMBER: _builtins.int
+    HEARD_FIELD_NUMBER: _builtins.int
     most: _builtins.int
     """So many tasks may still come on this stream in all: what the worker said last, or more where its slots were being filled by then."""
+    heard: _builtins.int
+    """How many of the worker's messages that has regard to. What was said after them may hold besides."""
     @_builtins.property
     def claimed(self) -> _containers.RepeatedCompositeFieldContainer[Global___Claimed]: ...
     def __init__(
@@ -1735,10 +1738,11 @@ class OfferResponse(_message.Message):
         *,
         claimed: _abc.Iterable[Global___Claimed] | None = ...,
         most: _builtins.int = ...,
+        heard: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["claimed", b"claimed", "most", b"most"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claimed", b"claimed", "heard", b"heard", "most", b"most"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
