@@ -25,11 +25,12 @@ _GOODBYE_SECONDS = 30.0
 _READY_WITHIN_SECONDS = 1.0
 
 _CHANNEL_OPTIONS: list[tuple[str, Any]] = [
-    # A stopped process still accepts TCP; only an unanswered ping tells.
-    ("grpc.keepalive_time_ms", 5000),
-    ("grpc.keepalive_timeout_ms", 5000),
+    # A stopped process still accepts TCP; only an unanswered ping tells. Before the lease of a worker session is over,
+    # so that its heartbeats and outcomes find another instance.
+    ("grpc.keepalive_time_ms", 3000),
+    ("grpc.keepalive_timeout_ms", 4000),
     # The library looks at this one, and waits for a minute by default.
-    ("grpc.http2.ping_timeout_ms", 5000),
+    ("grpc.http2.ping_timeout_ms", 4000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),

@@ -1,6 +1,8 @@
 """Methods with streams both ways, between a real server and a peer."""
 
 import asyncio
+import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -175,3 +177,52 @@ def test_a_stream_with_one_answer_is_not_served() -> None:
     handler: Any = grpc.stream_unary_rpc_method_handler(lambda *_: None)
     with pytest.raises(TypeError, match="a lane carries many calls"):
         MethodTable().add_registered_method_handlers("s", {"Many": handler})
+
+
+_SERVER = """
+import asyncio
+from functools import partial
+from mesh.tasks.v1 import tasks_pb2_grpc
+from chassis.config import Discovery, Rpc
+from chassis.rpc.server import open_server
+from tests.integration.chassis.test_rpc_conversations import Servicer
+from tests.support.rpc import open_host
+
+async def serve():
+    register = [partial(tasks_pb2_grpc.add_WorkerServiceServicer_to_server, Servicer())]
+    async with open_host("tasks") as host:
+        server = await host.enter(open_server(host, Rpc(port=0), Discovery(), register=register))
+        print("port", server.port, flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(serve())
+"""
+
+
+async def test_a_stream_to_a_process_that_stands_still_breaks() -> None:
+    """Within a session's lease. It still accepts TCP, and would keep its clients for a minute."""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", _SERVER, stdout=asyncio.subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        port = 0
+        while not port:
+            said = (await process.stdout.readline()).decode().split()
+            port = int(said[1]) if said[:1] == ["port"] else 0
+        directory, never = Directory(), asyncio.Event()
+        directory.known = (Address(host="127.0.0.1", port=port),)
+        pool = Pool("tasks", directory)
+
+        async def first_of_all() -> AsyncIterator[pb.OfferRequest]:
+            yield pb.OfferRequest(most=1)
+            await never.wait()
+
+        stream = tasks_pb2_grpc.WorkerServiceStub(Peer(pool)).Offer(first_of_all())
+        assert (await anext(stream)).most == 1  # type: ignore[call-overload]  # a peer's streams are iterators
+        process.send_signal(signal.SIGSTOP)
+        async with asyncio.timeout(30):
+            with pytest.raises(errors.Unavailable):
+                await anext(stream)  # type: ignore[call-overload]  # as above
+        await pool.close()
+    finally:
+        process.kill()
+        await process.wait()
