@@ -103,7 +103,8 @@ class _Stream:
         before, self._most = self._most, max((response.most, *self._unheard))
         if self._most == self._said and self._owner.session() == self.session_id:
             self._limit.reschedule(None)
-        self._owner.start(self.session_id, list(response.claimed))
+        if response.claimed:
+            self._owner.start(self.session_id, list(response.claimed))
         if self._most < before:
             self._owner.freed()
         self.changed.set()

@@ -77,6 +77,8 @@ class Runner:
         self._ended_since: dict[int, set[Key]] = {}
         # For the same claims, how often had been looked for orphans when they were sent.
         self._sent_at_look: dict[int, int] = {}
+        # What came in offered slots when the lease may have been over; each has its slot.
+        self._late: list[tasks_pb2.Claimed] = []
         # What was to be stopped before it arrived.
         self._stopped: dict[Key, None] = {}
         self._draining = asyncio.Event()
@@ -157,15 +159,19 @@ class Runner:
     def _offerer(self) -> Offerer:
         return Offerer(
             session=self._serving_session,
-            spare=lambda: self._attempts.free - self._claims.wanted,
+            spare=lambda: self._unused - self._claims.wanted,
             calm=lambda: not self._claims.waiting,
-            start=lambda session_id, claimed: self._start(session_id, claimed, set()),
+            start=self._start_offered,
             freed=self._wake,
             missing=self._sessions.suspect,
         )
 
+    @property
+    def _unused(self) -> int:
+        return self._attempts.free - len(self._late)
+
     def _free(self) -> int:
-        return self._attempts.free - self._offers.open
+        return self._unused - self._offers.open
 
     def _serving_session(self) -> str | None:
         return self._sessions.current if self.serving else None
@@ -190,11 +196,6 @@ class Runner:
             # Everything that it held was stopped already, and is somebody else's by now.
             log.warning("Attempts came after the end of their session", session=session_id, attempts=len(claimed))
             return
-        if not self._sessions.is_held:
-            # This process stood still, and others may be at it. If not, heartbeats tell so, and it is handed back.
-            log.warning("Attempts came after their lease", session=session_id, attempts=len(claimed))
-            self._sessions.suspect()
-            return
         known = self._attempts.keys | self._reporter.keys | ended
         for one in claimed:
             # A repeated pointer brings back what is held already.
@@ -203,6 +204,15 @@ class Runner:
                 self._attempts.start(Running(key=key, claimed=one, session_id=session_id, report=progress.report))
                 if key in self._stopped:
                     self._attempts.cancel(key)
+
+    def _start_offered(self, session_id: str, claimed: list[tasks_pb2.Claimed]) -> None:
+        if self._sessions.is_held or session_id != self._sessions.current:
+            self._start(session_id, claimed, set())
+            return
+        # This process stood still, or nobody answered for long: others may be at it. The next heartbeat tells.
+        log.warning("Attempts came after the lease that is known", session=session_id, attempts=len(claimed))
+        self._late += claimed
+        self._sessions.suspect()
 
     def _stop(self, key: Key) -> None:
         """Its owner wants no more of it, whether it has arrived or not."""
@@ -225,12 +235,17 @@ class Runner:
     def _session_lost(self, session_id: str) -> None:
         log.warning("All work of a lost session is stopped", session=session_id, attempts=self.running)
         self._attempts.drop(self._attempts.keys)
+        self._late.clear()
 
     async def _beaten(self, before: set[Key], held: set[Key]) -> None:
         """Stops what is fenced; gives back what was claimed without our knowledge."""
         # Only what ran when the heartbeat left: a later claim is not in the answer yet.
         for key in (before & self._attempts.keys) - held:
             self._fenced(key)
+        late, self._late = self._late, []
+        if late and self._sessions.current is not None:
+            self._start(self._sessions.current, [one for one in late if key_of(one) in held], set())
+            self._wake()
         unknown = held - self._attempts.keys - self._reporter.keys
         if lasting := self._orphans.look(unknown, self._sent_at_look.values()):
             log.warning("Attempts that never arrived are handed back", attempts=len(lasting))

@@ -107,19 +107,37 @@ async def test_a_service_that_hangs_is_left(silent: str, monkeypatch: pytest.Mon
         await it.until(lambda: len(it.tasks.outcomes) == 2)
 
 
-async def test_what_arrives_after_its_lease_is_not_begun() -> None:
-    """A process that stood still reads it before it hears that others do it by now."""
+async def test_what_arrives_after_its_lease_waits_for_a_heartbeat() -> None:
+    """A process that stood still reads it before it hears that others do it by now; what it holds after all it begins.
+    Meanwhile it has a slot.
+    """
     async with rig(slots=4) as it:
         await offered(it, 2)
-        it.runner._sessions._lease_seconds = 0
-        before = len(it.tasks.called("Heartbeat"))
-        push(it, "a")
-        await it.until(lambda: len(it.tasks.called("Heartbeat")) > before)
+        await it.until(lambda: it.tasks.called("Heartbeat"))
         await _some_turns()
-        assert it.work.started == []
-        it.runner._sessions._lease_seconds = 3600
-        push(it, "b")
-        await it.until(lambda: it.work.started == [("b", 1)])
+        it.runner._sessions._lease_seconds = 0
+        it.tasks.failures["Heartbeat"] = [Unavailable()]
+        push(it, "a", "b")
+        del it.tasks.held["b", 1]
+        await it.until(lambda: not it.tasks.failures["Heartbeat"])
+        await it.push("c", "d", "e")
+        await it.until(lambda: len(it.work.started) == 2)
+        await _some_turns()
+        assert it.work.started == [("c", 1), ("d", 1)]
+        await it.beat()
+        await it.until(lambda: it.work.started == [("c", 1), ("d", 1), ("a", 1), ("e", 1)])
+
+
+async def test_what_arrives_after_its_lease_goes_with_its_session() -> None:
+    """It was lost, and the next one begins with all slots free."""
+    async with rig(slots=2) as it:
+        await offered(it, 1)
+        it.runner._sessions._lease_seconds = 0
+        push(it, "a")
+        it.tasks.alive.discard("s1")
+        await it.until(lambda: it.tasks.called("Offer")[-1].session_id == "s2")
+        await it.push("b", "c")
+        await it.until(lambda: it.work.started == [("b", 1), ("c", 1)])
 
 
 async def test_what_arrives_after_a_drain_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
