@@ -66,6 +66,12 @@ async def say(*numbers: int, session: str = "s") -> AsyncIterator[pb.OfferReques
         yield pb.OfferRequest(session_id=session, most=number)
 
 
+async def one_word() -> AsyncIterator[pb.OfferRequest]:
+    """And then silence."""
+    yield pb.OfferRequest(most=1)
+    await asyncio.Event().wait()
+
+
 async def eventually(condition: Any) -> None:
     async with asyncio.timeout(20):
         while not condition():
@@ -100,14 +106,10 @@ async def test_an_error_arrives_whole() -> None:
 
 async def test_who_leaves_ends_it_on_the_other_side() -> None:
     """Also while the server waits for what comes next."""
-    servicer, never = Servicer(), asyncio.Event()
-
-    async def first_of_all() -> AsyncIterator[pb.OfferRequest]:
-        yield pb.OfferRequest(most=1)
-        await never.wait()
+    servicer = Servicer()
 
     async with talking(servicer) as (stub, _, _):
-        stream = stub.Offer(first_of_all())
+        stream = stub.Offer(one_word())
         assert (await anext(stream)).most == 1
         await stream.aclose()
         await eventually(lambda: servicer.ended == 1)
@@ -115,14 +117,8 @@ async def test_who_leaves_ends_it_on_the_other_side() -> None:
 
 async def test_a_stream_to_an_instance_that_left_ends_with_an_error() -> None:
     """Its channel is closed some time after; whoever reads the stream has to open another, and was not cancelled."""
-    never = asyncio.Event()
-
-    async def first_of_all() -> AsyncIterator[pb.OfferRequest]:
-        yield pb.OfferRequest(most=1)
-        await never.wait()
-
     async with talking(Servicer()) as (stub, _, pool):
-        stream = stub.Offer(first_of_all())
+        stream = stub.Offer(one_word())
         assert (await anext(stream)).most == 1
         reading = asyncio.ensure_future(anext(stream))
         await asyncio.sleep(0)
@@ -134,14 +130,8 @@ async def test_a_stream_to_an_instance_that_left_ends_with_an_error() -> None:
 
 async def test_a_reader_that_is_cancelled_is() -> None:
     """It asked for no error."""
-    never = asyncio.Event()
-
-    async def first_of_all() -> AsyncIterator[pb.OfferRequest]:
-        yield pb.OfferRequest(most=1)
-        await never.wait()
-
     async with talking(Servicer()) as (stub, _, _):
-        other = stub.Offer(first_of_all())
+        other = stub.Offer(one_word())
         reading = asyncio.ensure_future(anext(other))
         await asyncio.sleep(0)
         reading.cancel()
@@ -208,15 +198,11 @@ async def test_a_stream_to_a_process_that_stands_still_breaks() -> None:
         while not port:
             said = (await process.stdout.readline()).decode().split()
             port = int(said[1]) if said[:1] == ["port"] else 0
-        directory, never = Directory(), asyncio.Event()
+        directory = Directory()
         directory.known = (Address(host="127.0.0.1", port=port),)
         pool = Pool("tasks", directory)
 
-        async def first_of_all() -> AsyncIterator[pb.OfferRequest]:
-            yield pb.OfferRequest(most=1)
-            await never.wait()
-
-        stream = tasks_pb2_grpc.WorkerServiceStub(Peer(pool)).Offer(first_of_all())
+        stream = tasks_pb2_grpc.WorkerServiceStub(Peer(pool)).Offer(one_word())
         assert (await anext(stream)).most == 1  # type: ignore[call-overload]  # a peer's streams are iterators
         process.send_signal(signal.SIGSTOP)
         async with asyncio.timeout(30):
