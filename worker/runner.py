@@ -235,7 +235,6 @@ class Runner:
     def _session_lost(self, session_id: str) -> None:
         log.warning("All work of a lost session is stopped", session=session_id, attempts=self.running)
         self._attempts.drop(self._attempts.keys)
-        self._late.clear()
 
     async def _beaten(self, before: set[Key], held: set[Key]) -> None:
         """Stops what is fenced; gives back what was claimed without our knowledge."""

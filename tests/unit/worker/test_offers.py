@@ -29,6 +29,11 @@ def push(it: Rig, *task_ids: str, most: int = 0, session: str = "s1") -> None:
     it.tasks.offers[session].put_nowait(answer)
 
 
+def streams(it: Rig) -> list[Any]:
+    """The first words of all that were opened."""
+    return [request for request in it.tasks.called("Offer") if request.session_id]
+
+
 async def test_what_comes_in_a_slot_runs_without_a_claim() -> None:
     """Half of the free slots are offered; what came is acknowledged, and as many are offered anew."""
     async with rig(slots=8) as it:
@@ -99,12 +104,37 @@ async def test_a_service_that_hangs_is_left(silent: str, monkeypatch: pytest.Mon
         await offered(it, 1)
         it.tasks.confirms, it.tasks.lasts = False, True
         if silent == "end":
-            async with asyncio.timeout(5):
-                await it.runner.drain()
+            await it.runner.drain()
+            assert it.runner._offers._closed.is_set()
             return
+        if silent == "first word":
+            await it.until(lambda: len(streams(it)) == 2)
         it.work.go.set()
         await it.push("a", "b")
         await it.until(lambda: len(it.tasks.outcomes) == 2)
+
+
+async def test_a_service_that_answers_is_not_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have nothing to say for long, after the first word and after slots were taken back."""
+    monkeypatch.setattr("worker.offers._ANSWERS_WITHIN_SECONDS", 0.05)
+    async with rig(slots=1) as it:
+        await offered(it, 1)
+        it.work.go.set()
+        await it.push("a", "b")
+        await it.until(lambda: len(it.tasks.outcomes) == 2)
+        await asyncio.sleep(0.2)
+        assert len(streams(it)) == 1
+
+
+async def test_slots_of_a_lost_session_are_free_for_the_next() -> None:
+    """Also while its stream has not ended."""
+    async with rig(slots=1) as it:
+        await offered(it, 1)
+        it.tasks.lasts = True
+        it.tasks.alive.discard("s1")
+        await it.beat()
+        await it.until(lambda: it.runner._sessions.current == "s2")
+        assert it.runner._free() == 1
 
 
 async def test_what_arrives_after_its_lease_waits_for_a_heartbeat() -> None:
@@ -206,7 +236,7 @@ async def test_what_is_lost_with_its_stream_is_handed_back_soon() -> None:
         await it.until(lambda: it.tasks.called("HandBack"))
         (request,) = it.tasks.called("HandBack")
         assert list(request.attempts) == [pb.Pointer(task_id="lost", attempt=1)]
-        await it.until(lambda: len([one for one in it.tasks.called("Offer") if one.session_id]) == 2)
+        await it.until(lambda: len(streams(it)) == 2)
         push(it, "lost", "b")
         await it.until(lambda: it.work.started == [("a", 1), ("b", 1)])
 
@@ -226,7 +256,7 @@ async def test_a_stream_that_ended_in_order_loses_nothing() -> None:
         await offered(it, 2)
         before = len(it.tasks.called("Heartbeat"))
         it.tasks.offers["s1"].put_nowait(None)
-        await it.until(lambda: len([one for one in it.tasks.called("Offer") if one.session_id]) == 2)
+        await it.until(lambda: len(streams(it)) == 2)
         assert len(it.tasks.called("Heartbeat")) == before
 
 
