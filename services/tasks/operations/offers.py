@@ -23,7 +23,7 @@ UNHEARD_SECONDS = 0.1
 MOST_ROOM = 1000
 GIVE_BACK_EVERY_SECONDS = 1.0
 _MOST_AT_ONCE = 500
-# Of payloads in one message, if it has more than one: a client takes 16 MiB at most by default.
+# Of payloads in one message, if it has more than one task: clients of gRPC take 4 MiB unless they are told otherwise.
 _MESSAGE_BYTES = 1024 * 1024
 # So long a stream may go on sending when this process goes away.
 _CLOSES_WITHIN_SECONDS = 1.0

@@ -787,7 +787,9 @@ class WorkerServiceServicer:
         """Offers slots: tasks of the session's kinds that are accepted while nothing waits before them begin there, claimed by the commit that
         accepts them, without a pointer. The stream lives as long as the worker wants it; each message says anew how many tasks may come on it.
         What is pushed is held by the session, like what a claim brings; whether all of it arrives is not certain where the stream breaks, and
-        heartbeats tell what is held. The service ends the stream when it goes away, after all that it has begun. NOT_FOUND (reason SESSION_LOST).
+        heartbeats tell what is held. The service ends the stream when it goes away, after all that it has begun. One stream a session: a newer
+        one ends an older. NOT_FOUND (reason SESSION_LOST), and INVALID_ARGUMENT where numbers cannot be or no first message comes within two
+        seconds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -292,7 +292,9 @@ class WorkerServiceStub:
     """Offers slots: tasks of the session's kinds that are accepted while nothing waits before them begin there, claimed by the commit that
     accepts them, without a pointer. The stream lives as long as the worker wants it; each message says anew how many tasks may come on it.
     What is pushed is held by the session, like what a claim brings; whether all of it arrives is not certain where the stream breaks, and
-    heartbeats tell what is held. The service ends the stream when it goes away, after all that it has begun. NOT_FOUND (reason SESSION_LOST).
+    heartbeats tell what is held. The service ends the stream when it goes away, after all that it has begun. One stream a session: a newer
+    one ends an older. NOT_FOUND (reason SESSION_LOST), and INVALID_ARGUMENT where numbers cannot be or no first message comes within two
+    seconds.
     """
     Finish: _grpc.UnaryUnaryMultiCallable[_tasks_pb2.FinishRequest, _tasks_pb2.FinishResponse]
     """Ends attempts, well or badly. Committed when this returns; attempts listed as stale had no effect. Safe to repeat: what the session
@@ -337,7 +339,9 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     """Offers slots: tasks of the session's kinds that are accepted while nothing waits before them begin there, claimed by the commit that
     accepts them, without a pointer. The stream lives as long as the worker wants it; each message says anew how many tasks may come on it.
     What is pushed is held by the session, like what a claim brings; whether all of it arrives is not certain where the stream breaks, and
-    heartbeats tell what is held. The service ends the stream when it goes away, after all that it has begun. NOT_FOUND (reason SESSION_LOST).
+    heartbeats tell what is held. The service ends the stream when it goes away, after all that it has begun. One stream a session: a newer
+    one ends an older. NOT_FOUND (reason SESSION_LOST), and INVALID_ARGUMENT where numbers cannot be or no first message comes within two
+    seconds.
     """
     Finish: _aio.UnaryUnaryMultiCallable[_tasks_pb2.FinishRequest, _tasks_pb2.FinishResponse]  # type: ignore[assignment]
     """Ends attempts, well or badly. Committed when this returns; attempts listed as stale had no effect. Safe to repeat: what the session
@@ -409,7 +413,9 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Offers slots: tasks of the session's kinds that are accepted while nothing waits before them begin there, claimed by the commit that
         accepts them, without a pointer. The stream lives as long as the worker wants it; each message says anew how many tasks may come on it.
         What is pushed is held by the session, like what a claim brings; whether all of it arrives is not certain where the stream breaks, and
-        heartbeats tell what is held. The service ends the stream when it goes away, after all that it has begun. NOT_FOUND (reason SESSION_LOST).
+        heartbeats tell what is held. The service ends the stream when it goes away, after all that it has begun. One stream a session: a newer
+        one ends an older. NOT_FOUND (reason SESSION_LOST), and INVALID_ARGUMENT where numbers cannot be or no first message comes within two
+        seconds.
         """
 
     @_abc_1.abstractmethod
