@@ -17,9 +17,9 @@ from chassis.retry import backoff_seconds
 
 log = get_logger(__name__)
 
-MOST_OFFERED = 128
-# Half of them stay for pointers, which else would have to wait until slots are taken back.
-_SHARE = 2
+MOST_OFFERED = 1000
+# Some stay for pointers, which else would have to wait until slots are taken back.
+_SPARE_SHARE = 8
 # A service that says nothing for so long hangs: not to the first word, not to one that takes slots back, and no end
 # after the last one.
 _ANSWERS_WITHIN_SECONDS = 1.0
@@ -218,4 +218,4 @@ class Offers:
 
 
 def _share(spare: int) -> int:
-    return min((spare + 1) // _SHARE, MOST_OFFERED)
+    return min(spare - spare // _SPARE_SHARE, MOST_OFFERED)

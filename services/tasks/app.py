@@ -71,7 +71,7 @@ async def build(settings: Settings, host: Host) -> None:
     direct = _start_pointers(host, store, feeder, broker)
     desk = Desk(store, figures, queues, partial(Ids().new, "ses"))
     offers = _start_offers(settings, host, store, desk)
-    intake = Intake(store, figures, host.clock, partial(Ids().new, "task"), direct=direct, offers=offers)
+    intake = _start_intake(host, store, figures, direct, offers)
     watches = _start_watches(host, store)
     schedules = Schedules(store, intake, figures, clock=host.clock, new_schedule_id=partial(Ids().new, "sched"))
     couriers, webhooks = await _open_webhooks(settings, host, store)
@@ -85,7 +85,7 @@ async def build(settings: Settings, host: Host) -> None:
     }
     host.spawn("news", relay.run())
     host.spawn("schedules", repeat("schedules", FIRE_EVERY_SECONDS, schedules.fire))
-    _spawn_writers(host, accepting=intake.batcher, **desk.batchers)
+    _spawn_writers(host, **desk.batchers)
     tasks = TaskService(intake, Queries(store, figures, host.clock), schedules)
     await host.enter(
         open_server(
@@ -132,6 +132,14 @@ def _start_offers(settings: Settings, host: Host, store: Store, desk: Desk) -> O
     offers = Offers(store, desk.hand_back, host.clock, doubt_seconds=doubt_seconds)
     host.spawn("offers", repeat("offers", GIVE_BACK_EVERY_SECONDS, offers.give_back, offers.awake))
     return offers
+
+
+def _start_intake(host: Host, store: Store, figures: Figures, direct: Direct, offers: Offers) -> Intake:
+    intake = Intake(store, figures, host.clock, partial(Ids().new, "task"), direct=direct, offers=offers)
+    _spawn_writers(host, accepting=intake.batcher)
+    if intake.lobby is not None:
+        host.spawn("lobby", intake.lobby.run())
+    return intake
 
 
 def _start_upkeep(settings: Settings, host: Host, store: Store, figures: Figures, queues: BrokerQueues) -> Upkeep:

@@ -52,11 +52,12 @@ class Batcher(Generic[T, R]):
         self._idle: deque[asyncio.Future[None]] = deque()
         self._writing = 0
 
-    def put(self, item: T) -> asyncio.Future[R]:
-        """Adds an item to the next batch; await the future for its result."""
+    def put(self, item: T, future: asyncio.Future[R] | None = None) -> asyncio.Future[R]:
+        """Adds an item to the next batch; await the future for its result: the one that is given, or a new one."""
         if self._waiting_rows >= self._most_waiting:
             raise Unavailable("The service is overloaded", code="OVERLOADED", retry_after_seconds=1)
-        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        if future is None:
+            future = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         self._waiting_rows += self._rows(item)
         if self._writing == 0 or self._waiting_rows >= self._most_rows:

@@ -15,6 +15,7 @@ from chassis.clock import Clock
 from chassis.errors import MeshError, Unavailable
 from chassis.logging import get_logger
 from chassis.retry import backoff_seconds
+from services.tasks.model.states import Priority
 from services.tasks.model.task import Accepted, Submission
 from services.tasks.model.work import WaitingPointer
 from services.tasks.operations.feeder import MOST_AHEAD, Feeder, Place
@@ -82,9 +83,13 @@ class Direct:
                 passing.append(one.task_id)
         return frozenset(passing)
 
+    def lets_pass(self, submission: Submission) -> bool:
+        """Whether the pointer of a submission may take the short way now."""
+        return not self._closed and self._feeder.lets_pass(submission, 0)
+
     def is_clear(self, group: str) -> bool:
         """Nothing of a group waits here for room."""
-        return not any(line for (other, _), line in self._lines.items() if other == group)
+        return not any(self._lines.get((group, priority)) for priority in Priority)
 
     def hand(self, submissions: Sequence[Submission], answers: Sequence[Accepted | MeshError]) -> None:
         """Publishes the pointers of those that were accepted for the short way, as soon as there is room."""

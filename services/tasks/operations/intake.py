@@ -14,6 +14,7 @@ from services.tasks.operations.batches import Batcher
 from services.tasks.operations.checks import check_draft
 from services.tasks.operations.direct import Direct
 from services.tasks.operations.figures import Figures
+from services.tasks.operations.lobby import Lobby
 from services.tasks.operations.offers import Offer, Offers
 from services.tasks.ports import TaskStore
 
@@ -49,7 +50,8 @@ class Intake:
         self._figures = figures
         self._clock = clock
         self._new_task_id = new_task_id
-        self.batcher: Batcher[Submission, Receipt] = Batcher(self._accept, drop=self._leave)
+        self.batcher: Batcher[Submission, Receipt] = Batcher(self._accept, drop=self._drop)
+        self.lobby = None if direct is None or offers is None else Lobby(offers, direct, self.batcher, self._leave)
 
     async def submit(self, draft: Draft) -> Receipt:
         """Accepts one task; it is committed when this returns.
@@ -116,10 +118,15 @@ class Intake:
     def _put(self, submission: Submission) -> asyncio.Future[Receipt]:
         self._figures.enter(submission.group)
         try:
-            return self.batcher.put(submission)
+            return (self.lobby or self.batcher).put(submission)
         except MeshError:
             self._leave(submission)
             raise
+
+    def _drop(self, submission: Submission) -> None:
+        self._leave(submission)
+        if self.lobby is not None:
+            self.lobby.leave(submission)
 
     def _leave(self, submission: Submission) -> None:
         self._figures.leave(submission.group)
@@ -158,12 +165,16 @@ class Intake:
         """Only what would have been published at once may: nobody's turn is passed over. By its commit a deadline may
         have passed, which a claim looks at.
         """
-        if self._offers is None or self._direct is None or not passing:
+        if self._offers is None or self._direct is None or self.lobby is None:
             return {}
+        taken = self.lobby.take_out(submissions)
         clear = {group: self._direct.is_clear(group) for group in {one.group for one in submissions}}
-        return self._offers.reserve(
-            [s for s in submissions if s.task_id in passing and clear[s.group] and s.deadline_at is None]
-        )
+        free = [
+            one
+            for one in submissions
+            if one.task_id in passing and one.task_id not in taken and clear[one.group] and one.deadline_at is None
+        ]
+        return taken | self._offers.reserve(free)
 
     def _receipt(self, submission: Submission, accepted: Accepted, now: datetime) -> Receipt:
         position, seconds = self._figures.count_accepted(submission, accepted)

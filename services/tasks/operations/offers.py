@@ -41,9 +41,16 @@ class Offer:
         reader: reads it.
     """
 
-    def __init__(self, session_id: str, kinds: Collection[str], clock: Clock) -> None:
+    def __init__(
+        self,
+        session_id: str,
+        kinds: Collection[str],
+        clock: Clock,
+        gained: Callable[["Offer"], None] = lambda _: None,
+    ) -> None:
         self.session_id = session_id
         self.kinds = frozenset(kinds)
+        self._gained = gained
         self.over = False
         self.reader = asyncio.current_task()
         self._clock = clock
@@ -69,6 +76,11 @@ class Offer:
         unheard = self._received < self._sent and self._clock.monotonic() - self._unheard_since > UNHEARD_SECONDS
         return 0 if unheard or self._ending or self.over else self._most - self._taken
 
+    @property
+    def open(self) -> int:
+        """Slots that are free, or are filled with what has not come yet."""
+        return self._most - self._received
+
     def hear(self, most: int, received: int) -> None:
         """The worker's word. Raises Invalid for numbers that cannot be."""
         if not self._received <= received <= self._sent:
@@ -78,6 +90,7 @@ class Offer:
         self._heard += 1
         self._wanted = min(most, received + MOST_ROOM)
         self._settle()
+        self._gained(self)
 
     def take(self) -> None:
         """Takes a slot, for a task that is about to be written."""
@@ -87,6 +100,7 @@ class Offer:
         """Gives a slot back: nothing was begun in it."""
         self._taken -= 1
         self._settle()
+        self._gained(self)
 
     def send(self, claimed: Claimed) -> None:
         """Sends what was begun in a slot that was taken."""
@@ -150,6 +164,9 @@ class Offer:
 class Offers:
     """The open offers of this process. `give_back` has to be called again and again.
 
+    Attributes:
+        gained: told of an offer that may have room again.
+
     Args:
         hand_back: queues attempts of a session again, those that it holds.
         doubt_seconds: so long after its answer was lost a commit may still come about.
@@ -160,15 +177,16 @@ class Offers:
         self._hand_back = hand_back
         self._clock = clock
         self._doubt_seconds = doubt_seconds
-        self._by_kind: defaultdict[str, list[Offer]] = defaultdict(list)
+        # By kind, those that may have room; whose turn is next first.
+        self._roomy: defaultdict[str, dict[Offer, None]] = defaultdict(dict)
         self._open: set[Offer] = set()
-        self._turn = 0
         # What sessions hold, or may, and were not sent; each with when that is certain.
         self._left: defaultdict[str, dict[Pointer, float]] = defaultdict(dict)
         self._closing = False
         self._none_open = asyncio.Event()
         self._none_open.set()
         self.awake = asyncio.Event()
+        self.gained: Callable[[Offer], None] = lambda _: None
 
     @asynccontextmanager
     async def open(self, session_id: str) -> AsyncIterator[Offer]:
@@ -180,14 +198,12 @@ class Offers:
             raise Unavailable("The service is going away")
         if (kinds := await self._store.read_session_kinds(check_session(session_id))) is None:
             raise lost()
-        offer = Offer(session_id, kinds, self._clock)
+        offer = Offer(session_id, kinds, self._clock, self._has_room)
         for older in self._open:
             if older.session_id == session_id:
                 older.end()
         self._open.add(offer)
         self._none_open.clear()
-        for kind in offer.kinds:
-            self._by_kind[kind].append(offer)
         if self._closing:
             offer.end()
         try:
@@ -197,30 +213,34 @@ class Offers:
             if not self._open:
                 self._none_open.set()
             for kind in offer.kinds:
-                self._by_kind[kind].remove(offer)
+                self._roomy[kind].pop(offer, None)
             self._give_up(offer, [Pointer(one.task_id, one.attempt) for one in offer.leave()])
 
-    def reserve(self, submissions: Sequence[Submission]) -> dict[str, Offer]:
-        """Takes a slot for each of these that finds one, the urgent ones first; the sessions' workers in turn."""
-        taken: dict[str, Offer] = {}
+    def take(self, kind: str) -> Offer | None:
+        """Takes a slot for a task of this kind, the sessions' workers in turn; None: nobody has room."""
+        roomy = self._roomy.get(kind)
         # While something is still to be given back nothing is begun: so that cannot grow, however long it takes.
-        if self._left:
-            return taken
-        roomy: dict[str, list[Offer]] = {}
-        for one in sorted(submissions, key=lambda submission: -submission.priority):
-            if (offers := roomy.get(one.kind)) is None:
-                offers = roomy[one.kind] = [offer for offer in self._by_kind.get(one.kind, ()) if offer.room > 0]
-            self._turn += 1
-            while offers:
-                place = self._turn % len(offers)
-                if (offer := offers[place]).room > 0:
-                    offer.take()
-                    taken[one.task_id] = offer
-                    break
-                # Filled by now.
-                offers[place] = offers[-1]
-                offers.pop()
-        return taken
+        if self._left or not roomy:
+            return None
+        while roomy:
+            offer = next(iter(roomy))
+            del roomy[offer]
+            if offer.room > 0:
+                offer.take()
+                roomy[offer] = None
+                return offer
+        return None
+
+    def reserve(self, submissions: Sequence[Submission]) -> dict[str, Offer]:
+        """Takes a slot for each of these that finds one, the urgent ones first."""
+        urgent_first = sorted(submissions, key=lambda submission: -submission.priority)
+        return {one.task_id: offer for one in urgent_first if (offer := self.take(one.kind)) is not None}
+
+    def _has_room(self, offer: Offer) -> None:
+        if offer.room > 0:
+            for kind in offer.kinds:
+                self._roomy[kind].setdefault(offer)
+            self.gained(offer)
 
     def settle(
         self,
@@ -244,10 +264,11 @@ class Offers:
 
     def release(self, taken: Mapping[str, Offer], *, in_doubt: bool) -> None:
         """Nothing was written, or nobody knows (`in_doubt`): then whatever was begun all the same is queued again."""
-        for task_id, offer in taken.items():
-            offer.release()
-            if in_doubt:
+        if in_doubt:
+            for task_id, offer in taken.items():
                 self._give_up(offer, [Pointer(task_id, 1)], self._doubt_seconds)
+        for offer in taken.values():
+            offer.release()
 
     async def give_back(self) -> bool:
         """Queues again what was begun and could not be sent; what is in doubt until it is certain."""

@@ -43,6 +43,8 @@ async def opened(
     new_id = partial(Ids().new, "task")
     intake = Intake(core.store, core.figures, SystemClock(), new_id, direct=direct, offers=offers)
     loops = [intake.batcher.run(), direct.run(), *([direct.tidy()] if tidies else [])]
+    if intake.lobby is not None:
+        loops.append(intake.lobby.run())
     running = [asyncio.ensure_future(loop) for loop in loops]
     try:
         yield intake, direct

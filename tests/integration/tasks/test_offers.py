@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 
 import pytest
 
@@ -12,6 +13,7 @@ from chassis.clock import SystemClock
 from chassis.errors import MeshError, NotFound, Unavailable
 from services.tasks.model.states import State
 from services.tasks.model.work import Claimed
+from services.tasks.operations import lobby
 from services.tasks.operations.intake import Intake
 from services.tasks.operations.offers import Offer, Offers
 from tests.integration.tasks.core import Core, draft, success
@@ -35,11 +37,11 @@ class Offered:
     async def submit(self, **changes: object) -> str:
         return (await self.intake.submit(draft(**changes))).accepted.task.task_id
 
-    async def came(self) -> list[Claimed]:
-        """What was sent since the last look."""
+    async def came(self, seconds: float = 0.05) -> list[Claimed]:
+        """What was sent since the last look, and in so many seconds."""
         sent: list[Claimed] = []
         try:
-            async with asyncio.timeout(0.05):
+            async with asyncio.timeout(seconds):
                 async for claimed, _, _ in self.offer.read():
                     sent += claimed
         except TimeoutError:
@@ -100,6 +102,31 @@ async def test_what_finds_no_slot_is_published(core: Core) -> None:
         await until("the others are published", lambda: len(it.broker.taken) == 2)
         assert {one.task_id for one in it.broker.taken} == {ids[0], ids[2]}
     assert core.figures.count_waiting("builtin") == 2
+
+
+async def test_what_finds_no_slot_waits_for_the_next(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three times as many submit at once as there are slots: all begin there, and nobody needs the broker."""
+    monkeypatch.setattr(lobby, "PATIENCE_SECONDS", 20)
+
+    async def submit_one_by_one(it: Offered, count: int) -> list[str]:
+        return [await it.submit() for _ in range(count)]
+
+    async def work(it: Offered, began: list[str]) -> None:
+        while True:
+            began += [one.task_id for one in await it.came(0.002)]
+            it.offer.hear(len(began) + 10, len(began))
+
+    began: list[str] = []
+    async with offering(core) as it, asyncio.timeout(20):
+        working = asyncio.ensure_future(work(it, began))
+        # More have found one before than will wait.
+        accepted = [await submit_one_by_one(it, 40)]
+        accepted += await asyncio.gather(*(submit_one_by_one(it, 5) for _ in range(30)))
+        while len(began) < 190:
+            await asyncio.sleep(0.01)
+        working.cancel()
+        assert sorted(chain(*accepted)) == sorted(began)
+        assert it.broker.taken == []
 
 
 @pytest.mark.parametrize("end", ["lost", "drain"])

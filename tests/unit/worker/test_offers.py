@@ -35,13 +35,13 @@ def streams(it: Rig) -> list[Any]:
 
 
 async def test_what_comes_in_a_slot_runs_without_a_claim() -> None:
-    """Half of the free slots are offered; what came is acknowledged, and as many are offered anew."""
-    async with rig(slots=8) as it:
-        await offered(it, 4)
+    """Seven of eight free slots are offered; what came is acknowledged, and as many are offered anew."""
+    async with rig(slots=16) as it:
+        await offered(it, 14)
         push(it, "a", "b")
         await it.until(lambda: it.work.started == [("a", 1), ("b", 1)])
-        # Six slots are free now, and three of them offered.
-        await offered(it, 5)
+        # Fourteen slots are free now, and thirteen of them offered.
+        await offered(it, 15)
         assert it.tasks.called("Offer")[-1].received == 2
         it.work.go.set()
         await it.until(lambda: len(it.tasks.outcomes) == 2)
@@ -68,7 +68,7 @@ async def test_a_single_slot_is_offered_until_a_pointer_comes() -> None:
 async def test_a_confirmed_slot_is_claimed_for() -> None:
     """Nothing was on its way."""
     async with rig(slots=2) as it:
-        await offered(it, 1)
+        await offered(it, 2)
         await it.push("a", "b", "c")
         await it.until(lambda: len(it.work.started) == 2)
         await _some_turns()
@@ -79,7 +79,7 @@ async def test_a_confirmed_slot_is_claimed_for() -> None:
 async def test_an_older_answer_confirms_nothing_newer() -> None:
     """What was said after the words that it has heard may hold, and be filled, whatever it says."""
     async with rig(slots=8) as it:
-        await offered(it, 4)
+        await offered(it, 7)
         it.tasks.confirms = False
         push(it, "a", "b", "c", "d")
         await it.until(lambda: it.tasks.called("Offer")[-1].received == 4)
@@ -142,7 +142,7 @@ async def test_what_arrives_after_its_lease_waits_for_a_heartbeat() -> None:
     Meanwhile it has a slot.
     """
     async with rig(slots=4) as it:
-        await offered(it, 2)
+        await offered(it, 4)
         await it.until(lambda: it.tasks.called("Heartbeat"))
         await _some_turns()
         it.runner._sessions._lease_seconds = 0
@@ -161,7 +161,7 @@ async def test_what_arrives_after_its_lease_waits_for_a_heartbeat() -> None:
 async def test_what_arrives_after_its_lease_goes_with_its_session() -> None:
     """It was lost, and the next one begins with all slots free."""
     async with rig(slots=2) as it:
-        await offered(it, 1)
+        await offered(it, 2)
         it.runner._sessions._lease_seconds = 0
         push(it, "a")
         it.tasks.alive.discard("s1")
@@ -174,7 +174,7 @@ async def test_what_arrives_after_a_drain_is_not_begun(monkeypatch: pytest.Monke
     """Its session was closed, and it is queued again."""
     monkeypatch.setattr("worker.offers._ANSWERS_WITHIN_SECONDS", 60)
     async with rig(slots=4, drain_seconds=0.1) as it:
-        await offered(it, 2)
+        await offered(it, 4)
         it.tasks.lasts = True
         await it.runner.drain()
         push(it, "a")
@@ -185,7 +185,7 @@ async def test_what_arrives_after_a_drain_is_not_begun(monkeypatch: pytest.Monke
 async def test_slots_are_offered_again_when_no_pointer_waits() -> None:
     """Those who wait are first, also where a slot is free beside them because the service does not answer."""
     async with rig(slots=9) as it:
-        await offered(it, 5)
+        await offered(it, 8)
         it.tasks.answer_claims.clear()
         await it.push("a")
         await it.until(lambda: it.tasks.called("Claim"))
@@ -193,12 +193,12 @@ async def test_slots_are_offered_again_when_no_pointer_waits() -> None:
         push(it, "o", "p", "q", "r", "s")
         await it.until(lambda: len(it.work.started) == 5)
         await _some_turns()
-        # Four slots are free, for one that is asked for and two that wait.
-        assert (it.tasks.called("Offer")[-1].most, it.runner._offers.open) == (5, 0)
+        # Four slots are free: for one that is asked for, for two that wait, and for what is still offered.
+        assert (it.tasks.called("Offer")[-1].most, it.runner._offers.open) == (6, 1)
         it.tasks.answer_claims.set()
         it.work.go.set()
         await it.until(lambda: len(it.tasks.outcomes) == 8)
-        await offered(it, 10)
+        await offered(it, 13)
 
 
 async def test_no_more_run_than_there_are_slots() -> None:
@@ -212,7 +212,7 @@ async def test_no_more_run_than_there_are_slots() -> None:
             await asyncio.sleep(0)
 
     async with rig(slots=5) as it:
-        await offered(it, 3)
+        await offered(it, 5)
         counting = asyncio.ensure_future(count(it))
         it.work.go.set()
         for number in range(50):
@@ -228,7 +228,7 @@ async def test_no_more_run_than_there_are_slots() -> None:
 async def test_what_is_lost_with_its_stream_is_handed_back_soon() -> None:
     """By two heartbeats of its own, not by the next ones; should it arrive after all, it is not begun."""
     async with rig(slots=4) as it:
-        await offered(it, 2)
+        await offered(it, 4)
         push(it, "a")
         await it.until(lambda: it.work.started)
         it.tasks.held["lost", 1] = "s1"
@@ -244,7 +244,7 @@ async def test_what_is_lost_with_its_stream_is_handed_back_soon() -> None:
 async def test_who_asks_for_more_after_the_break_hears_that_there_is_none() -> None:
     """The library goes on reading the requests of a call that has ended until it sends one."""
     async with rig(slots=4) as it:
-        await offered(it, 2)
+        await offered(it, 4)
         it.tasks.lasts = True
         it.tasks.offers["s1"].put_nowait(Unavailable())
         await it.until(lambda: it.tasks.asking and it.tasks.asking[0].done())
@@ -253,7 +253,7 @@ async def test_who_asks_for_more_after_the_break_hears_that_there_is_none() -> N
 async def test_a_stream_that_ended_in_order_loses_nothing() -> None:
     """Another is opened, and nobody is asked what is missing."""
     async with rig(slots=4) as it:
-        await offered(it, 2)
+        await offered(it, 4)
         before = len(it.tasks.called("Heartbeat"))
         it.tasks.offers["s1"].put_nowait(None)
         await it.until(lambda: len(streams(it)) == 2)
@@ -263,7 +263,7 @@ async def test_a_stream_that_ended_in_order_loses_nothing() -> None:
 async def test_what_comes_for_a_lost_session_is_not_begun() -> None:
     """It is somebody else's by now; the next session offers anew."""
     async with rig(slots=4) as it:
-        await offered(it, 2)
+        await offered(it, 4)
         it.tasks.alive.discard("s1")
         await it.beat()
         await it.until(lambda: it.tasks.called("Offer")[-1].session_id == "s2")
@@ -277,7 +277,7 @@ async def test_what_comes_for_a_lost_session_is_not_begun() -> None:
 async def test_what_was_accepted_before_a_drain_is_done() -> None:
     """The stream ends after it, and only then the worker waits for what runs."""
     async with rig(slots=4, drain_seconds=10) as it:
-        await offered(it, 2)
+        await offered(it, 4)
         it.tasks.lasts = True
         draining = asyncio.ensure_future(it.runner.drain())
         await it.until(lambda: it.tasks.called("CloseSession"))
@@ -292,7 +292,7 @@ async def test_what_was_accepted_before_a_drain_is_done() -> None:
 async def test_a_stop_that_overtakes_its_task_stops_it() -> None:
     """It never begins, and is reported as cancelled."""
     async with rig(slots=4) as it:
-        await offered(it, 2)
+        await offered(it, 4)
         await it.until(lambda: it.tasks.streams)
         it.tasks.streams["s1"].put_nowait([("a", 1)])
         await _some_turns()
@@ -312,7 +312,7 @@ async def test_without_the_method_the_worker_works_by_pointers() -> None:
 async def test_a_session_that_the_service_does_not_know_is_asked_about() -> None:
     """It may be lost; until that is known the worker offers to nobody."""
     async with rig(slots=2) as it:
-        await offered(it, 1)
+        await offered(it, 2)
         before = len(it.tasks.called("Heartbeat"))
         it.tasks.offers["s1"].put_nowait(NotFound(code="SESSION_LOST"))
         await it.until(lambda: len(it.tasks.called("Heartbeat")) > before)

@@ -124,7 +124,7 @@ async def test_what_waits_during_a_claim_is_the_next_claim():
 
 async def test_many_that_wait_during_a_claim_are_claimed_beside_it():
     """Few of them wait for its answer; no third claim is sent, and an eighth of the slots is left for urgent ones."""
-    async with rig(slots=116) as it:
+    async with rig(slots=116, offers=False) as it:
         it.tasks.answer_claims.clear()
         await it.push("a", *(f"b{number}" for number in range(49)))
         await it.until(lambda: it.tasks.called("Claim"))

@@ -1,0 +1,267 @@
+"""What may begin in an offered slot and finds none free: it waits for one that comes soon, and not for long."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import pytest
+
+from chassis.errors import Unavailable
+from services.tasks.model.states import Priority
+from services.tasks.operations import lobby as module
+from services.tasks.operations.batches import Batcher
+from services.tasks.operations.lobby import MOST, Lobby
+from services.tasks.operations.offers import Offer
+from tests.unit.tasks.test_offers import AB, A, World, task
+
+
+class FakeDirect:
+    """The short way of pointers."""
+
+    def __init__(self) -> None:
+        self.passes = True
+        self.clear = True
+
+    def lets_pass(self, _: object) -> bool:
+        return self.passes
+
+    def is_clear(self, _: str) -> bool:
+        return self.clear
+
+
+class Site:
+    """A lobby before a batcher whose writer waits for `gate`, and one worker's offer."""
+
+    def __init__(self, offer: Offer, world: World) -> None:
+        self.offer = offer
+        self.offers = world.offers
+        self.direct = FakeDirect()
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.written: list[str] = []
+        self.slots: dict[str, Offer] = {}
+        self.dropped: list[str] = []
+        self.batcher: Batcher[Any, Any] = Batcher(self._write, drop=self._drop)
+        direct: Any = self.direct
+        self.lobby = Lobby(self.offers, direct, self.batcher, lambda one: self.dropped.append(one.task_id))
+        self._most = 0
+
+    async def _write(self, submissions: Sequence[Any]) -> Sequence[Any]:
+        self.slots |= self.lobby.take_out(submissions)
+        await self.gate.wait()
+        self.written += [one.task_id for one in submissions]
+        return [one.task_id for one in submissions]
+
+    def _drop(self, one: Any) -> None:
+        self.dropped.append(one.task_id)
+        self.lobby.leave(one)
+
+    def put(self, name: str, **changes: Any) -> "asyncio.Future[Any]":
+        return self.lobby.put(submission(name, **changes))
+
+    def free(self, count: int) -> None:
+        """The worker offers so many more."""
+        self._most += count
+        self.offer.hear(self._most, 0)
+
+    async def trusted(self, count: int) -> None:
+        """As many found slots."""
+        self.free(count)
+        for number in range(count):
+            await self.put(f"before {number}")
+        self.written.clear()
+        self.slots.clear()
+
+
+def submission(name: str, *, priority: Priority = Priority.NORMAL, deadline_at: object = None) -> Any:
+    made = task(name, priority=priority)
+    made.group, made.deadline_at = "builtin", deadline_at
+    return made
+
+
+@asynccontextmanager
+async def opened() -> AsyncIterator[Site]:
+    world = World()
+    async with world.offers.open(A) as offer:
+        made = Site(offer, world)
+        running = [asyncio.ensure_future(loop) for loop in (made.lobby.run(), made.batcher.run())]
+        yield made
+        for one in running:
+            one.cancel()
+        await asyncio.wait(running)
+
+
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    return partial(monkeypatch.setattr, module, "PATIENCE_SECONDS")
+
+
+@pytest.fixture
+async def site(patience: Callable[[float], None]) -> AsyncIterator[Site]:
+    """Nobody's patience ends while a test runs."""
+    patience(60)
+    async with opened() as made:
+        yield made
+
+
+async def all_of(*futures: "asyncio.Future[Any]") -> list[Any]:
+    async with asyncio.timeout(20):
+        return await asyncio.gather(*futures)
+
+
+async def test_what_finds_no_slot_waits_for_the_next(site: Site) -> None:
+    """It is not written before; then with its slot."""
+    await site.trusted(2)
+    first, second = site.put("first"), site.put("second")
+    await asyncio.sleep(0.02)
+    assert site.written == []
+    site.free(1)
+    assert await all_of(first) == ["first"]
+    assert not second.done()
+    site.free(1)
+    await all_of(second)
+    assert site.slots == {"first": site.offer, "second": site.offer}
+
+
+async def test_the_urgent_go_first(site: Site) -> None:
+    """Of one class who came first; who comes while others wait overtakes none of his class, though there is room."""
+    await site.trusted(9)
+    site.direct.clear = False
+    waiting = [site.put("low", priority=Priority.LOW), site.put("a"), site.put("b")]
+    waiting += [site.put("urgent", priority=Priority.CRITICAL)]
+    site.free(2)
+    site.direct.clear = True
+    waiting += [site.put("c")]
+    site.free(0)
+    await all_of(waiting[1], waiting[3])
+    site.free(3)
+    await all_of(*waiting)
+    assert site.written == ["urgent", "a", "b", "c", "low"]
+
+
+async def test_nobody_waits_where_no_slot_was_found(site: Site) -> None:
+    """Nor more than found one; they are written without."""
+    await all_of(site.put("early"))
+    await site.trusted(1)
+    waits, more = site.put("waits"), site.put("more")
+    assert await all_of(more) == ["more"]
+    assert not waits.done()
+    assert site.slots == {}
+
+
+async def test_no_more_wait_than_may(site: Site) -> None:
+    await site.trusted(MOST + 1)
+    futures = [site.put(str(number)) for number in range(MOST + 1)]
+    assert await all_of(futures[-1]) == [str(MOST)]
+    assert not any(one.done() for one in futures[:-1])
+
+
+async def test_patience_ends(site: Site, patience: Callable[[float], None]) -> None:
+    """They are written without a slot, and half as many may wait from then on."""
+    await site.trusted(4)
+    patience(0.01)
+    assert await all_of(*map(site.put, "abcd")) == [*"abcd"]
+    assert site.slots == {}
+    patience(60)
+    waiting = [site.put(name) for name in "efg"]
+    await all_of(waiting[2])
+    assert [one.done() for one in waiting] == [False, False, True]
+
+
+async def test_what_may_not_take_a_slot_does_not_wait_for_one(site: Site) -> None:
+    """What has a deadline is looked at when it begins, and others wait in the table before it."""
+    await site.trusted(5)
+    await all_of(site.put("deadline", deadline_at=1))
+    site.direct.passes = False
+    await all_of(site.put("behind others"))
+    site.direct.passes = True
+    site.direct.clear = False
+    site.free(3)
+    waits = site.put("behind what is published")
+    await asyncio.sleep(0.02)
+    assert not waits.done()
+    assert site.slots == {}
+
+
+@pytest.mark.parametrize(
+    ("on_the_way", "free", "let_in"), [(0, 1, 1), (12, 3, 0), (12, 4, 4), (100, 15, 0), (100, 16, 16)]
+)
+async def test_few_slots_are_not_worth_a_commit(site: Site, on_the_way: int, free: int, let_in: int) -> None:
+    """While more wait, and more slots are on their way: a quarter of all are, or sixteen."""
+    await site.trusted(on_the_way + 40)
+    site.offer._sent = 40
+    for _ in range(40):
+        site.put("")
+    site.offer.hear(site._most, 40)
+    assert site.offer.open == on_the_way
+    site.offer.hear(site._most + free, 40)
+    async with asyncio.timeout(20):
+        while len(site.written) < let_in:
+            await asyncio.sleep(0)
+    assert len(site.written) == let_in
+
+
+async def test_who_leaves_takes_no_slot(site: Site) -> None:
+    """Whether it waited for one or had one already; its place is free."""
+    await site.trusted(2)
+    site.gate.clear()
+    site.free(1)
+    under_way = site.put("under way")
+    await asyncio.sleep(0.02)
+    gone, stays = site.put("gone"), site.put("stays")
+    gone.cancel()
+    site.free(1)
+    stays.cancel()
+    site.gate.set()
+    await all_of(under_way)
+    assert await all_of(site.put("next")) == ["next"]
+    assert site.dropped == ["gone", "stays"]
+    assert set(site.slots) == {"under way", "next"}
+
+
+async def test_what_the_batcher_does_not_take_fails(site: Site) -> None:
+    """All of it, in one go; the slots stay free."""
+    await site.trusted(400)
+    waiting = [site.put(str(number)) for number in range(400)]
+    site.batcher._most_waiting = 0
+    site.free(400)
+    for one in waiting:
+        with pytest.raises(Unavailable):
+            await one
+    assert len(site.dropped) == 400
+    with pytest.raises(Unavailable):
+        site.put("late")
+    assert site.offer.room == 400
+
+
+async def test_a_process_that_ends_leaves_nobody_waiting() -> None:
+    async with opened() as site:
+        await site.trusted(1)
+        waits = site.put("waits")
+    with pytest.raises(Unavailable):
+        await waits
+
+
+async def test_a_commit_in_doubt_lets_nobody_in(site: Site) -> None:
+    """Its slots are free again only when nothing more may come of it."""
+    await site.trusted(2)
+    waits = site.put("waits")
+    site.free(1)
+    await all_of(waits)
+    other = site.put("other")
+    site.offers.release(site.slots, in_doubt=True)
+    await asyncio.sleep(0.02)
+    assert not other.done()
+
+
+async def test_slots_of_all_workers_are_found(site: Site) -> None:
+    await site.trusted(2)
+    async with site.offers.open(AB) as another:
+        one, two = site.put("one"), site.put("two")
+        another.hear(1, 0)
+        await all_of(one)
+        site.free(1)
+        await all_of(two)
+        assert site.slots == {"one": another, "two": site.offer}
