@@ -171,6 +171,17 @@ async def test_a_repeated_submission_takes_no_slot(core: Core) -> None:
         assert (len(set(twins)), it.offer.room) == (1, 0)
 
 
+async def test_who_leaves_before_the_commit_leaves_a_free_slot(core: Core) -> None:
+    """It was reserved for nobody else."""
+    async with offering(core, most=3) as it:
+        gone = it.intake.begin(draft())
+        assert gone is not None
+        gone.cancel()
+        await it.submit()
+        assert len(await it.came()) == 1
+        assert it.offer.room == 2
+
+
 async def test_one_that_fails_gives_all_slots_back(core: Core) -> None:
     """All or none of them are accepted; the slots are there for the next."""
     async with offering(core, most=2) as it:

@@ -170,6 +170,17 @@ async def test_patience_ends(site: Site, patience: Callable[[float], None]) -> N
     assert [one.done() for one in waiting] == [False, False, True]
 
 
+async def test_who_left_is_not_written(site: Site, patience: Callable[[float], None]) -> None:
+    """When there was no slot for as long as it would have waited."""
+    await site.trusted(1)
+    patience(0.01)
+    site.put("gone").cancel()
+    async with asyncio.timeout(20):
+        while not site.dropped:
+            await asyncio.sleep(0.005)
+    assert (site.dropped, site.written, site.batcher._waiting_rows) == (["gone"], [], 0)
+
+
 async def test_what_may_not_take_a_slot_does_not_wait_for_one(site: Site) -> None:
     """What has a deadline is looked at when it begins, and others wait in the table before it."""
     await site.trusted(5)
@@ -186,13 +197,16 @@ async def test_what_may_not_take_a_slot_does_not_wait_for_one(site: Site) -> Non
 
 
 @pytest.mark.parametrize(
-    ("on_the_way", "free", "let_in"), [(0, 1, 1), (12, 3, 0), (12, 4, 4), (100, 15, 0), (100, 16, 16)]
+    ("waiting", "on_the_way", "free", "let_in"),
+    [(40, 0, 1, 1), (40, 12, 3, 0), (40, 12, 4, 4), (40, 100, 15, 0), (40, 100, 16, 16), (3, 100, 2, 0), (3, 100, 3, 3)],
 )
-async def test_few_slots_are_not_worth_a_commit(site: Site, on_the_way: int, free: int, let_in: int) -> None:
+async def test_few_slots_are_not_worth_a_commit(
+    site: Site, waiting: int, on_the_way: int, free: int, let_in: int
+) -> None:
     """While more wait, and more slots are on their way: a quarter of all are, or sixteen."""
     await site.trusted(on_the_way + 40)
     site.offer._sent = 40
-    for _ in range(40):
+    for _ in range(waiting):
         site.put("")
     site.offer.hear(site._most, 40)
     assert site.offer.open == on_the_way
@@ -238,8 +252,9 @@ async def test_what_the_batcher_does_not_take_fails(site: Site) -> None:
 
 async def test_a_process_that_ends_leaves_nobody_waiting() -> None:
     async with opened() as site:
-        await site.trusted(1)
-        waits = site.put("waits")
+        await site.trusted(2)
+        waits, gone = site.put("waits"), site.put("gone")
+        gone.cancel()
     with pytest.raises(Unavailable):
         await waits
 

@@ -192,6 +192,19 @@ async def test_workers_take_turns_and_the_urgent_come_first() -> None:
     assert world.back == []
 
 
+async def test_a_slot_that_is_free_again_is_found() -> None:
+    """Also where nobody had room when it was last looked for; one of a stream that has ended is not."""
+    world = World()
+    async with world.offers.open(A) as offer:
+        offer.hear(1, 0)
+        assert [world.offers.take("a"), world.offers.take("a"), world.offers.take("b")] == [offer, None, None]
+        offer.release()
+        assert world.offers.take("a") is offer
+        offer.hear(2, 0)
+    offer.release()
+    assert not any(world.offers._roomy.values())
+
+
 async def test_after_the_commit_each_slot_is_filled_or_free() -> None:
     """A task that was refused, or is another's, frees its slot; one whose session was over ends the stream."""
     world = World()
