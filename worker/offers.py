@@ -101,7 +101,8 @@ class _Stream:
             self._heard += 1
             self._unheard.popleft()
         before, self._most = self._most, max((response.most, *self._unheard))
-        if self._most == self._said and self._owner.session() == self.session_id:
+        # What was being filled when it was taken back may have come instead.
+        if self._most == max(self._said, self._received) and self._owner.session() == self.session_id:
             self._limit.reschedule(None)
         if response.claimed:
             self._owner.start(self.session_id, list(response.claimed))

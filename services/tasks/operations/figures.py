@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf
 
 from chassis.clock import Clock
 from chassis.errors import Exhausted, Invalid
@@ -202,6 +203,15 @@ class Figures:
     def count_waiting(self, group: str) -> int:
         """Tasks of a group that wait for anything but their end."""
         return self._waiting[group].count
+
+    def slots_within(self, group: str, seconds: float) -> float:
+        """How many slots its workers should free in so many seconds if all of them are busy; inf: nobody has seen any
+        task of the group end.
+        """
+        waiting = self._waiting[group]
+        if waiting.rate is None or not waiting.rate.mean_run_seconds:
+            return inf
+        return waiting.slots * seconds / waiting.rate.mean_run_seconds
 
     def count_accepted(self, submission: Submission, accepted: Accepted) -> tuple[int, float]:
         """Counts a new task. Answers its position in its queue, from 1, and the seconds until it should have ended."""

@@ -51,7 +51,9 @@ class Intake:
         self._clock = clock
         self._new_task_id = new_task_id
         self.batcher: Batcher[Submission, Receipt] = Batcher(self._accept, drop=self._drop)
-        self.lobby = None if direct is None or offers is None else Lobby(offers, direct, self.batcher, self._leave)
+        self.lobby: Lobby | None = None
+        if direct is not None and offers is not None:
+            self.lobby = Lobby(offers, direct, figures, self.batcher, drop=self._leave)
 
     async def submit(self, draft: Draft) -> Receipt:
         """Accepts one task; it is committed when this returns.
@@ -162,19 +164,14 @@ class Intake:
         return answers
 
     def _take_slots(self, submissions: Sequence[Submission], passing: Collection[str]) -> dict[str, Offer]:
-        """Only what would have been published at once may: nobody's turn is passed over. By its commit a deadline may
-        have passed, which a claim looks at.
+        """Only what may take the short way: nobody's turn is passed over. By its commit a deadline may have passed,
+        which a claim looks at.
         """
-        if self._offers is None or self._direct is None or self.lobby is None:
+        if self.lobby is None:
             return {}
-        taken = self.lobby.take_out(submissions)
-        clear = {group: self._direct.is_clear(group) for group in {one.group for one in submissions}}
-        free = [
-            one
-            for one in submissions
-            if one.task_id in passing and one.task_id not in taken and clear[one.group] and one.deadline_at is None
-        ]
-        return taken | self._offers.reserve(free)
+        return self.lobby.reserve(
+            [s for s in submissions if s.task_id in passing and s.deadline_at is None], submissions
+        )
 
     def _receipt(self, submission: Submission, accepted: Accepted, now: datetime) -> Receipt:
         position, seconds = self._figures.count_accepted(submission, accepted)

@@ -1,13 +1,13 @@
 """Where what may begin in an offered slot waits for one, when none is free but one comes soon.
 
 Without it a burst of some milliseconds would go by pointers; while pointers wait workers offer nothing, so that all
-behind it would take the longer way too, for as long as the load lasts. It knows neither commits nor what a slot is
-filled with.
+behind it would take the longer way too, for as long as the load lasts. It promises slots; whether a promise holds is
+decided when the batch is written. It knows neither commits nor what a slot is filled with.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from chassis.errors import MeshError, Unavailable
@@ -15,15 +15,18 @@ from services.tasks.model.states import Priority
 from services.tasks.model.task import Receipt, Submission
 from services.tasks.operations.batches import Batcher
 from services.tasks.operations.direct import Direct
+from services.tasks.operations.figures import Figures
 from services.tasks.operations.offers import Offer, Offers
 
 # A slot that takes longer is not worth it: the caller waits for the acceptance.
 PATIENCE_SECONDS = 0.05
-# So many of a group may wait at most.
+# So many of a kind and class, and of those above it, may wait at most.
 MOST = 500
 # Few slots are not worth a commit while more wait for one, and more slots are on their way.
 _WORTH_A_BATCH = 16
 _SHARE = 4
+# So often is looked for slots of which nobody tells: what stood in the way of them is gone.
+_LOOK_SECONDS = 0.01
 
 
 @dataclass(slots=True)
@@ -33,34 +36,27 @@ class _Waiting:
     until: float
 
 
-def _lines() -> dict[Priority, deque[_Waiting]]:
-    return {priority: deque() for priority in sorted(Priority, reverse=True)}
+# Those that came first are first.
+_Line = deque[_Waiting]
 
 
 @dataclass(slots=True)
-class _Group:
-    """What waits of one group.
+class _Kind:
+    """What waits of one kind.
 
     Attributes:
-        lines: of each class, the urgent first; in each of them those that came first.
-        count: in all lines.
-        most: how many may wait: one more with each that found a slot, half as many when some found none in time. So
-            nothing waits where slots do not come soon.
+        lines: one for each class.
+        most: how many may wait: one more with each that found a slot, half as many when some found none in time.
         halved_at: when that was the last time.
     """
 
-    lines: dict[Priority, deque[_Waiting]] = field(default_factory=_lines)
-    count: int = 0
+    lines: dict[Priority, _Line] = field(default_factory=lambda: {priority: deque() for priority in Priority})
     most: int = 0
     halved_at: float = float("-inf")
 
-    def put(self, waiting: _Waiting) -> None:
-        self.lines[waiting.submission.priority].append(waiting)
-        self.count += 1
-
-    def next(self, line: deque[_Waiting]) -> _Waiting:
-        self.count -= 1
-        return line.popleft()
+    def count(self, priority: Priority) -> int:
+        """How many wait of a class and of those above it."""
+        return sum(len(line) for other, line in self.lines.items() if other >= priority)
 
     def trust(self) -> None:
         self.most = min(self.most + 1, MOST)
@@ -72,22 +68,28 @@ class _Group:
 
 
 class Lobby:
-    """Lets submissions into their batch, with a slot if there is one. `run` has to run.
+    """Lets submissions into their batch, with the promise of a slot if there is one. `run` has to run.
 
     Args:
         drop: told of each that waited here and is not let in: its caller left before, or the batcher takes no more.
     """
 
     def __init__(
-        self, offers: Offers, direct: Direct, batcher: Batcher[Submission, Receipt], drop: Callable[[Submission], None]
+        self,
+        offers: Offers,
+        direct: Direct,
+        figures: Figures,
+        batcher: Batcher[Submission, Receipt],
+        drop: Callable[[Submission], None],
     ) -> None:
         self._offers = offers
         self._direct = direct
+        self._figures = figures
         self._batcher = batcher
         self._drop = drop
-        self._groups: dict[str, _Group] = {}
-        # The slots of those that were let in, until they are written.
-        self._taken: dict[str, Offer] = {}
+        self._kinds: dict[str, _Kind] = {}
+        # Of those that were let in, until they are written.
+        self._promised: dict[str, Offer] = {}
         self._some = asyncio.Event()
         self._looking = False
         offers.gained = self._look
@@ -96,25 +98,39 @@ class Lobby:
         """Adds a submission to the next batch, or to one that begins soon. Raises as the batcher does."""
         if submission.deadline_at is not None or not self._direct.lets_pass(submission):
             return self._batcher.put(submission)
-        group = self._groups.setdefault(submission.group, _Group())
-        if not group.count and (offer := self._take(submission, group)) is not None:
+        kind = self._kinds.setdefault(submission.kind, _Kind())
+        count = kind.count(submission.priority)
+        if not count and (offer := self._promise(submission, kind)) is not None:
             return self._let_in(submission, offer)
-        if group.count >= group.most:
+        if not self._offers.is_offered(submission.kind) or count >= self._most(submission, kind):
             return self._batcher.put(submission)
         loop = asyncio.get_running_loop()
         waiting = _Waiting(submission, loop.create_future(), loop.time() + PATIENCE_SECONDS)
-        group.put(waiting)
+        kind.lines[submission.priority].append(waiting)
         self._some.set()
         return waiting.future
 
-    def take_out(self, submissions: Sequence[Submission]) -> dict[str, Offer]:
-        """The slots of these, as far as they have some: they are the caller's from now on."""
-        return {s.task_id: offer for s in submissions if (offer := self._taken.pop(s.task_id, None)) is not None}
+    def _most(self, submission: Submission, kind: _Kind) -> float:
+        """As many may wait as should find a slot in time."""
+        return min(kind.most, self._figures.slots_within(submission.group, PATIENCE_SECONDS))
+
+    def reserve(self, eligible: Sequence[Submission], batch: Sequence[Submission]) -> dict[str, Offer]:
+        """Takes slots for what of a batch is eligible: those that it was promised, and what nobody waits for.
+
+        The promises of all of the batch end. Who was promised one came before whatever waits for room by now.
+        """
+        promised = {s.task_id: offer for s in batch if (offer := self._promised.pop(s.task_id, None)) is not None}
+        clear = {group: self._direct.is_clear(group) for group in {s.group for s in eligible}}
+        first = [s for s in eligible if s.task_id in promised or (clear[s.group] and not self._waits(s))]
+        return self._offers.reserve(first, promised.values())
 
     def leave(self, submission: Submission) -> None:
-        """It will not be written: if it has a slot, that is free."""
-        if (offer := self._taken.pop(submission.task_id, None)) is not None:
-            offer.release()
+        """It will not be written: if it was promised a slot, that is free."""
+        if (offer := self._promised.pop(submission.task_id, None)) is not None:
+            self._offers.forgo(offer)
+
+    def _waits(self, submission: Submission) -> bool:
+        return (kind := self._kinds.get(submission.kind)) is not None and kind.count(submission.priority) > 0
 
     async def run(self) -> None:
         """Lets in what has waited long enough, without a slot, for ever. When it is cancelled, what waits fails."""
@@ -123,59 +139,68 @@ class Lobby:
             while True:
                 await self._some.wait()
                 self._some.clear()
-                while (until := self._until()) is not None:
-                    await asyncio.sleep(until - loop.time())
+                while firsts := [
+                    line[0].until for kind in self._kinds.values() for line in kind.lines.values() if line
+                ]:
+                    await asyncio.sleep(min(min(firsts) - loop.time(), _LOOK_SECONDS))
+                    self._fill(self._kinds)
                     self._expire(loop.time())
         finally:
-            for group in self._groups.values():
-                for line in group.lines.values():
+            for kind in self._kinds.values():
+                for line in kind.lines.values():
                     for one in line:
                         if not one.future.done():
                             one.future.set_exception(Unavailable("The service is going away"))
 
-    def _until(self) -> float | None:
-        """When somebody has waited long enough; None: nobody waits."""
-        firsts = [line[0].until for group in self._groups.values() for line in group.lines.values() if line]
-        return min(firsts, default=None)
-
     def _expire(self, now: float) -> None:
-        for group in self._groups.values():
-            for line in group.lines.values():
+        for kind in self._kinds.values():
+            for line in kind.lines.values():
                 while line and line[0].until <= now:
-                    group.doubt(now)
-                    self._go_on(group.next(line), None)
+                    kind.doubt(now)
+                    self._go_on(line, None)
 
     def _look(self, offer: Offer) -> None:
-        """Lets in what there is room for, when an offer has enough to be worth it."""
+        """An offer has room: lets in what there is room for, if it is worth it."""
         # What cannot be let in gives its slot back, of which this is told.
         if self._looking:
             return
+        waiting = sum(kind.count(Priority.LOW) for name in offer.kinds if (kind := self._kinds.get(name)) is not None)
+        if waiting and offer.room >= min(waiting, _WORTH_A_BATCH, max(1, offer.open // _SHARE)):
+            self._fill(offer.kinds)
+
+    def _fill(self, names: Collection[str]) -> None:
+        """Lets in what there is room for: the urgent first, and of a class those that came first."""
         self._looking = True
         try:
-            for group in self._groups.values():
-                if group.count and offer.room >= min(group.count, _WORTH_A_BATCH, max(1, offer.open // _SHARE)):
-                    for line in group.lines.values():
-                        self._fill(group, line)
+            kinds = [kind for name in names if (kind := self._kinds.get(name)) is not None]
+            for priority in sorted(Priority, reverse=True):
+                lines = {id(line): (line, kind) for kind in kinds if (line := kind.lines[priority])}
+                while lines:
+                    key = min(lines, key=lambda one: lines[one][0][0].until)
+                    if not self._fill_one(*lines[key]) or not lines[key][0]:
+                        del lines[key]
         finally:
             self._looking = False
 
-    def _fill(self, group: _Group, line: deque[_Waiting]) -> None:
-        while line:
-            if line[0].future.done():
-                self._drop(group.next(line).submission)
-            elif (offer := self._take(line[0].submission, group)) is None:
-                return
-            else:
-                self._go_on(group.next(line), offer)
+    def _fill_one(self, line: _Line, kind: _Kind) -> bool:
+        """False: there is no room for the first of a line."""
+        if line[0].future.done():
+            self._drop(line.popleft().submission)
+            return True
+        offer = self._promise(line[0].submission, kind)
+        if offer is not None:
+            self._go_on(line, offer)
+        return offer is not None
 
-    def _take(self, submission: Submission, group: _Group) -> Offer | None:
-        if not self._direct.is_clear(submission.group) or (offer := self._offers.take(submission.kind)) is None:
+    def _promise(self, submission: Submission, kind: _Kind) -> Offer | None:
+        if not self._direct.is_clear(submission.group) or (offer := self._offers.promise(submission.kind)) is None:
             return None
-        group.trust()
+        kind.trust()
         return offer
 
-    def _go_on(self, one: _Waiting, offer: Offer | None) -> None:
-        """Lets in one that waited."""
+    def _go_on(self, line: _Line, offer: Offer | None) -> None:
+        """Lets in the first of a line."""
+        one = line.popleft()
         if one.future.done():
             self._drop(one.submission)
             return
@@ -189,7 +214,7 @@ class Lobby:
         self, submission: Submission, offer: Offer | None, future: asyncio.Future[Receipt] | None = None
     ) -> asyncio.Future[Receipt]:
         if offer is not None:
-            self._taken[submission.task_id] = offer
+            self._promised[submission.task_id] = offer
         try:
             return self._batcher.put(submission, future)
         except MeshError:

@@ -6,7 +6,7 @@ the commit's to say.
 """
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 
@@ -58,6 +58,7 @@ class Offer:
         self._wanted = 0
         self._most = 0
         self._taken = 0
+        self._promised = 0
         self._sent = 0
         self._received = 0
         self._heard = 0
@@ -72,9 +73,9 @@ class Offer:
 
     @property
     def room(self) -> int:
-        """How many slots may be taken now."""
+        """How many slots are nobody's and may be taken now."""
         unheard = self._received < self._sent and self._clock.monotonic() - self._unheard_since > UNHEARD_SECONDS
-        return 0 if unheard or self._ending or self.over else self._most - self._taken
+        return 0 if unheard or self._ending or self.over else self._most - self._taken - self._promised
 
     @property
     def open(self) -> int:
@@ -91,6 +92,14 @@ class Offer:
         self._wanted = min(most, received + MOST_ROOM)
         self._settle()
         self._gained(self)
+
+    def promise(self) -> None:
+        """Keeps a slot for what will be written soon. The worker may take it back: it is certain only when taken."""
+        self._promised += 1
+
+    def forgo(self) -> None:
+        """Ends a promise."""
+        self._promised -= 1
 
     def take(self) -> None:
         """Takes a slot, for a task that is about to be written."""
@@ -180,6 +189,8 @@ class Offers:
         # By kind, those that may have room; whose turn is next first.
         self._roomy: defaultdict[str, dict[Offer, None]] = defaultdict(dict)
         self._open: set[Offer] = set()
+        # How many of them are for each kind.
+        self._kinds: Counter[str] = Counter()
         # What sessions hold, or may, and were not sent; each with when that is certain.
         self._left: defaultdict[str, dict[Pointer, float]] = defaultdict(dict)
         self._closing = False
@@ -203,6 +214,7 @@ class Offers:
             if older.session_id == session_id:
                 older.end()
         self._open.add(offer)
+        self._kinds.update(offer.kinds)
         self._none_open.clear()
         if self._closing:
             offer.end()
@@ -212,34 +224,58 @@ class Offers:
             self._open.discard(offer)
             if not self._open:
                 self._none_open.set()
+            self._kinds -= Counter(offer.kinds)
             for kind in offer.kinds:
                 self._roomy[kind].pop(offer, None)
             self._give_up(offer, [Pointer(one.task_id, one.attempt) for one in offer.leave()])
 
-    def take(self, kind: str) -> Offer | None:
-        """Takes a slot for a task of this kind, the sessions' workers in turn; None: nobody has room."""
+    def is_offered(self, kind: str) -> bool:
+        """Whether anybody who can do this kind has an open offer, with room or without."""
+        return kind in self._kinds
+
+    def promise(self, kind: str) -> Offer | None:
+        """Keeps a slot for a task of this kind, of the sessions' workers in turn; None: nobody has room."""
+        if (offer := self._next(kind)) is not None:
+            offer.promise()
+        return offer
+
+    def forgo(self, offer: Offer) -> None:
+        """Ends a promise: its slot is free for others."""
+        offer.forgo()
+        self._has_room(offer)
+
+    def reserve(self, submissions: Sequence[Submission], promised: Collection[Offer] = ()) -> dict[str, Offer]:
+        """Takes a slot for each of these that finds one, the urgent ones first. What was `promised` to them ends."""
+        for kept in promised:
+            kept.forgo()
+            self._note(kept)
+        taken = {}
+        for one in sorted(submissions, key=lambda submission: -submission.priority):
+            if (offer := self._next(one.kind)) is not None:
+                offer.take()
+                taken[one.task_id] = offer
+        return taken
+
+    def _next(self, kind: str) -> Offer | None:
+        """Who has room and whose turn it is."""
         roomy = self._roomy.get(kind)
         # While something is still to be given back nothing is begun: so that cannot grow, however long it takes.
-        if self._left or not roomy:
-            return None
-        while roomy:
+        while roomy and not self._left:
             offer = next(iter(roomy))
             del roomy[offer]
             if offer.room > 0:
-                offer.take()
                 roomy[offer] = None
                 return offer
         return None
 
-    def reserve(self, submissions: Sequence[Submission]) -> dict[str, Offer]:
-        """Takes a slot for each of these that finds one, the urgent ones first."""
-        urgent_first = sorted(submissions, key=lambda submission: -submission.priority)
-        return {one.task_id: offer for one in urgent_first if (offer := self.take(one.kind)) is not None}
-
-    def _has_room(self, offer: Offer) -> None:
+    def _note(self, offer: Offer) -> None:
         if offer.room > 0:
             for kind in offer.kinds:
                 self._roomy[kind].setdefault(offer)
+
+    def _has_room(self, offer: Offer) -> None:
+        if offer.room > 0:
+            self._note(offer)
             self.gained(offer)
 
     def settle(
@@ -253,10 +289,10 @@ class Offers:
             if (offer := taken.get(submission.task_id)) is None:
                 continue
             if isinstance(answer, MeshError) or not answer.held_by:
-                offer.release()
                 if not isinstance(answer, MeshError) and answer.pointer_seq:
                     # It could have begun, but its session is over or drains.
                     offer.end(lost())
+                offer.release()
             elif offer.over:
                 self._give_up(offer, [Pointer(submission.task_id, 1)])
             else:

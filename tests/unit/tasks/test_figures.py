@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
+from math import inf
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +26,7 @@ class FakeFigures:
         self.kinds = [KIND]
         self.reads = 0
         self.depths: list[Depth] = []
+        self.workers: list[Any] = []
         self.tallies: list[tuple[str, Tallies]] = []
 
     async def read_kinds(self) -> Sequence[Kind]:
@@ -34,7 +37,7 @@ class FakeFigures:
         return self.depths, []
 
     async def read_workers(self) -> Sequence[Any]:
-        return []
+        return self.workers
 
     async def read_rates(self) -> Sequence[Rate]:
         return [Rate(group="builtin", ended_per_second=2.0, mean_run_seconds=0.5, ended=10, failed=1)]
@@ -148,6 +151,20 @@ def test_estimates_follow_from_throughput_or_from_run_time() -> None:
     assert estimate_seconds(2, 4, rate) == 3.0
     assert estimate_seconds(0, 0, rate) == 2.0
     assert estimate_seconds(5, 4, None) == 0.0
+
+
+async def test_slots_come_as_fast_as_they_were_seen_to() -> None:
+    """Nobody knows where nothing has ended yet; workers that drain free none."""
+    store = FakeFigures()
+    figures = make(store)
+    assert figures.slots_within("builtin", 0.1) == inf
+    store.workers = [
+        SimpleNamespace(draining=draining, groups=["builtin"], slots=20) for draining in (False, False, True)
+    ]
+    await figures.refresh("one")
+    # Each of forty is taken for half a second.
+    assert figures.slots_within("builtin", 0.1) == pytest.approx(8)
+    assert figures.slots_within("agents", 0.1) == inf
 
 
 async def test_ends_are_added_up_by_group_and_session() -> None:

@@ -196,12 +196,18 @@ async def test_a_slot_that_is_free_again_is_found() -> None:
     """Also where nobody had room when it was last looked for; one of a stream that has ended is not."""
     world = World()
     async with world.offers.open(A) as offer:
+        assert (world.offers.is_offered("a"), world.offers.is_offered("b")) == (True, False)
         offer.hear(1, 0)
-        assert [world.offers.take("a"), world.offers.take("a"), world.offers.take("b")] == [offer, None, None]
+        assert [world.offers.promise("a"), world.offers.promise("a"), world.offers.promise("b")] == [offer, None, None]
+        world.offers.forgo(offer)
+        assert world.offers.reserve([task("x"), task("y")]) == {"x": offer}
         offer.release()
-        assert world.offers.take("a") is offer
+        assert world.offers.promise("a") is offer
+        assert world.offers.reserve([task("z")]) == {}
+        assert world.offers.reserve([task("z")], [offer]) == {"z": offer}
         offer.hear(2, 0)
     offer.release()
+    assert not world.offers.is_offered("a")
     assert not any(world.offers._roomy.values())
 
 

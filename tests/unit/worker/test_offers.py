@@ -126,6 +126,21 @@ async def test_a_service_that_answers_is_not_left(monkeypatch: pytest.MonkeyPatc
         assert len(streams(it)) == 1
 
 
+async def test_what_was_being_filled_confirms_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service has nothing more to say of slots that were taken back, once their tasks have come."""
+    monkeypatch.setattr("worker.offers._ANSWERS_WITHIN_SECONDS", 0.1)
+    async with rig(slots=2) as it:
+        await offered(it, 2)
+        it.tasks.confirms = False
+        await it.push("p", "q")
+        await it.until(lambda: it.tasks.called("Offer")[-1].most == 0)
+        it.tasks.offers["s1"].put_nowait(pb.OfferResponse(most=2, heard=len(it.tasks.called("Offer"))))
+        push(it, "a", "b", most=2)
+        await it.until(lambda: len(it.work.started) == 2)
+        await asyncio.sleep(0.3)
+        assert len(streams(it)) == 1
+
+
 async def test_slots_of_a_lost_session_are_free_for_the_next() -> None:
     """Also while its stream has not ended."""
     async with rig(slots=1) as it:
