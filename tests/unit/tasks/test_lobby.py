@@ -114,7 +114,9 @@ async def opened() -> AsyncIterator[Site]:
         yield made
         for one in running:
             one.cancel()
-        await asyncio.gather(*running, *made.futures, return_exceptions=True)
+        ended = await asyncio.gather(*running, return_exceptions=True)
+        await asyncio.gather(*made.futures, return_exceptions=True)
+        assert all(isinstance(one, asyncio.CancelledError) for one in ended), ended
 
 
 @pytest.fixture
@@ -187,6 +189,7 @@ async def test_a_kind_without_slots_holds_up_no_other(site: Site) -> None:
         site.free(1)
         await all_of(other)
         assert not waits.done()
+    await all_of(site.put("nobody is left", kind="b"))
     assert site.slots == {"first": another, "other": site.offer}
 
 
