@@ -205,11 +205,11 @@ class Figures:
         return self._waiting[group].count
 
     def slots_within(self, group: str, seconds: float) -> float:
-        """How many slots its workers should free in so many seconds if all of them are busy; inf: nobody has seen any
-        task of the group end.
+        """How many slots its workers should free in so many seconds if all of them are busy; inf: nobody knows, for
+        none of its tasks has ended, or its first worker came a moment ago.
         """
         waiting = self._waiting[group]
-        if waiting.rate is None or not waiting.rate.mean_run_seconds:
+        if waiting.rate is None or not waiting.rate.mean_run_seconds or not waiting.slots:
             return inf
         return waiting.slots * seconds / waiting.rate.mean_run_seconds
 

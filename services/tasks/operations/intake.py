@@ -144,7 +144,7 @@ class Intake:
             ]
         finally:
             for submission in submissions:
-                self._leave(submission)
+                self._drop(submission)
 
     async def _write(self, submissions: Sequence[Submission], write: _Write[A]) -> Sequence[A]:
         """Writes a batch, and sets going what it may: in an offered slot, or with a pointer on the short way."""

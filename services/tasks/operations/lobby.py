@@ -6,9 +6,10 @@ decided when the batch is written. It knows neither commits nor what a slot is f
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heapreplace
 
 from chassis.errors import MeshError, Unavailable
 from services.tasks.model.states import Priority
@@ -71,7 +72,7 @@ class Lobby:
     """Lets submissions into their batch, with the promise of a slot if there is one. `run` has to run.
 
     Args:
-        drop: told of each that waited here and is not let in: its caller left before, or the batcher takes no more.
+        drop: told of each that waited here and is not let in, because the batcher takes no more.
     """
 
     def __init__(
@@ -88,6 +89,8 @@ class Lobby:
         self._batcher = batcher
         self._drop = drop
         self._kinds: dict[str, _Kind] = {}
+        # How many wait of each group and class.
+        self._counts: Counter[tuple[str, Priority]] = Counter()
         # Of those that were let in, until they are written.
         self._promised: dict[str, Offer] = {}
         self._some = asyncio.Event()
@@ -98,21 +101,36 @@ class Lobby:
         """Adds a submission to the next batch, or to one that begins soon. Raises as the batcher does."""
         if submission.deadline_at is not None or not self._direct.lets_pass(submission):
             return self._batcher.put(submission)
-        kind = self._kinds.setdefault(submission.kind, _Kind())
+        if (kind := self._kinds.get(submission.kind)) is None:
+            kind = self._kinds[submission.kind] = _Kind()
         count = kind.count(submission.priority)
-        if not count and (offer := self._promise(submission, kind)) is not None:
-            return self._let_in(submission, offer)
-        if not self._offers.is_offered(submission.kind) or count >= self._most(submission, kind):
+        if not count:
+            # Others whose turn is before may wait for the same workers.
+            if self._count(submission.priority):
+                self._fill(self._kinds)
+            if (offer := self._promise(submission, kind)) is not None:
+                return self._let_in(submission, offer)
+        if count >= kind.most or not self._is_worth_it(submission):
             return self._batcher.put(submission)
         loop = asyncio.get_running_loop()
         waiting = _Waiting(submission, loop.create_future(), loop.time() + PATIENCE_SECONDS)
         kind.lines[submission.priority].append(waiting)
+        self._counts[submission.group, submission.priority] += 1
         self._some.set()
         return waiting.future
 
-    def _most(self, submission: Submission, kind: _Kind) -> float:
-        """As many may wait as should find a slot in time."""
-        return min(kind.most, self._figures.slots_within(submission.group, PATIENCE_SECONDS))
+    def _is_worth_it(self, submission: Submission) -> bool:
+        """Whether it should find a slot in time if it waits, behind those of its group whose turn is before."""
+        if not self._offers.is_offered(submission.kind):
+            return False
+        before = self._count(submission.priority, submission.group)
+        return before + 1 <= self._figures.slots_within(submission.group, PATIENCE_SECONDS)
+
+    def _count(self, priority: Priority, group: str | None = None) -> int:
+        """How many wait of a class and of those above it, in one group or in all."""
+        return sum(
+            count for (other, mine), count in self._counts.items() if mine >= priority and group in (None, other)
+        )
 
     def reserve(self, eligible: Sequence[Submission], batch: Sequence[Submission]) -> dict[str, Offer]:
         """Takes slots for what of a batch is eligible: those that it was promised, and what nobody waits for.
@@ -122,7 +140,7 @@ class Lobby:
         promised = {s.task_id: offer for s in batch if (offer := self._promised.pop(s.task_id, None)) is not None}
         clear = {group: self._direct.is_clear(group) for group in {s.group for s in eligible}}
         first = [s for s in eligible if s.task_id in promised or (clear[s.group] and not self._waits(s))]
-        return self._offers.reserve(first, promised.values())
+        return self._offers.reserve(first, promised)
 
     def leave(self, submission: Submission) -> None:
         """It will not be written: if it was promised a slot, that is free."""
@@ -164,8 +182,8 @@ class Lobby:
         # What cannot be let in gives its slot back, of which this is told.
         if self._looking:
             return
-        waiting = sum(kind.count(Priority.LOW) for name in offer.kinds if (kind := self._kinds.get(name)) is not None)
-        if waiting and offer.room >= min(waiting, _WORTH_A_BATCH, max(1, offer.open // _SHARE)):
+        waiting = sum(self._counts.values())
+        if waiting and offer.free >= min(waiting, _WORTH_A_BATCH, max(1, offer.open // _SHARE)):
             self._fill(offer.kinds)
 
     def _fill(self, names: Collection[str]) -> None:
@@ -174,18 +192,26 @@ class Lobby:
         try:
             kinds = [kind for name in names if (kind := self._kinds.get(name)) is not None]
             for priority in sorted(Priority, reverse=True):
-                lines = {id(line): (line, kind) for kind in kinds if (line := kind.lines[priority])}
-                while lines:
-                    key = min(lines, key=lambda one: lines[one][0][0].until)
-                    if not self._fill_one(*lines[key]) or not lines[key][0]:
-                        del lines[key]
+                self._fill_class([(kind.lines[priority], kind) for kind in kinds if kind.lines[priority]])
         finally:
             self._looking = False
+
+    def _fill_class(self, lines: Sequence[tuple[_Line, _Kind]]) -> None:
+        firsts = [(line[0].until, number) for number, (line, _) in enumerate(lines)]
+        heapify(firsts)
+        while firsts:
+            _, number = firsts[0]
+            line, kind = lines[number]
+            if self._fill_one(line, kind) and line:
+                heapreplace(firsts, (line[0].until, number))
+            else:
+                heappop(firsts)
 
     def _fill_one(self, line: _Line, kind: _Kind) -> bool:
         """False: there is no room for the first of a line."""
         if line[0].future.done():
-            self._drop(line.popleft().submission)
+            # Its caller left: the batcher drops it.
+            self._go_on(line, None)
             return True
         offer = self._promise(line[0].submission, kind)
         if offer is not None:
@@ -201,9 +227,7 @@ class Lobby:
     def _go_on(self, line: _Line, offer: Offer | None) -> None:
         """Lets in the first of a line."""
         one = line.popleft()
-        if one.future.done():
-            self._drop(one.submission)
-            return
+        self._counts[one.submission.group, one.submission.priority] -= 1
         try:
             self._let_in(one.submission, offer, one.future)
         except MeshError as error:

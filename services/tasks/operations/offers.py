@@ -6,9 +6,10 @@ the commit's to say.
 """
 
 import asyncio
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from types import MappingProxyType
 
 from chassis.clock import Clock
 from chassis.errors import Invalid, MeshError, Unavailable
@@ -73,9 +74,14 @@ class Offer:
 
     @property
     def room(self) -> int:
-        """How many slots are nobody's and may be taken now."""
+        """How many slots may be taken now."""
         unheard = self._received < self._sent and self._clock.monotonic() - self._unheard_since > UNHEARD_SECONDS
-        return 0 if unheard or self._ending or self.over else self._most - self._taken - self._promised
+        return 0 if unheard or self._ending or self.over else self._most - self._taken
+
+    @property
+    def free(self) -> int:
+        """How many of them nobody was promised."""
+        return self.room - self._promised
 
     @property
     def open(self) -> int:
@@ -94,7 +100,7 @@ class Offer:
         self._gained(self)
 
     def promise(self) -> None:
-        """Keeps a slot for what will be written soon. The worker may take it back: it is certain only when taken."""
+        """Keeps a slot from others that come, for what will be written soon. It is certain only when taken."""
         self._promised += 1
 
     def forgo(self) -> None:
@@ -109,7 +115,6 @@ class Offer:
         """Gives a slot back: nothing was begun in it."""
         self._taken -= 1
         self._settle()
-        self._gained(self)
 
     def send(self, claimed: Claimed) -> None:
         """Sends what was begun in a slot that was taken."""
@@ -186,11 +191,11 @@ class Offers:
         self._hand_back = hand_back
         self._clock = clock
         self._doubt_seconds = doubt_seconds
-        # By kind, those that may have room; whose turn is next first.
-        self._roomy: defaultdict[str, dict[Offer, None]] = defaultdict(dict)
+        self._by_kind: defaultdict[str, list[Offer]] = defaultdict(list)
+        # Those that may have slots to promise; whose turn is next first.
+        self._free: defaultdict[str, dict[Offer, None]] = defaultdict(dict)
         self._open: set[Offer] = set()
-        # How many of them are for each kind.
-        self._kinds: Counter[str] = Counter()
+        self._turn = 0
         # What sessions hold, or may, and were not sent; each with when that is certain.
         self._left: defaultdict[str, dict[Pointer, float]] = defaultdict(dict)
         self._closing = False
@@ -210,11 +215,12 @@ class Offers:
         if (kinds := await self._store.read_session_kinds(check_session(session_id))) is None:
             raise lost()
         offer = Offer(session_id, kinds, self._clock, self._has_room)
+        for kind in offer.kinds:
+            self._by_kind[kind].append(offer)
         for older in self._open:
             if older.session_id == session_id:
                 older.end()
         self._open.add(offer)
-        self._kinds.update(offer.kinds)
         self._none_open.clear()
         if self._closing:
             offer.end()
@@ -224,57 +230,75 @@ class Offers:
             self._open.discard(offer)
             if not self._open:
                 self._none_open.set()
-            self._kinds -= Counter(offer.kinds)
             for kind in offer.kinds:
-                self._roomy[kind].pop(offer, None)
+                self._by_kind[kind].remove(offer)
+                self._free[kind].pop(offer, None)
             self._give_up(offer, [Pointer(one.task_id, one.attempt) for one in offer.leave()])
 
     def is_offered(self, kind: str) -> bool:
         """Whether anybody who can do this kind has an open offer, with room or without."""
-        return kind in self._kinds
+        return bool(self._by_kind.get(kind))
 
     def promise(self, kind: str) -> Offer | None:
-        """Keeps a slot for a task of this kind, of the sessions' workers in turn; None: nobody has room."""
-        if (offer := self._next(kind)) is not None:
-            offer.promise()
-        return offer
+        """Keeps a slot for a task of this kind, of the sessions' workers in turn; None: nobody has one to promise."""
+        free = self._free.get(kind)
+        # While something is still to be given back nothing is begun: so that cannot grow, however long it takes.
+        while free and not self._left:
+            offer = next(iter(free))
+            del free[offer]
+            if offer.free > 0:
+                offer.promise()
+                free[offer] = None
+                return offer
+        return None
 
     def forgo(self, offer: Offer) -> None:
         """Ends a promise: its slot is free for others."""
         offer.forgo()
         self._has_room(offer)
 
-    def reserve(self, submissions: Sequence[Submission], promised: Collection[Offer] = ()) -> dict[str, Offer]:
-        """Takes a slot for each of these that finds one, the urgent ones first. What was `promised` to them ends."""
-        for kept in promised:
-            kept.forgo()
-            self._note(kept)
-        taken = {}
-        for one in sorted(submissions, key=lambda submission: -submission.priority):
-            if (offer := self._next(one.kind)) is not None:
-                offer.take()
-                taken[one.task_id] = offer
+    def reserve(
+        self, submissions: Sequence[Submission], promised: Mapping[str, Offer] = MappingProxyType({})
+    ) -> dict[str, Offer]:
+        """Takes a slot for each of these that finds one: what was promised to them, which ends, as far as that holds;
+        then the urgent ones first, the workers in turn. What others were promised, who come later, binds nobody.
+        """
+        for offer in promised.values():
+            offer.forgo()
+        taken: dict[str, Offer] = {}
+        if not self._left:
+            for one in submissions:
+                if (kept := promised.get(one.task_id)) is not None and kept.room > 0:
+                    kept.take()
+                    taken[one.task_id] = kept
+            self._take_turns([one for one in submissions if one.task_id not in taken], taken)
+        for offer in {*promised.values()}:
+            self._note(offer)
         return taken
 
-    def _next(self, kind: str) -> Offer | None:
-        """Who has room and whose turn it is."""
-        roomy = self._roomy.get(kind)
-        # While something is still to be given back nothing is begun: so that cannot grow, however long it takes.
-        while roomy and not self._left:
-            offer = next(iter(roomy))
-            del roomy[offer]
-            if offer.room > 0:
-                roomy[offer] = None
-                return offer
-        return None
+    def _take_turns(self, submissions: Sequence[Submission], taken: dict[str, Offer]) -> None:
+        roomy: dict[str, list[Offer]] = {}
+        for one in sorted(submissions, key=lambda submission: -submission.priority):
+            if (offers := roomy.get(one.kind)) is None:
+                offers = roomy[one.kind] = [offer for offer in self._by_kind.get(one.kind, ()) if offer.room > 0]
+            self._turn += 1
+            while offers:
+                place = self._turn % len(offers)
+                if (offer := offers[place]).room > 0:
+                    offer.take()
+                    taken[one.task_id] = offer
+                    break
+                # Filled by now.
+                offers[place] = offers[-1]
+                offers.pop()
 
     def _note(self, offer: Offer) -> None:
-        if offer.room > 0:
+        if offer.free > 0:
             for kind in offer.kinds:
-                self._roomy[kind].setdefault(offer)
+                self._free[kind].setdefault(offer)
 
     def _has_room(self, offer: Offer) -> None:
-        if offer.room > 0:
+        if offer.free > 0:
             self._note(offer)
             self.gained(offer)
 
@@ -285,6 +309,7 @@ class Offers:
         answers: Sequence[Accepted | MeshError],
     ) -> None:
         """Sends what was begun in the slots that were taken, and gives back the others."""
+        freed: set[Offer] = set()
         for submission, answer in zip(submissions, answers, strict=True):
             if (offer := taken.get(submission.task_id)) is None:
                 continue
@@ -293,10 +318,13 @@ class Offers:
                     # It could have begun, but its session is over or drains.
                     offer.end(lost())
                 offer.release()
+                freed.add(offer)
             elif offer.over:
                 self._give_up(offer, [Pointer(submission.task_id, 1)])
             else:
                 offer.send(_claimed(submission))
+        for offer in freed:
+            self._has_room(offer)
 
     def release(self, taken: Mapping[str, Offer], *, in_doubt: bool) -> None:
         """Nothing was written, or nobody knows (`in_doubt`): then whatever was begun all the same is queued again."""
@@ -305,6 +333,8 @@ class Offers:
                 self._give_up(offer, [Pointer(task_id, 1)], self._doubt_seconds)
         for offer in taken.values():
             offer.release()
+        for offer in {*taken.values()}:
+            self._has_room(offer)
 
     async def give_back(self) -> bool:
         """Queues again what was begun and could not be sent; what is in doubt until it is certain."""

@@ -198,10 +198,32 @@ async def test_no_more_wait_than_slots_come_in_time(site: Site) -> None:
     await site.trusted(9)
     site.figures.soon = 1.5
     waiting = [site.put(name) for name in "abc"]
-    await all_of(waiting[2])
-    assert site.waiting == ["a", "b"]
-    site.figures.soon = 0
-    await all_of(site.put("d", priority=Priority.CRITICAL))
+    await all_of(*waiting[1:])
+    assert site.waiting == ["a"]
+    site.lobby._kinds["b"] = type(site.lobby._kinds["a"])(most=9)
+    async with site.offers.open(AB):
+        await all_of(site.put("another kind", kind="b"))
+        site.figures.soon = 0.9
+        await all_of(site.put("d", priority=Priority.CRITICAL))
+
+
+async def test_kinds_that_share_workers_take_their_turns(site: Site) -> None:
+    """The urgent first, whatever the kind; of a class who came first."""
+    async with site.offers.open(AB) as both:
+        both.hear(4, 0)
+        for kind in "abab":
+            await site.put("", kind=kind)
+        one, two, three = (site.put(name, kind=kind) for name, kind in (("1", "b"), ("2", "a"), ("3", "b")))
+        both.hear(6, 0)
+        assert site.waiting == ["3"]
+        site.direct.clear = False
+        both.hear(8, 0)
+        site.direct.clear = True
+        # Nobody was told of these two slots.
+        urgent = site.put("urgent", priority=Priority.CRITICAL)
+        late = site.put("late", priority=Priority.LOW)
+        await all_of(one, two, three, urgent)
+        assert not late.done()
 
 
 async def test_what_nobody_tells_of_is_seen_soon(site: Site) -> None:
@@ -232,7 +254,7 @@ async def test_a_promise_binds_nobody(site: Site, why: str) -> None:
     await asyncio.sleep(0.02)
     site.free(1)
     promised = site.put("promised")
-    assert (site.offer.room, site.waiting) == (0, [])
+    assert (site.offer.free, site.waiting) == (0, [])
     match why:
         case "taken back":
             site.offer.hear(0, 0)

@@ -201,14 +201,17 @@ async def test_a_slot_that_is_free_again_is_found() -> None:
         assert [world.offers.promise("a"), world.offers.promise("a"), world.offers.promise("b")] == [offer, None, None]
         world.offers.forgo(offer)
         assert world.offers.reserve([task("x"), task("y")]) == {"x": offer}
-        offer.release()
+        world.offers.release({"x": offer}, in_doubt=False)
         assert world.offers.promise("a") is offer
-        assert world.offers.reserve([task("z")]) == {}
-        assert world.offers.reserve([task("z")], [offer]) == {"z": offer}
+        # Who comes first is not kept from what was promised to others.
+        assert world.offers.reserve([task("z")]) == {"z": offer}
+        assert world.offers.reserve([task("w")], {"w": offer}) == {}
         offer.hear(2, 0)
-    offer.release()
+        assert world.offers.promise("a") is offer
+        assert world.offers.reserve([task("v"), task("w")], {"w": offer}) == {"w": offer}
+    world.offers.release({"z": offer}, in_doubt=False)
     assert not world.offers.is_offered("a")
-    assert not any(world.offers._roomy.values())
+    assert not any(world.offers._free.values())
 
 
 async def test_after_the_commit_each_slot_is_filled_or_free() -> None:
