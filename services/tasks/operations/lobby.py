@@ -232,7 +232,8 @@ class Lobby:
             self._let_in(one.submission, offer, one.future)
         except MeshError as error:
             self._drop(one.submission)
-            one.future.set_exception(error)
+            if not one.future.done():
+                one.future.set_exception(error)
 
     def _let_in(
         self, submission: Submission, offer: Offer | None, future: asyncio.Future[Receipt] | None = None
