@@ -17,6 +17,7 @@ from chassis.retry import backoff_seconds
 
 log = get_logger(__name__)
 
+# The service fills no more of one session at a time.
 MOST_OFFERED = 1000
 # Some stay for pointers, which else would have to wait until slots are taken back.
 _SPARE_SHARE = 8

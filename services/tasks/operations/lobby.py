@@ -135,7 +135,8 @@ class Lobby:
     def reserve(self, eligible: Sequence[Submission], batch: Sequence[Submission]) -> dict[str, Offer]:
         """Takes slots for what of a batch is eligible: those that it was promised, and what nobody waits for.
 
-        The promises of all of the batch end. Who was promised one came before whatever waits for room by now.
+        The promises of all of the batch end. Nothing waited for room when they were given, so they hold also where
+        something does by now.
         """
         promised = {s.task_id: offer for s in batch if (offer := self._promised.pop(s.task_id, None)) is not None}
         clear = {group: self._direct.is_clear(group) for group in {s.group for s in eligible}}

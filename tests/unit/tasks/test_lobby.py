@@ -127,7 +127,6 @@ async def test_what_nobody_tells_of_is_seen_soon(site: Site) -> None:
     first = site.put("first")
     site.direct.clear = True
     await all_of(first)
-    site.offers.release({}, in_doubt=True)
     site.offers._give_up(site.offer, [Pointer("x", 1)])
     site.free(1)
     second = site.put("second")

@@ -48,6 +48,11 @@ async def test_what_comes_in_a_slot_runs_without_a_claim() -> None:
     assert it.tasks.called("Claim") == []
 
 
+async def test_no_more_are_offered_than_a_service_fills() -> None:
+    async with rig(slots=2000) as it:
+        await offered(it, 1000)
+
+
 async def test_a_single_slot_is_offered_until_a_pointer_comes() -> None:
     """Then it is taken back, and used once the service has said so; a task that was on its way comes first."""
     async with rig(slots=1) as it:
