@@ -24,6 +24,8 @@ UNHEARD_SECONDS = 0.1
 MOST_ROOM = 1000
 GIVE_BACK_EVERY_SECONDS = 1.0
 _MOST_AT_ONCE = 500
+# While so much is still to be given back nothing is begun: so that cannot grow, however long it takes.
+_MOST_LEFT = 1000
 # Of payloads in one message, if it has more than one task: clients of gRPC take 4 MiB unless they are told otherwise.
 _MESSAGE_BYTES = 1024 * 1024
 # So long a stream may go on sending when this process goes away.
@@ -198,6 +200,8 @@ class Offers:
         self._turn = 0
         # What sessions hold, or may, and were not sent; each with when that is certain.
         self._left: defaultdict[str, dict[Pointer, float]] = defaultdict(dict)
+        # The last commit was answered. While none is, each that would begin something might leave it in doubt.
+        self._answered = True
         self._closing = False
         self._none_open = asyncio.Event()
         self._none_open.set()
@@ -242,8 +246,7 @@ class Offers:
     def promise(self, kind: str) -> Offer | None:
         """Keeps a slot for a task of this kind, of the sessions' workers in turn; None: nobody has one to promise."""
         free = self._free.get(kind)
-        # While something is still to be given back nothing is begun: so that cannot grow, however long it takes.
-        while free and not self._left:
+        while free and self._may_begin():
             offer = next(iter(free))
             del free[offer]
             if offer.free > 0:
@@ -266,7 +269,7 @@ class Offers:
         for offer in promised.values():
             offer.forgo()
         taken: dict[str, Offer] = {}
-        if not self._left:
+        if self._may_begin():
             for one in submissions:
                 if (kept := promised.get(one.task_id)) is not None and kept.room > 0:
                     kept.take()
@@ -275,6 +278,9 @@ class Offers:
         for offer in {*promised.values()}:
             self._note(offer)
         return taken
+
+    def _may_begin(self) -> bool:
+        return self._answered and sum(map(len, self._left.values())) < _MOST_LEFT
 
     def _take_turns(self, submissions: Sequence[Submission], taken: dict[str, Offer]) -> None:
         roomy: dict[str, list[Offer]] = {}
@@ -308,7 +314,10 @@ class Offers:
         submissions: Sequence[Submission],
         answers: Sequence[Accepted | MeshError],
     ) -> None:
-        """Sends what was begun in the slots that were taken, and gives back the others."""
+        """Sends what was begun in the slots that were taken, and gives back the others. Of every commit, also of those
+        without slots.
+        """
+        self._answered = True
         freed: set[Offer] = set()
         for submission, answer in zip(submissions, answers, strict=True):
             if (offer := taken.get(submission.task_id)) is None:
@@ -327,8 +336,11 @@ class Offers:
             self._has_room(offer)
 
     def release(self, taken: Mapping[str, Offer], *, in_doubt: bool) -> None:
-        """Nothing was written, or nobody knows (`in_doubt`): then whatever was begun all the same is queued again."""
+        """Nothing was written, or nobody knows (`in_doubt`): then whatever was begun all the same is queued again, and
+        nothing is begun until another commit is answered.
+        """
         if in_doubt:
+            self._answered = False
             for task_id, offer in taken.items():
                 self._give_up(offer, [Pointer(task_id, 1)], self._doubt_seconds)
         for offer in taken.values():

@@ -252,19 +252,45 @@ async def test_what_was_not_sent_is_handed_back_once_it_can_be() -> None:
 
 
 async def test_what_is_in_doubt_is_handed_back_until_it_is_certain() -> None:
-    """Its commit may come about after all; meanwhile nothing more is begun, so that this cannot grow."""
+    """Its commit may come about after all; nothing more is begun until another is answered."""
     world = World()
     async with world.offers.open(A) as offer:
         offer.hear(3, 0)
         world.offers.release(world.offers.reserve([task("x"), task("y")]), in_doubt=True)
         assert offer.room == 3
-        for _ in range(2):
+        assert world.offers.reserve([task("z")]) == {}
+        assert world.offers.promise("a") is None
+        for _ in range(3):
             await world.offers.give_back()
-            assert world.offers.reserve([task("z")]) == {}
             world.clock.advance(6)
         await world.offers.give_back()
+        world.offers.release({}, in_doubt=True)
+        assert world.offers.reserve([task("z")]) == {}
+        world.offers.settle({}, [], [])
+        assert world.offers.promise("a") is offer
         assert world.offers.reserve([task("z")]) == {"z": offer}
     assert world.back == [(A, ["x", "y"])] * 3
+
+
+async def test_what_is_to_be_given_back_cannot_grow() -> None:
+    """Above a bound nothing is begun, whoever it is that does not get it back."""
+    world = World()
+    async with world.offers.open(A) as offer, world.offers.open(AB) as another:
+        another.hear(500, 0)
+        world.offers.release(world.offers.reserve([task(f"x{number}") for number in range(500)]), in_doubt=True)
+        world.offers.settle({}, [], [])
+        offer.hear(501, 0)
+        another.hear(0, 0)
+        world.offers.release(world.offers.reserve([task(f"y{number}") for number in range(499)]), in_doubt=True)
+        world.offers.settle({}, [], [])
+        last = world.offers.reserve([task("last")])
+        assert last == {"last": offer}
+        world.offers.release(last, in_doubt=True)
+        world.offers.settle({}, [], [])
+        assert world.offers.reserve([task("z")]) == {}
+        world.clock.advance(11)
+        await world.offers.give_back()
+        assert world.offers.reserve([task("z")]) == {"z": offer}
 
 
 async def test_many_are_handed_back_in_parts() -> None:
