@@ -87,6 +87,10 @@ class Direct:
         """Whether the pointer of a submission may take the short way now."""
         return not self._closed and self._feeder.lets_pass(submission, 0)
 
+    def is_simple(self, submission: Submission) -> bool:
+        """Whether the pointer of a submission may take the short way when nothing waits before it."""
+        return not self._closed and self._feeder.is_simple(submission)
+
     def is_clear(self, group: str) -> bool:
         """Nothing of a group waits here for room."""
         return not any(self._lines.get((group, priority)) for priority in Priority)

@@ -132,10 +132,12 @@ class Feeder:
     def lets_pass(self, submission: Submission, waiting: int) -> bool:
         """Whether the pointer of a submission may take the short way, on which so many wait for its queue."""
         window = self._windows.get((submission.group, submission.priority))
+        return window is not None and self.is_simple(submission) and window.lets_pass(waiting)
+
+    def is_simple(self, submission: Submission) -> bool:
+        """Whether it waits for nothing but a worker, so that its pointer may take the short way at all."""
         kind = self._figures.known_kind(submission.kind)
-        if window is None or kind is None or kind.max_running or submission.run_at or submission.run_after:
-            return False
-        return window.lets_pass(waiting)
+        return kind is not None and not (kind.max_running or submission.run_at or submission.run_after)
 
     def reserve(self, place: Place, wanted: int) -> int:
         """Room in a queue for so many that are published now, or for as many as there is."""

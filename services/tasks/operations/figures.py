@@ -19,7 +19,7 @@ from services.tasks.model.figures import (
     Tallies,
     Tally,
 )
-from services.tasks.model.states import State
+from services.tasks.model.states import Priority, State
 from services.tasks.model.task import Accepted, Change, Kind, RetryPolicy, Submission
 from services.tasks.model.work import End, Worker
 from services.tasks.operations.waiting import NOTHING_SEEN, Waiting
@@ -204,6 +204,10 @@ class Figures:
         """Tasks of a group that wait for anything but their end."""
         return self._waiting[group].count
 
+    def hold_seconds(self, group: str, priority: Priority) -> float:
+        """How long who submits to a group is held because acceptance outruns its work; 0: not at all."""
+        return self._waiting[group].hold_seconds(priority)
+
     def slots_within(self, group: str, seconds: float) -> float:
         """How many slots its workers should free in so many seconds if all of them are busy; inf: nobody knows, for
         none of its tasks has ended, or its first worker came a moment ago.
@@ -280,8 +284,8 @@ class Figures:
         rates = {rate.group: rate for rate in self.summary.rates}
         for group in {*self._waiting, *depths, *slots, *rates}:
             waiting = self._waiting[group]
-            waiting.look(depths[group], seen.get(group, NOTHING_SEEN))
             waiting.slots, waiting.rate = slots[group], rates.get(group)
+            waiting.look(depths[group], seen.get(group, NOTHING_SEEN))
 
 
 def _end_of(change: Change) -> End:

@@ -3,6 +3,8 @@
 Without it a burst of some milliseconds would go by pointers; while pointers wait workers offer nothing, so that all
 behind it would take the longer way too, for as long as the load lasts. It promises slots; whether a promise holds is
 decided when the batch is written. It knows neither commits nor what a slot is filled with.
+
+Where a backlog stays, whoever submits waits here as long, slot or not: so the work catches up with what is accepted.
 """
 
 import asyncio
@@ -19,9 +21,9 @@ from services.tasks.operations.direct import Direct
 from services.tasks.operations.figures import Figures
 from services.tasks.operations.offers import Offer, Offers
 
-# A slot that takes longer is not worth it: the caller waits for the acceptance.
+# A slot that takes longer is not worth it, as long as the work keeps up: the caller waits for the acceptance.
 PATIENCE_SECONDS = 0.05
-# So many of a kind and class, and of those above it, may wait at most.
+# So many of a kind and class, and of those above it, may wait so long at most.
 MOST = 500
 # Few slots are not worth a commit while more wait for one, and more slots are on their way.
 _WORTH_A_BATCH = 16
@@ -34,6 +36,7 @@ _LOOK_SECONDS = 0.01
 class _Waiting:
     submission: Submission
     future: asyncio.Future[Receipt]
+    since: float
     until: float
 
 
@@ -99,7 +102,8 @@ class Lobby:
 
     def put(self, submission: Submission) -> asyncio.Future[Receipt]:
         """Adds a submission to the next batch, or to one that begins soon. Raises as the batcher does."""
-        if submission.deadline_at is not None or not self._direct.lets_pass(submission):
+        passes, held = self._direct.lets_pass(submission), self._hold_seconds(submission)
+        if submission.deadline_at is not None or not (passes or held):
             return self._batcher.put(submission)
         if (kind := self._kinds.get(submission.kind)) is None:
             kind = self._kinds[submission.kind] = _Kind()
@@ -108,23 +112,32 @@ class Lobby:
             # Others whose turn is before may wait for the same workers.
             if self._count(submission.priority):
                 self._fill(self._kinds)
-            if (offer := self._promise(submission, kind)) is not None:
+            if passes and (offer := self._promise(submission, kind)) is not None:
                 return self._let_in(submission, offer)
-        if count >= kind.most or not self._is_worth_it(submission):
+        patience = held or PATIENCE_SECONDS
+        most = MOST * held / PATIENCE_SECONDS or kind.most
+        if count >= most or not self._is_worth_it(submission, patience):
             return self._batcher.put(submission)
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(submission, loop.create_future(), loop.time() + PATIENCE_SECONDS)
+        waiting = _Waiting(submission, loop.create_future(), now := loop.time(), now + patience)
         kind.lines[submission.priority].append(waiting)
         self._counts[submission.group, submission.priority] += 1
         self._some.set()
         return waiting.future
 
-    def _is_worth_it(self, submission: Submission) -> bool:
-        """Whether it should find a slot in time if it waits, behind those of its group whose turn is before."""
+    def _hold_seconds(self, submission: Submission) -> float:
+        """How long it is to wait for the work to catch up, if no slot comes before; 0: it need not."""
+        seconds = self._figures.hold_seconds(submission.group, submission.priority)
+        return seconds if seconds and self._direct.is_simple(submission) else 0.0
+
+    def _is_worth_it(self, submission: Submission, seconds: float) -> bool:
+        """Whether so much is worked off in this time that it should find a slot, behind those of its group whose turn
+        is before, if nothing else waits.
+        """
         if not self._offers.is_offered(submission.kind):
             return False
         before = self._count(submission.priority, submission.group)
-        return before + 1 <= self._figures.slots_within(submission.group, PATIENCE_SECONDS)
+        return before + 1 <= self._figures.slots_within(submission.group, seconds)
 
     def _count(self, priority: Priority, group: str | None = None) -> int:
         """How many wait of a class and of those above it, in one group or in all."""
@@ -198,13 +211,13 @@ class Lobby:
             self._looking = False
 
     def _fill_class(self, lines: Sequence[tuple[_Line, _Kind]]) -> None:
-        firsts = [(line[0].until, number) for number, (line, _) in enumerate(lines)]
+        firsts = [(line[0].since, number) for number, (line, _) in enumerate(lines)]
         heapify(firsts)
         while firsts:
             _, number = firsts[0]
             line, kind = lines[number]
             if self._fill_one(line, kind) and line:
-                heapreplace(firsts, (line[0].until, number))
+                heapreplace(firsts, (line[0].since, number))
             else:
                 heappop(firsts)
 
@@ -214,10 +227,12 @@ class Lobby:
             # Its caller left: the batcher drops it.
             self._go_on(line, None)
             return True
-        offer = self._promise(line[0].submission, kind)
-        if offer is not None:
-            self._go_on(line, offer)
-        return offer is not None
+        # Who was held may come behind others that wait in the table.
+        passes = self._direct.lets_pass(line[0].submission)
+        if not passes or (offer := self._promise(line[0].submission, kind)) is None:
+            return False
+        self._go_on(line, offer)
+        return True
 
     def _promise(self, submission: Submission, kind: _Kind) -> Offer | None:
         if not self._direct.is_clear(submission.group) or (offer := self._offers.promise(submission.kind)) is None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from services.tasks.model.figures import Depth, Rate, estimate_seconds
 from services.tasks.model.states import Priority
+from services.tasks.operations.congestion import Congestion
 
 # Where those are counted that wait for their time or for others; the classes begin at 1.
 _SCHEDULED = 0
@@ -19,9 +20,10 @@ class Waiting:
         unread: what was added and not read yet.
         slots: of the workers that serve the group.
         rate: how fast it goes; None when nothing was measured yet.
+        congestion: whether its backlog stays.
     """
 
-    __slots__ = ("_added", "_counts", "entering", "rate", "seen", "slots", "unread")
+    __slots__ = ("_added", "_counts", "congestion", "entering", "rate", "seen", "slots", "unread")
 
     def __init__(self) -> None:
         self.entering = 0
@@ -29,6 +31,7 @@ class Waiting:
         self.unread = 0
         self.slots = 0
         self.rate: Rate | None = None
+        self.congestion = Congestion()
         self._counts = [0] * _PLACES
         self._added = [0] * _PLACES
 
@@ -55,6 +58,15 @@ class Waiting:
         ahead = position - 1 + sum(self._counts[priority + 1 :])
         return position, estimate_seconds(ahead, self.slots, self.rate)
 
+    def hold_seconds(self, priority: Priority) -> float:
+        """How long who submits with this class is held for the work to catch up; what only lower ones wait for is no
+        reason.
+        """
+        congestion = self.congestion
+        if congestion.seconds and not congestion.is_few(congestion.backlog):
+            return 0.0 if congestion.is_few(sum(self._counts[priority:])) else congestion.seconds
+        return congestion.seconds
+
     def look(self, depths: Iterable[Depth], seen: Sequence[int]) -> None:
         """Takes over what was read, which has in it all that was `added` before, and perhaps more."""
         self._added = [now - then for now, then in zip(self._added, seen, strict=True)]
@@ -64,6 +76,8 @@ class Waiting:
             self._counts[depth.priority] += depth.queued
             self._counts[_SCHEDULED] += depth.scheduled
         self.seen = self.count - self.unread
+        backlog = sum(self._counts[_SCHEDULED + 1 :]) - sum(self._added[_SCHEDULED + 1 :])
+        self.congestion.look(backlog, self.slots, self.entering)
 
 
 NOTHING_SEEN: Sequence[int] = (0,) * _PLACES

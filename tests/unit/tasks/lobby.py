@@ -1,7 +1,7 @@
 """A lobby with one worker's offer before it and a batcher behind it, for the tests of it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from math import inf
 from typing import Any
@@ -21,21 +21,30 @@ class FakeDirect:
         self.passes = True
         self.clear = True
 
-    def lets_pass(self, _: object) -> bool:
-        return self.passes
+    def lets_pass(self, one: Any) -> bool:
+        return self.passes and self.is_simple(one)
+
+    def is_simple(self, one: Any) -> bool:
+        return not one.run_at
 
     def is_clear(self, _: str) -> bool:
         return self.clear
 
 
 class FakeFigures:
-    """How many slots are freed in time."""
+    """How many slots are freed in time, and how long whom is held."""
 
     soon = inf
+    held: Mapping[Priority, float] = {}
 
     def slots_within(self, group: str, seconds: float) -> float:
-        assert (group, seconds) == ("builtin", module.PATIENCE_SECONDS)
+        assert group == "builtin"
+        assert seconds in {module.PATIENCE_SECONDS, *self.held.values()}
         return self.soon
+
+    def hold_seconds(self, group: str, priority: Priority) -> float:
+        assert group == "builtin"
+        return self.held.get(priority, 0.0)
 
 
 class Site:
@@ -94,9 +103,16 @@ class Site:
         self.slots.clear()
 
 
-def submission(name: str, *, kind: str = "a", priority: Priority = Priority.NORMAL, deadline_at: object = None) -> Any:
+def submission(
+    name: str,
+    *,
+    kind: str = "a",
+    priority: Priority = Priority.NORMAL,
+    deadline_at: object = None,
+    run_at: object = None,
+) -> Any:
     made = task(name, kind, priority)
-    made.group, made.deadline_at = "builtin", deadline_at
+    made.group, made.deadline_at, made.run_at = "builtin", deadline_at, run_at
     return made
 
 

@@ -127,7 +127,7 @@ async def test_what_nobody_tells_of_is_seen_soon(site: Site) -> None:
     first = site.put("first")
     site.direct.clear = True
     await all_of(first)
-    site.offers._give_up(site.offer, [Pointer("x", 1)])
+    site.offers._give_up(site.offer, [Pointer(str(number), 1) for number in range(1000)])
     site.free(1)
     second = site.put("second")
     await asyncio.sleep(0.03)
@@ -154,7 +154,7 @@ async def test_a_promise_binds_nobody(site: Site, why: str) -> None:
         case "over":
             site.offer.leave()
         case "doubt":
-            site.offers._give_up(site.offer, [Pointer("x", 1)])
+            site.offers.release({}, in_doubt=True)
         case "ended":
             site.offer.end()
     site.gate.set()
@@ -291,7 +291,7 @@ async def test_a_process_that_ends_leaves_nobody_waiting() -> None:
 
 
 async def test_a_commit_in_doubt_lets_nobody_in(site: Site) -> None:
-    """Its slots are free again only when nothing more may come of it."""
+    """Until another one is answered."""
     await site.trusted(2)
     waits = site.put("waits")
     site.free(1)
@@ -300,6 +300,60 @@ async def test_a_commit_in_doubt_lets_nobody_in(site: Site) -> None:
     site.offers.release(site.slots, in_doubt=True)
     await asyncio.sleep(0.02)
     assert not other.done()
+    site.offers.settle({}, [], [])
+    await all_of(other)
+    assert set(site.slots) == {"waits", "other"}
+
+
+async def test_while_work_lags_behind_whoever_submits_is_held(site: Site, patience: Callable[[float], None]) -> None:
+    """Also where pointers wait in the table, and though none has found a slot lately: for as long as it is said."""
+    patience(0.01)
+    site.figures.held = {Priority.NORMAL: 60}
+    site.direct.passes = False
+    held = site.put("held")
+    high = site.put("high", priority=Priority.HIGH)
+    later = site.put("later", run_at="noon")
+    in_time = site.put("in time", deadline_at="noon")
+    await all_of(high, later, in_time)
+    assert site.waiting == ["held"]
+    # What waits in the table has its turn first, however many slots are free.
+    site.free(1)
+    await asyncio.sleep(0.03)
+    assert not held.done()
+    site.direct.passes = True
+    await all_of(held)
+    assert set(site.slots) == {"held"}
+
+
+async def test_who_is_held_goes_on_in_the_end(site: Site) -> None:
+    """By a pointer, as others do."""
+    site.figures.held = {Priority.NORMAL: 0.02}
+    began = asyncio.get_running_loop().time()
+    await all_of(*[site.put(str(number)) for number in range(50)])
+    assert site.slots == {}
+    assert asyncio.get_running_loop().time() - began >= 0.02
+
+
+async def test_no_more_are_held_than_the_work_catches_up_with(site: Site, patience: Callable[[float], None]) -> None:
+    """As many as are worked off in that time, and more of them the longer it is."""
+    patience(20)
+    site.figures.held = {Priority.NORMAL: 40}
+    site.figures.soon = 30
+    for number in range(40):
+        site.put(str(number))
+    assert len(site.waiting) == 30
+    site.figures.soon = 10**6
+    for number in range(3 * MOST):
+        site.put(f"more {number}")
+    assert len(site.waiting) == 2 * MOST
+    site.figures.held = {}
+    assert site.put("one more") is not None
+    assert len(site.waiting) == 2 * MOST
+
+
+async def test_nobody_is_held_for_a_kind_that_nobody_offers(site: Site) -> None:
+    site.figures.held = {Priority.NORMAL: 60}
+    await all_of(site.put("unknown", kind="b"))
 
 
 async def test_slots_of_all_workers_are_found(site: Site) -> None:

@@ -1,0 +1,71 @@
+"""Whether a group's backlog stays although its workers work: then acceptance outruns the work, and who submits waits.
+
+Work by pointers costs more than work in offered slots. So a backlog that a moment's burst or an outage has left feeds
+on itself: it keeps tasks from slots, they cost more, and as many come meanwhile as are worked off.
+"""
+
+FIRST_SECONDS = 0.05
+_MOST_SECONDS = 0.4
+# So many submissions at once find their slots without it.
+_MOST_ENTERING = 500
+# Of the group's slots: as many may wait for their claims where nothing is wrong, or enter without being too many.
+_FEW_SHARE = 4
+# A backlog that is less at the next look goes by itself; and of one that is this much less, holding was not in vain.
+_STAYS_SHARE = 0.9
+_IN_VAIN_SHARE = 0.97
+# At so many looks in a row it was in vain: they are held twice as long, and when that is the most not at all for some
+# looks, twice as many each time. Others fill it then, or the broker is away.
+_MOST_IN_VAIN = 2
+_FIRST_REST = 1
+_MOST_REST = 8
+
+
+class Congestion:
+    """One group, looked at once or twice a second.
+
+    Attributes:
+        seconds: so long who submits is held for the work to catch up; 0: not at all.
+        backlog: what waited at the last look.
+    """
+
+    __slots__ = ("_few", "_in_vain", "_next_rest", "_rest", "backlog", "seconds")
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.backlog = 0
+        self._few = 0
+        self._in_vain = 0
+        self._rest = 0
+        self._next_rest = _FIRST_REST
+
+    def is_few(self, tasks: int) -> bool:
+        """Whether so many tasks are nothing to the group's workers."""
+        return tasks <= self._few
+
+    def look(self, waiting: int, slots: int, entering: int) -> None:
+        """So many tasks of the group wait for a worker, its workers have so many slots, so many are about to enter."""
+        before, self.backlog = self.backlog, waiting
+        self._few = slots // _FEW_SHARE
+        if self.is_few(waiting):
+            self._rest, self._next_rest = 0, _FIRST_REST
+            # More of them come through as long as they wait long enough for a slot.
+            if entering <= _MOST_ENTERING:
+                self.seconds = 0.0
+        elif self.is_few(entering):
+            # It is not they who fill it.
+            self.seconds = 0.0
+        elif self.seconds:
+            self._in_vain = self._in_vain + 1 if waiting >= _IN_VAIN_SHARE * before else 0
+            if self._in_vain == _MOST_IN_VAIN:
+                self._hold_longer()
+        elif self._rest:
+            self._rest -= 1
+        elif not self.is_few(before) and waiting >= _STAYS_SHARE * before:
+            self.seconds, self._in_vain = FIRST_SECONDS, 0
+
+    def _hold_longer(self) -> None:
+        self._in_vain = 0
+        self.seconds *= 2
+        if self.seconds > _MOST_SECONDS:
+            self.seconds = 0.0
+            self._rest, self._next_rest = self._next_rest, min(2 * self._next_rest, _MOST_REST)
