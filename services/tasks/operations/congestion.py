@@ -6,15 +6,13 @@ on itself: it keeps tasks from slots, they cost more, and as many come meanwhile
 
 FIRST_SECONDS = 0.05
 _MOST_SECONDS = 0.4
-# So many submissions at once find their slots without it.
-_MOST_ENTERING = 500
-# Of the group's slots: as many may wait for their claims where nothing is wrong, or enter without being too many.
+# So many who submit at once find their slots without it.
+_MOST_CALLERS = 500
+# Of the group's slots: as many may wait for their claims where nothing is wrong, or what is worked off in a moment.
 _FEW_SHARE = 4
-# A backlog that is less at the next look goes by itself; and of one that is this much less, holding was not in vain.
-_STAYS_SHARE = 0.9
-_IN_VAIN_SHARE = 0.97
-# At so many looks in a row it was in vain: they are held twice as long, and when that is the most not at all for some
-# looks, twice as many each time. Others fill it then, or the broker is away.
+_MOMENT_SECONDS = 0.05
+# At so many looks in a row the backlog did not fall: they are held twice as long, and when that is the most not at all
+# for some looks, twice as many each time. Others fill it then, or the broker is away.
 _MOST_IN_VAIN = 2
 _FIRST_REST = 1
 _MOST_REST = 8
@@ -28,39 +26,49 @@ class Congestion:
         backlog: what waited at the last look.
     """
 
-    __slots__ = ("_few", "_in_vain", "_next_rest", "_rest", "backlog", "seconds")
+    __slots__ = ("_few", "_in_vain", "_next_rest", "_rest", "_were_many", "backlog", "seconds")
 
     def __init__(self) -> None:
         self.seconds = 0.0
         self.backlog = 0
-        self._few = 0
+        self._few = 0.0
+        self._were_many = False
         self._in_vain = 0
         self._rest = 0
         self._next_rest = _FIRST_REST
 
-    def is_few(self, tasks: int) -> bool:
-        """Whether so many tasks are nothing to the group's workers."""
-        return tasks <= self._few
+    def is_few(self, waiting: int) -> bool:
+        """Whether so many tasks are on their way rather than a backlog."""
+        return waiting <= self._few
 
-    def look(self, waiting: int, slots: int, entering: int) -> None:
-        """So many tasks of the group wait for a worker, its workers have so many slots, so many are about to enter."""
+    def look(self, waiting: int, slots: int, callers: int, ended_per_second: float) -> None:
+        """What the group looks like now.
+
+        Args:
+            waiting: tasks that wait for a worker.
+            slots: of the group's workers.
+            callers: who submits one task each at this moment.
+            ended_per_second: since the last look.
+        """
         before, self.backlog = self.backlog, waiting
-        self._few = slots // _FEW_SHARE
+        was_backlog = not self.is_few(before)
+        self._few = max(slots // _FEW_SHARE, ended_per_second * _MOMENT_SECONDS)
+        were_many, self._were_many = self._were_many, callers > slots // _FEW_SHARE
         if self.is_few(waiting):
             self._rest, self._next_rest = 0, _FIRST_REST
             # More of them come through as long as they wait long enough for a slot.
-            if entering <= _MOST_ENTERING:
+            if callers <= _MOST_CALLERS:
                 self.seconds = 0.0
-        elif self.is_few(entering):
+        elif not self._were_many:
             # It is not they who fill it.
             self.seconds = 0.0
         elif self.seconds:
-            self._in_vain = self._in_vain + 1 if waiting >= _IN_VAIN_SHARE * before else 0
+            self._in_vain = self._in_vain + 1 if waiting >= before else 0
             if self._in_vain == _MOST_IN_VAIN:
                 self._hold_longer()
         elif self._rest:
             self._rest -= 1
-        elif not self.is_few(before) and waiting >= _STAYS_SHARE * before:
+        elif were_many and was_backlog and waiting >= before:
             self.seconds, self._in_vain = FIRST_SECONDS, 0
 
     def _hold_longer(self) -> None:

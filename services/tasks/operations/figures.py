@@ -175,16 +175,20 @@ class Figures:
             yield
         finally:
             for group, count in wanted.items():
-                self.leave(group, count)
+                self._waiting[group].entering -= count
 
     def enter(self, group: str) -> None:
         """The same for one task; `leave` has to follow when it is written, or will not be."""
         self._check_room(group, 1)
-        self._waiting[group].entering += 1
+        waiting = self._waiting[group]
+        waiting.entering += 1
+        waiting.callers += 1
 
-    def leave(self, group: str, count: int = 1) -> None:
+    def leave(self, group: str) -> None:
         """Ends what `enter` began."""
-        self._waiting[group].entering -= count
+        waiting = self._waiting[group]
+        waiting.entering -= 1
+        waiting.callers -= 1
 
     def _check_room(self, group: str, count: int) -> None:
         waiting = self._waiting[group]
@@ -205,8 +209,12 @@ class Figures:
         return self._waiting[group].count
 
     def hold_seconds(self, group: str, priority: Priority) -> float:
-        """How long who submits to a group is held because acceptance outruns its work; 0: not at all."""
-        return self._waiting[group].hold_seconds(priority)
+        """How long who submits to a group is held because acceptance outruns its work; 0: not at all, as where nobody
+        knows how fast that is.
+        """
+        waiting = self._waiting[group]
+        seconds = waiting.hold_seconds(priority)
+        return seconds if seconds and waiting.rate is not None and waiting.rate.mean_run_seconds else 0.0
 
     def slots_within(self, group: str, seconds: float) -> float:
         """How many slots its workers should free in so many seconds if all of them are busy; inf: nobody knows, for
@@ -274,6 +282,7 @@ class Figures:
         self._look(seen)
 
     def _look(self, seen: Mapping[str, Sequence[int]]) -> None:
+        now = self._clock.monotonic()
         depths: defaultdict[str, list[Depth]] = defaultdict(list)
         for depth in self.summary.depths:
             depths[depth.group].append(depth)
@@ -285,7 +294,7 @@ class Figures:
         for group in {*self._waiting, *depths, *slots, *rates}:
             waiting = self._waiting[group]
             waiting.slots, waiting.rate = slots[group], rates.get(group)
-            waiting.look(depths[group], seen.get(group, NOTHING_SEEN))
+            waiting.look(depths[group], seen.get(group, NOTHING_SEEN), now)
 
 
 def _end_of(change: Change) -> End:

@@ -37,7 +37,6 @@ class _Waiting:
     submission: Submission
     future: asyncio.Future[Receipt]
     since: float
-    until: float
 
 
 # Those that came first are first.
@@ -114,12 +113,11 @@ class Lobby:
                 self._fill(self._kinds)
             if passes and (offer := self._promise(submission, kind)) is not None:
                 return self._let_in(submission, offer)
-        patience = held or PATIENCE_SECONDS
         most = MOST * held / PATIENCE_SECONDS or kind.most
-        if count >= most or not self._is_worth_it(submission, patience):
+        if count >= most or not self._is_worth_it(submission, held or PATIENCE_SECONDS):
             return self._batcher.put(submission)
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(submission, loop.create_future(), now := loop.time(), now + patience)
+        waiting = _Waiting(submission, loop.create_future(), loop.time())
         kind.lines[submission.priority].append(waiting)
         self._counts[submission.group, submission.priority] += 1
         self._some.set()
@@ -171,10 +169,10 @@ class Lobby:
             while True:
                 await self._some.wait()
                 self._some.clear()
-                while firsts := [
-                    line[0].until for kind in self._kinds.values() for line in kind.lines.values() if line
+                while ends := [
+                    self._end_of(line) for kind in self._kinds.values() for line in kind.lines.values() if line
                 ]:
-                    await asyncio.sleep(min(min(firsts) - loop.time(), _LOOK_SECONDS))
+                    await asyncio.sleep(min(min(ends) - loop.time(), _LOOK_SECONDS))
                     self._fill(self._kinds)
                     self._expire(loop.time())
         finally:
@@ -187,9 +185,13 @@ class Lobby:
     def _expire(self, now: float) -> None:
         for kind in self._kinds.values():
             for line in kind.lines.values():
-                while line and line[0].until <= now:
+                while line and self._end_of(line) <= now:
                     kind.doubt(now)
                     self._go_on(line, None)
+
+    def _end_of(self, line: _Line) -> float:
+        """Until when the first of a line waits; those who are held only as long as that lasts."""
+        return line[0].since + (self._hold_seconds(line[0].submission) or PATIENCE_SECONDS)
 
     def _look(self, offer: Offer) -> None:
         """An offer has room: lets in what there is room for, if it is worth it."""

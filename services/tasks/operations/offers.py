@@ -24,7 +24,7 @@ UNHEARD_SECONDS = 0.1
 MOST_ROOM = 1000
 GIVE_BACK_EVERY_SECONDS = 1.0
 _MOST_AT_ONCE = 500
-# While so much is still to be given back nothing is begun: so that cannot grow, however long it takes.
+# While so much is still to be given back nothing more is begun: so that does not grow, however long it takes.
 _MOST_LEFT = 1000
 # Of payloads in one message, if it has more than one task: clients of gRPC take 4 MiB unless they are told otherwise.
 _MESSAGE_BYTES = 1024 * 1024

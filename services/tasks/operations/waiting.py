@@ -16,6 +16,7 @@ class Waiting:
 
     Attributes:
         entering: about to be written.
+        callers: those of them that were submitted one by one.
         seen: what was read last; None before.
         unread: what was added and not read yet.
         slots: of the workers that serve the group.
@@ -23,15 +24,18 @@ class Waiting:
         congestion: whether its backlog stays.
     """
 
-    __slots__ = ("_added", "_counts", "congestion", "entering", "rate", "seen", "slots", "unread")
+    __slots__ = ("_added", "_counts", "_ended", "callers", "congestion", "entering", "rate", "seen", "slots", "unread")
 
     def __init__(self) -> None:
         self.entering = 0
+        self.callers = 0
         self.seen: int | None = None
         self.unread = 0
         self.slots = 0
         self.rate: Rate | None = None
         self.congestion = Congestion()
+        # How many had ended in all at the last look, and when that was.
+        self._ended: tuple[int, float] | None = None
         self._counts = [0] * _PLACES
         self._added = [0] * _PLACES
 
@@ -67,8 +71,10 @@ class Waiting:
             return 0.0 if congestion.is_few(sum(self._counts[priority:])) else congestion.seconds
         return congestion.seconds
 
-    def look(self, depths: Iterable[Depth], seen: Sequence[int]) -> None:
-        """Takes over what was read, which has in it all that was `added` before, and perhaps more."""
+    def look(self, depths: Iterable[Depth], seen: Sequence[int], now: float) -> None:
+        """Takes over what was read, which has in it all that was `added` before, and perhaps more; `slots` and `rate`
+        are of this look already.
+        """
         self._added = [now - then for now, then in zip(self._added, seen, strict=True)]
         self._counts = list(self._added)
         self.unread = sum(self._added)
@@ -77,7 +83,15 @@ class Waiting:
             self._counts[_SCHEDULED] += depth.scheduled
         self.seen = self.count - self.unread
         backlog = sum(self._counts[_SCHEDULED + 1 :]) - sum(self._added[_SCHEDULED + 1 :])
-        self.congestion.look(backlog, self.slots, self.entering)
+        self.congestion.look(backlog, self.slots, self.callers, self._speed(now))
+
+    def _speed(self, now: float) -> float:
+        """Tasks that ended in a second since the last look."""
+        ended = 0 if self.rate is None else self.rate.ended
+        before, self._ended = self._ended, (ended, now)
+        if before is None or now <= before[1]:
+            return 0.0
+        return max(0, ended - before[0]) / (now - before[1])
 
 
 NOTHING_SEEN: Sequence[int] = (0,) * _PLACES

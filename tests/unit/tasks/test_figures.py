@@ -1,6 +1,7 @@
 """Measured figures: kinds, admission, positions, estimates, and what is added up meanwhile."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import timedelta
 from math import inf
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ class FakeFigures:
     def __init__(self) -> None:
         self.kinds = [KIND]
         self.reads = 0
+        self.run_seconds = 0.5
         self.depths: list[Depth] = []
         self.workers: list[Any] = []
         self.tallies: list[tuple[str, Tallies]] = []
@@ -40,7 +42,7 @@ class FakeFigures:
         return self.workers
 
     async def read_rates(self) -> Sequence[Rate]:
-        return [Rate(group="builtin", ended_per_second=2.0, mean_run_seconds=0.5, ended=10, failed=1)]
+        return [Rate(group="builtin", ended_per_second=2.0, mean_run_seconds=self.run_seconds, ended=10, failed=1)]
 
     async def add_tallies(self, instance: str, tallies: Tallies) -> None:
         self.tallies.append((instance, tallies))
@@ -165,6 +167,28 @@ async def test_slots_come_as_fast_as_they_were_seen_to() -> None:
     # Each of forty is taken for half a second.
     assert figures.slots_within("builtin", 0.1) == pytest.approx(8)
     assert figures.slots_within("agents", 0.1) == inf
+
+
+@pytest.mark.parametrize(("many", "run_seconds", "held"), [(False, 0.5, 0.05), (True, 0.5, 0.0), (False, 0.0, 0.0)])
+async def test_who_submits_one_by_one_is_held(many: bool, run_seconds: float, held: float) -> None:
+    """Those who submit many at once are not who holding slows down; where nothing has ended nobody knows what helps."""
+    store = FakeFigures()
+    store.run_seconds = run_seconds
+    store.workers = [SimpleNamespace(draining=False, groups=["builtin"], slots=20)]
+    store.depths = [Depth(group="builtin", priority=Priority.NORMAL, queued=100, running=0, scheduled=0)]
+    figures = make(store, most_queued=1000)
+    with ExitStack() as stack:
+        if many:
+            stack.enter_context(figures.admitted(["builtin"] * 50))
+        for _ in range(5 if many else 50):
+            figures.enter("builtin")
+        for _ in range(3):
+            await figures.refresh("one")
+    assert figures.hold_seconds("builtin", Priority.NORMAL) == held
+    for _ in range(5 if many else 50):
+        figures.leave("builtin")
+    await figures.refresh("one")
+    assert figures.hold_seconds("builtin", Priority.NORMAL) == 0
 
 
 async def test_ends_are_added_up_by_group_and_session() -> None:

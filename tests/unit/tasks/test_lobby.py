@@ -334,6 +334,19 @@ async def test_who_is_held_goes_on_in_the_end(site: Site) -> None:
     assert asyncio.get_running_loop().time() - began >= 0.02
 
 
+async def test_they_are_held_only_as_long_as_that_lasts(site: Site, patience: Callable[[float], None]) -> None:
+    """Then they go on in their order, before those who come."""
+    patience(0.02)
+    site.direct.passes = False
+    site.figures.held = {Priority.NORMAL: 60}
+    first = site.put("first")
+    await asyncio.sleep(0.04)
+    assert not first.done()
+    site.figures.held = {}
+    await all_of(first, site.put("second"))
+    assert sorted(site.written) == ["first", "second"]
+
+
 async def test_no_more_are_held_than_the_work_catches_up_with(site: Site, patience: Callable[[float], None]) -> None:
     """As many as are worked off in that time, and more of them the longer it is."""
     patience(20)
