@@ -8,9 +8,11 @@ FIRST_SECONDS = 0.05
 _MOST_SECONDS = 0.4
 # So many who submit at once find their slots without it.
 _MOST_CALLERS = 500
-# Of the group's slots: as many may wait for their claims where nothing is wrong, or what is worked off in a moment.
+# Of the group's slots: as many may wait for their claims where nothing is wrong, or what is worked off in a moment; and
+# as many who submit at once do not fill it.
 _FEW_SHARE = 4
 _MOMENT_SECONDS = 0.05
+_FEW_CALLERS = 16
 # At so many looks in a row the backlog did not fall: they are held twice as long, and when that is the most not at all
 # for some looks, twice as many each time. Others fill it then, or the broker is away.
 _MOST_IN_VAIN = 2
@@ -26,13 +28,12 @@ class Congestion:
         backlog: what waited at the last look.
     """
 
-    __slots__ = ("_few", "_in_vain", "_next_rest", "_rest", "_were_many", "backlog", "seconds")
+    __slots__ = ("_few", "_in_vain", "_next_rest", "_rest", "backlog", "seconds")
 
     def __init__(self) -> None:
         self.seconds = 0.0
         self.backlog = 0
         self._few = 0.0
-        self._were_many = False
         self._in_vain = 0
         self._rest = 0
         self._next_rest = _FIRST_REST
@@ -41,25 +42,25 @@ class Congestion:
         """Whether so many tasks are on their way rather than a backlog."""
         return waiting <= self._few
 
-    def look(self, waiting: int, slots: int, callers: int, ended_per_second: float) -> None:
+    def look(self, waiting: int, slots: int, callers: float, ended_per_second: float) -> None:
         """What the group looks like now.
 
         Args:
             waiting: tasks that wait for a worker.
             slots: of the group's workers.
-            callers: who submits one task each at this moment.
-            ended_per_second: since the last look.
+            callers: who submitted one task each at any moment since the last look.
+            ended_per_second: since then.
         """
         before, self.backlog = self.backlog, waiting
         was_backlog = not self.is_few(before)
         self._few = max(slots // _FEW_SHARE, ended_per_second * _MOMENT_SECONDS)
-        were_many, self._were_many = self._were_many, callers > slots // _FEW_SHARE
+        many = callers > max(slots // _FEW_SHARE, _FEW_CALLERS)
         if self.is_few(waiting):
             self._rest, self._next_rest = 0, _FIRST_REST
             # More of them come through as long as they wait long enough for a slot.
             if callers <= _MOST_CALLERS:
                 self.seconds = 0.0
-        elif not self._were_many:
+        elif not many:
             # It is not they who fill it.
             self.seconds = 0.0
         elif self.seconds:
@@ -68,7 +69,7 @@ class Congestion:
                 self._hold_longer()
         elif self._rest:
             self._rest -= 1
-        elif were_many and was_backlog and waiting >= before:
+        elif was_backlog and waiting >= before:
             self.seconds, self._in_vain = FIRST_SECONDS, 0
 
     def _hold_longer(self) -> None:

@@ -180,15 +180,11 @@ class Figures:
     def enter(self, group: str) -> None:
         """The same for one task; `leave` has to follow when it is written, or will not be."""
         self._check_room(group, 1)
-        waiting = self._waiting[group]
-        waiting.entering += 1
-        waiting.callers += 1
+        self._waiting[group].enter(self._clock.monotonic())
 
     def leave(self, group: str) -> None:
         """Ends what `enter` began."""
-        waiting = self._waiting[group]
-        waiting.entering -= 1
-        waiting.callers -= 1
+        self._waiting[group].leave(self._clock.monotonic())
 
     def _check_room(self, group: str, count: int) -> None:
         waiting = self._waiting[group]

@@ -16,7 +16,6 @@ class Waiting:
 
     Attributes:
         entering: about to be written.
-        callers: those of them that were submitted one by one.
         seen: what was read last; None before.
         unread: what was added and not read yet.
         slots: of the workers that serve the group.
@@ -24,18 +23,36 @@ class Waiting:
         congestion: whether its backlog stays.
     """
 
-    __slots__ = ("_added", "_counts", "_ended", "callers", "congestion", "entering", "rate", "seen", "slots", "unread")
+    __slots__ = (
+        "_added",
+        "_caller_seconds",
+        "_callers",
+        "_counts",
+        "_ended",
+        "_looked_at",
+        "_moved_at",
+        "congestion",
+        "entering",
+        "rate",
+        "seen",
+        "slots",
+        "unread",
+    )
 
     def __init__(self) -> None:
         self.entering = 0
-        self.callers = 0
         self.seen: int | None = None
         self.unread = 0
         self.slots = 0
         self.rate: Rate | None = None
         self.congestion = Congestion()
-        # How many had ended in all at the last look, and when that was.
-        self._ended: tuple[int, float] | None = None
+        # Of what enters, what was submitted one by one; when that changed last, and its sum over time.
+        self._callers = 0
+        self._caller_seconds = 0.0
+        self._moved_at = 0.0
+        # When the last look was, and how many had ended by then in all.
+        self._looked_at: float | None = None
+        self._ended = 0
         self._counts = [0] * _PLACES
         self._added = [0] * _PLACES
 
@@ -43,6 +60,22 @@ class Waiting:
     def count(self) -> int:
         """Tasks that wait for anything but their end."""
         return sum(self._counts)
+
+    def enter(self, now: float) -> None:
+        """One that was submitted alone is about to be written."""
+        self._weigh(now)
+        self.entering += 1
+        self._callers += 1
+
+    def leave(self, now: float) -> None:
+        """It is written, or will not be."""
+        self._weigh(now)
+        self.entering -= 1
+        self._callers -= 1
+
+    def _weigh(self, now: float) -> None:
+        self._caller_seconds += self._callers * (now - self._moved_at)
+        self._moved_at = now
 
     @property
     def added(self) -> Sequence[int]:
@@ -83,15 +116,18 @@ class Waiting:
             self._counts[_SCHEDULED] += depth.scheduled
         self.seen = self.count - self.unread
         backlog = sum(self._counts[_SCHEDULED + 1 :]) - sum(self._added[_SCHEDULED + 1 :])
-        self.congestion.look(backlog, self.slots, self.callers, self._speed(now))
+        callers, speed = self._measure(now)
+        self.congestion.look(backlog, self.slots, callers, speed)
 
-    def _speed(self, now: float) -> float:
-        """Tasks that ended in a second since the last look."""
-        ended = 0 if self.rate is None else self.rate.ended
-        before, self._ended = self._ended, (ended, now)
-        if before is None or now <= before[1]:
-            return 0.0
-        return max(0, ended - before[0]) / (now - before[1])
+    def _measure(self, now: float) -> tuple[float, float]:
+        """How many submitted one task each at any moment since the last look, and how many tasks ended in a second."""
+        self._weigh(now)
+        before, self._looked_at = self._looked_at, now
+        summed, self._caller_seconds = self._caller_seconds, 0.0
+        ended, self._ended = self._ended, 0 if self.rate is None else self.rate.ended
+        if before is None or now <= before:
+            return 0.0, 0.0
+        return summed / (now - before), max(0, self._ended - ended) / (now - before)
 
 
 NOTHING_SEEN: Sequence[int] = (0,) * _PLACES

@@ -24,6 +24,13 @@ def looked(*backlogs: int, callers: int = MANY, ended_per_second: float = 0.0) -
     return seconds
 
 
+def submit(waiting: Waiting, callers: int) -> None:
+    waiting.slots = SLOTS
+    waiting.look([], NOTHING_SEEN, -1.0)
+    for _ in range(callers):
+        waiting.enter(-1.0)
+
+
 def test_a_backlog_that_stays_holds_who_submits_until_it_is_gone() -> None:
     """Two looks tell; few that wait are no backlog."""
     assert looked(FEW, FEW, FEW) == [0, 0, 0]
@@ -62,14 +69,19 @@ def test_after_a_backlog_is_gone_the_rest_is_short_again() -> None:
 
 
 def test_who_are_few_are_not_held() -> None:
-    """It is not they who fill it. A moment when they were many is not enough either."""
+    """It is not they who fill it."""
     assert looked(2000, 2500, 3000, callers=FEW) == [0, 0, 0]
     congestion = Congestion()
     held = []
-    for callers in (FEW, FEW + 1, FEW + 1, FEW):
+    for callers in (MANY, FEW + 1, FEW + 1, FEW):
         congestion.look(2000, SLOTS, callers, 0.0)
         held.append(congestion.seconds)
-    assert held == [0, 0, 0.05, 0]
+    assert held == [0, 0.05, 0.05, 0]
+    # Workers of few slots.
+    for callers in (17, 17, 16):
+        congestion.look(2000, 8, callers, 0.0)
+        held.append(congestion.seconds)
+    assert held[4:] == [0.05, 0.05, 0]
 
 
 def test_very_many_wait_as_long_as_they_are_so_many() -> None:
@@ -85,7 +97,7 @@ def test_very_many_wait_as_long_as_they_are_so_many() -> None:
 def test_who_waits_behind_nobody_is_not_held() -> None:
     """What waits in the classes below is no reason; once nothing waits, very many wait for their slots in all."""
     waiting = Waiting()
-    waiting.slots, waiting.callers = SLOTS, 600
+    submit(waiting, 600)
     for now in range(2):
         waiting.look([LOW], NOTHING_SEEN, now)
     assert [waiting.hold_seconds(priority) for priority in (Priority.LOW, Priority.NORMAL)] == [0.05, 0]
@@ -99,7 +111,7 @@ def test_who_waits_behind_nobody_is_not_held() -> None:
 def test_what_waits_for_its_time_is_no_backlog() -> None:
     """Nor is what this process has added since the look."""
     waiting = Waiting()
-    waiting.slots, waiting.callers = SLOTS, MANY
+    submit(waiting, MANY)
     for _ in range(200):
         waiting.add(Priority.LOW)
     later = replace(LOW, queued=0, running=50, scheduled=5000)
@@ -110,9 +122,31 @@ def test_what_waits_for_its_time_is_no_backlog() -> None:
 
 def test_how_fast_the_work_is_is_measured_between_two_looks() -> None:
     waiting = Waiting()
-    waiting.slots, waiting.callers = SLOTS, MANY
+    submit(waiting, MANY)
     for look, (ended, held) in enumerate([(50_000, 0), (60_000, 0), (69_000, 0), (78_000, 0.05)]):
         waiting.rate = replace(RATE, ended=ended)
         # 10,000 in half a second: 1,000 in a moment.
         waiting.look([LOW], NOTHING_SEEN, look / 2)
         assert waiting.hold_seconds(Priority.LOW) == held, look
+
+
+def test_who_submits_is_counted_over_time() -> None:
+    """A moment with many between two looks is none with few."""
+    waiting = Waiting()
+    submit(waiting, 100)
+    waiting.look([LOW], NOTHING_SEEN, 0.0)
+    for _ in range(90):
+        waiting.leave(0.25)
+    # A quarter of a second with 100 and one with 10: 55.
+    waiting.look([LOW], NOTHING_SEEN, 0.5)
+    assert waiting.hold_seconds(Priority.LOW) == 0.05
+    for _ in range(40):
+        waiting.enter(0.75)
+    for _ in range(40):
+        waiting.leave(0.95)
+    assert waiting.entering == 10
+    # 10 and for a fifth of a second 40 more: 26.
+    waiting.look([LOW], NOTHING_SEEN, 1.0)
+    assert waiting.hold_seconds(Priority.LOW) == 0.05
+    waiting.look([LOW], NOTHING_SEEN, 1.5)
+    assert waiting.hold_seconds(Priority.LOW) == 0

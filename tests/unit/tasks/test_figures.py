@@ -48,8 +48,8 @@ class FakeFigures:
         self.tallies.append((instance, tallies))
 
 
-def make(store: FakeFigures, *, most_queued: int = 10, backlog: int = 0) -> Figures:
-    return Figures(store, FakeClock(), lambda: backlog, limits=Limits(most=most_queued), most_unpublished=100)  # type: ignore[arg-type]  # the part that is asked
+def make(store: FakeFigures, *, most_queued: int = 10, backlog: int = 0, clock: FakeClock | None = None) -> Figures:
+    return Figures(store, clock or FakeClock(), lambda: backlog, limits=Limits(most=most_queued), most_unpublished=100)  # type: ignore[arg-type]  # the part that is asked
 
 
 def accepted(state: State = State.QUEUED, *, replayed: bool = False) -> Accepted:
@@ -176,17 +176,20 @@ async def test_who_submits_one_by_one_is_held(many: bool, run_seconds: float, he
     store.run_seconds = run_seconds
     store.workers = [SimpleNamespace(draining=False, groups=["builtin"], slots=20)]
     store.depths = [Depth(group="builtin", priority=Priority.NORMAL, queued=100, running=0, scheduled=0)]
-    figures = make(store, most_queued=1000)
+    clock = FakeClock()
+    figures = make(store, most_queued=1000, clock=clock)
     with ExitStack() as stack:
         if many:
             stack.enter_context(figures.admitted(["builtin"] * 50))
         for _ in range(5 if many else 50):
             figures.enter("builtin")
         for _ in range(3):
+            clock.advance(0.5)
             await figures.refresh("one")
     assert figures.hold_seconds("builtin", Priority.NORMAL) == held
     for _ in range(5 if many else 50):
         figures.leave("builtin")
+    clock.advance(0.5)
     await figures.refresh("one")
     assert figures.hold_seconds("builtin", Priority.NORMAL) == 0
 
