@@ -14,7 +14,8 @@ _FEW_SHARE = 4
 _MOMENT_SECONDS = 0.05
 _FEW_CALLERS = 16
 # At so many looks in a row the backlog did not fall: they are held twice as long, and when that is the most not at all
-# for some looks, twice as many each time. Others fill it then, or the broker is away.
+# for some looks, twice as many each time. Others fill it then, or the broker is away; when that is back, they are held
+# for long from the start.
 _MOST_IN_VAIN = 2
 _FIRST_REST = 1
 _MOST_REST = 8
@@ -28,7 +29,7 @@ class Congestion:
         backlog: what waited at the last look.
     """
 
-    __slots__ = ("_few", "_in_vain", "_next_rest", "_rest", "backlog", "seconds")
+    __slots__ = ("_few", "_in_vain", "_next_rest", "_next_seconds", "_rest", "backlog", "seconds")
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -37,6 +38,7 @@ class Congestion:
         self._in_vain = 0
         self._rest = 0
         self._next_rest = _FIRST_REST
+        self._next_seconds = FIRST_SECONDS
 
     def is_few(self, waiting: int) -> bool:
         """Whether so many tasks are on their way rather than a backlog."""
@@ -56,7 +58,7 @@ class Congestion:
         self._few = max(slots // _FEW_SHARE, ended_per_second * _MOMENT_SECONDS)
         many = callers > max(slots // _FEW_SHARE, _FEW_CALLERS)
         if self.is_few(waiting):
-            self._rest, self._next_rest = 0, _FIRST_REST
+            self._rest, self._next_rest, self._next_seconds = 0, _FIRST_REST, FIRST_SECONDS
             # More of them come through as long as they wait long enough for a slot.
             if callers <= _MOST_CALLERS:
                 self.seconds = 0.0
@@ -70,11 +72,11 @@ class Congestion:
         elif self._rest:
             self._rest -= 1
         elif was_backlog and waiting >= before:
-            self.seconds, self._in_vain = FIRST_SECONDS, 0
+            self.seconds, self._in_vain = self._next_seconds, 0
 
     def _hold_longer(self) -> None:
         self._in_vain = 0
         self.seconds *= 2
         if self.seconds > _MOST_SECONDS:
-            self.seconds = 0.0
+            self.seconds, self._next_seconds = 0.0, _MOST_SECONDS / 2
             self._rest, self._next_rest = self._next_rest, min(2 * self._next_rest, _MOST_REST)

@@ -55,6 +55,8 @@ def test_where_it_is_in_vain_they_are_held_longer_and_then_not_for_a_while() -> 
     assert rising[:9] == [0, 0.05, 0.05, 0.1, 0.1, 0.2, 0.2, 0.4, 0.4]
     rests = [len(part) for part in "".join("." if held else "_" for held in rising).split(".") if part]
     assert rests[1:4] == [2, 3, 5]
+    # Then for long from the start.
+    assert rising[9:16] == [0, 0, 0.2, 0.2, 0.4, 0.4, 0]
     long = "".join("." if held else "_" for held in looked(*range(1000, 400_000, 1000)))
     assert max(len(part) for part in long.split(".")) == 9
 
