@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 
@@ -218,6 +218,30 @@ async def test_a_commit_in_doubt_leaves_nothing_with_the_session(core: Core, mon
         await it.offers.give_back()
         (row,) = await core.sql("SELECT state, session_id FROM tasks.task_live")
         assert (row["state"], row["session_id"], it.offer.room) == (State.QUEUED, None, 1)
+        # The first commit that is answered fills no slot, the next one does.
+        assert await it.state(await it.submit()) == (State.QUEUED, 0)
+        assert await it.state(await it.submit()) == (State.RUNNING, 1)
+
+
+async def test_while_a_backlog_stays_who_submits_is_held(core: Core) -> None:
+    """Nothing of it is written before; an urgent one, before whom nothing waits, goes on. Then each is there once."""
+    async with offering(core) as it:
+        await it.intake.submit_many([draft() for _ in range(200)])
+        began = await it.came()
+        await core.finish(it.session_id, *[success(one.task_id) for one in began])
+        await core.figures.refresh("one")
+        waiting = core.figures._waiting["builtin"]
+        assert waiting.rate is not None
+        waiting.rate = replace(waiting.rate, mean_run_seconds=0.001)
+        waiting.congestion.seconds = 60
+        held = [asyncio.ensure_future(it.submit(owner_id="bob")) for _ in range(40)]
+        await it.submit(owner_id="eve", priority=4)
+        await asyncio.sleep(0.1)
+        owners = "SELECT owner_id, count(*)::int AS tasks FROM tasks.task GROUP BY owner_id"
+        assert {row["owner_id"]: row["tasks"] for row in await core.sql(owners)} == {"ann": 200, "eve": 1}
+        waiting.congestion.seconds = 0
+        assert len(set(await asyncio.gather(*held))) == 40
+        assert {row["owner_id"]: row["tasks"] for row in await core.sql(owners)} == {"ann": 200, "eve": 1, "bob": 40}
 
 
 async def test_an_attempt_begins_when_it_begins(core: Core) -> None:
