@@ -147,8 +147,12 @@ def test_who_submits_is_counted_over_time() -> None:
     for _ in range(40):
         waiting.leave(0.95)
     assert waiting.entering == 10
-    # 10 and for a fifth of a second 40 more: 26.
+    # 10 and for a fifth of a second 40 more: 26. Then the same for half as long: 18.
     waiting.look([LOW], NOTHING_SEEN, 1.0)
     assert waiting.hold_seconds(Priority.LOW) == 0.05
+    for _ in range(40):
+        waiting.enter(1.35)
+    for _ in range(40):
+        waiting.leave(1.45)
     waiting.look([LOW], NOTHING_SEEN, 1.5)
     assert waiting.hold_seconds(Priority.LOW) == 0

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 from chassis.endless import end
 from chassis.errors import Unavailable
@@ -39,8 +39,8 @@ class World:
         self.failures = 0
         self.clock = FakeClock()
         ports: Any = self
-        kind = SimpleNamespace(max_running=0)
-        figures: Any = SimpleNamespace(any_bounds=False, groups=("builtin",), known_kind=lambda _: kind)
+        self.kind = SimpleNamespace(max_running=0)
+        figures: Any = SimpleNamespace(any_bounds=False, groups=("builtin",), known_kind=lambda _: self.kind)
         self.feeder = Feeder(ports, ports, figures, self.publish, clock=self.clock)
         self.direct = Direct(ports, self.feeder, self.publish, clock=self.clock)
 
@@ -154,6 +154,20 @@ async def test_of_each_owner_pointers_go_to_the_table_in_their_order() -> None:
         await until_published(world, "x0")
         await world.direct.close()
     assert [task_id for task_id in world.tabled if task_id[0] == "x"] == ["x1", "x2"]
+
+
+async def test_what_waits_for_more_than_a_worker_takes_the_long_way() -> None:
+    """For a time, for others, for a place of its kind; and everything where the process is about to end."""
+    world = World()
+    simple = _submission("a0")
+    assert world.direct.is_simple(simple)
+    for changes in ({"run_at": _AT}, {"run_after": ("b0",)}):
+        assert not world.direct.is_simple(cast("Any", SimpleNamespace(**{**vars(simple), **changes})))
+    world.kind.max_running = 1
+    assert not world.direct.is_simple(simple)
+    world.kind.max_running = 0
+    await world.direct.close()
+    assert not world.direct.is_simple(simple)
 
 
 async def test_a_process_that_ends_waits_for_what_it_has_published() -> None:

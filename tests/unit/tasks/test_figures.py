@@ -187,6 +187,11 @@ async def test_who_submits_one_by_one_is_held(many: bool, run_seconds: float, he
             clock.advance(0.5)
             await figures.refresh("one")
     assert figures.hold_seconds("builtin", Priority.NORMAL) == held
+    # With more workers it is no backlog, at the look that sees them.
+    store.workers[0].slots = 400
+    clock.advance(0.5)
+    await figures.refresh("one")
+    assert figures.hold_seconds("builtin", Priority.NORMAL) == 0
     for _ in range(5 if many else 50):
         figures.leave("builtin")
     clock.advance(0.5)

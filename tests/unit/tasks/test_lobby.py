@@ -325,6 +325,15 @@ async def test_while_work_lags_behind_whoever_submits_is_held(site: Site, patien
     assert set(site.slots) == {"held"}
 
 
+async def test_who_is_held_passes_nobody_in_the_table(site: Site) -> None:
+    """Though slots are free when it comes."""
+    site.figures.held = {Priority.NORMAL: 60}
+    site.direct.passes = False
+    site.free(1)
+    site.put("held")
+    assert site.waiting == ["held"]
+
+
 async def test_who_is_held_goes_on_in_the_end(site: Site) -> None:
     """By a pointer, as others do."""
     site.figures.held = {Priority.NORMAL: 0.02}
@@ -351,7 +360,7 @@ async def test_no_more_are_held_than_the_work_catches_up_with(site: Site, patien
     """As many as are worked off in that time, and more of them the longer it is."""
     patience(20)
     site.figures.held = {Priority.NORMAL: 40}
-    site.figures.soon = 30
+    site.figures.soon = 15
     for number in range(40):
         site.put(str(number))
     assert len(site.waiting) == 30
