@@ -32,7 +32,7 @@ _SETTINGS = {
     "shared_buffers": "256MB",
     "max_wal_size": "2GB",
     "checkpoint_timeout": "15min",
-    # Dead rows of the live tasks make each look at them dearer: after a minute at full load by two thirds.
+    # Dead rows of the live tasks make each look at them dearer: within a minute of full load by more than half.
     "autovacuum_naptime": "5s",
     "jit": "off",
 }

@@ -4,7 +4,8 @@ Without it a burst of some milliseconds would go by pointers; while pointers wai
 behind it would take the longer way too, for as long as the load lasts. It promises slots; whether a promise holds is
 decided when the batch is written. It knows neither commits nor what a slot is filled with.
 
-Where a backlog stays, whoever submits waits here as long, slot or not: so the work catches up with what is accepted.
+While a backlog stays, whoever submits is held here for as long as `congestion` says, unless a slot comes before: so the
+work catches up with what is accepted.
 """
 
 import asyncio

@@ -31,6 +31,14 @@ def submit(waiting: Waiting, callers: int) -> None:
         waiting.enter(-1.0)
 
 
+def burst(waiting: Waiting, begin: float, end: float) -> None:
+    """Forty more, from then to then."""
+    for _ in range(40):
+        waiting.enter(begin)
+    for _ in range(40):
+        waiting.leave(end)
+
+
 def test_a_backlog_that_stays_holds_who_submits_until_it_is_gone() -> None:
     """Two looks tell; few that wait are no backlog."""
     assert looked(FEW, FEW, FEW) == [0, 0, 0]
@@ -142,17 +150,11 @@ def test_who_submits_is_counted_over_time() -> None:
     # A quarter of a second with 100 and one with 10: 55.
     waiting.look([LOW], NOTHING_SEEN, 0.5)
     assert waiting.hold_seconds(Priority.LOW) == 0.05
-    for _ in range(40):
-        waiting.enter(0.75)
-    for _ in range(40):
-        waiting.leave(0.95)
+    burst(waiting, 0.75, 0.95)
     assert waiting.entering == 10
     # 10 and for a fifth of a second 40 more: 26. Then the same for half as long: 18.
     waiting.look([LOW], NOTHING_SEEN, 1.0)
     assert waiting.hold_seconds(Priority.LOW) == 0.05
-    for _ in range(40):
-        waiting.enter(1.35)
-    for _ in range(40):
-        waiting.leave(1.45)
+    burst(waiting, 1.35, 1.45)
     waiting.look([LOW], NOTHING_SEEN, 1.5)
     assert waiting.hold_seconds(Priority.LOW) == 0
