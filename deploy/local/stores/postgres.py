@@ -33,7 +33,7 @@ _SETTINGS = {
     "max_wal_size": "2GB",
     "checkpoint_timeout": "15min",
     # Dead rows of the live tasks make each look at them dearer: within a minute of full load by more than half.
-    "autovacuum_naptime": "5s",
+    "autovacuum_naptime": "15s",
     "jit": "off",
 }
 # For data that a test throws away: commits survive a crash of the server, but not a power cut.
