@@ -4,7 +4,7 @@ Work by pointers costs more than work in offered slots. So a backlog that a mome
 on itself: it keeps tasks from slots, they cost more, and as many come meanwhile as are worked off.
 """
 
-FIRST_SECONDS = 0.05
+_FIRST_SECONDS = 0.05
 _MOST_SECONDS = 0.4
 # So many who submit at once find their slots without it.
 _MOST_CALLERS = 500
@@ -38,7 +38,7 @@ class Congestion:
         self._in_vain = 0
         self._rest = 0
         self._next_rest = _FIRST_REST
-        self._next_seconds = FIRST_SECONDS
+        self._next_seconds = _FIRST_SECONDS
 
     def is_few(self, waiting: int) -> bool:
         """Whether so many tasks are on their way rather than a backlog."""
@@ -58,7 +58,7 @@ class Congestion:
         self._few = max(slots // _FEW_SHARE, ended_per_second * _MOMENT_SECONDS)
         many = callers > max(slots // _FEW_SHARE, _FEW_CALLERS)
         if self.is_few(waiting):
-            self._rest, self._next_rest, self._next_seconds = 0, _FIRST_REST, FIRST_SECONDS
+            self._rest, self._next_rest, self._next_seconds = 0, _FIRST_REST, _FIRST_SECONDS
             # More of them come through as long as they wait long enough for a slot.
             if callers <= _MOST_CALLERS:
                 self.seconds = 0.0

@@ -108,7 +108,7 @@ class Waiting:
         """Takes over what was read, which has in it all that was `added` before, and perhaps more; `slots` and `rate`
         are of this look already.
         """
-        self._added = [now - then for now, then in zip(self._added, seen, strict=True)]
+        self._added = [added - read for added, read in zip(self._added, seen, strict=True)]
         self._counts = list(self._added)
         self.unread = sum(self._added)
         for depth in depths:
