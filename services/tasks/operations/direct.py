@@ -93,7 +93,8 @@ class Direct:
 
     def is_clear(self, group: str) -> bool:
         """Nothing of a group waits here for room."""
-        return not any(self._lines.get((group, priority)) for priority in Priority)
+        # What waits belongs to a commit that is not settled; mostly there is none, and this is asked for each task.
+        return not self._commits or not any(self._lines.get((group, priority)) for priority in Priority)
 
     def hand(self, submissions: Sequence[Submission], answers: Sequence[Accepted | MeshError]) -> None:
         """Publishes the pointers of those that were accepted for the short way, as soon as there is room."""

@@ -209,6 +209,18 @@ async def test_no_more_than_a_queue_moves_waits_here() -> None:
     assert len(world.tabled) == 10_000
 
 
+async def test_a_group_is_clear_while_nothing_of_it_waits_for_room() -> None:
+    """What was published and awaits its confirmation stands in nobody's way, and other groups neither."""
+    world = await a_full_queue()
+    assert world.direct.is_clear("builtin")
+    world.commit(2, "bob")
+    assert not world.direct.is_clear("builtin")
+    assert world.direct.is_clear("other")
+    # Room for the one that waits.
+    await world.look(0)
+    assert world.direct.is_clear("builtin")
+
+
 async def test_others_have_their_turn_as_soon_as_there_is_room() -> None:
     """Where there was none when the table was polled, it is before those who wait here."""
     world = await a_full_queue()

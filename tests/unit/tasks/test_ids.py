@@ -1,6 +1,7 @@
 """Ids: in the order in which they were made, and found again by their moment."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import count
 
 import pytest
 
@@ -46,3 +47,12 @@ def test_ids_go_on_when_the_clock_goes_back_a_little(
     after = made.new("task")
     assert (after > before) is goes_on
     assert goes_on or after.startswith(first_id("task", MOMENT - back))
+
+
+def test_the_random_part_of_each_id_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of those that one asking of the system made: in other milliseconds nothing else tells them apart."""
+    moments = count(int(MOMENT.timestamp() * 1000) * 1_000_000, 1_000_000)
+    monkeypatch.setattr(ids, "time_ns", lambda: next(moments))
+    several = [maker.new("task") for maker in (Ids(), Ids()) for _ in range(1000)]
+    # A ULID has ten digits of the moment and sixteen of chance.
+    assert len({one[-16:] for one in several}) == len(several)
