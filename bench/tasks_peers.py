@@ -3,8 +3,8 @@
 Everyone has the same private Postgres (fsync) and RabbitMQ, persistent and confirmed messages, a payload of 1 kB, and
 acknowledges after the result is committed. Every accepted task is checked for its committed result at the end.
 
-Usage: python -m bench.tasks_peers [--only celery,taskiq] [--rounds 3] [--tasks 20000] [--accepts 4000] [--seconds 4]
-           [--configurations best|all|NAME,NAME] [--save FILE] [--show FILE]
+Usage: python -m bench.tasks_peers [--only celery,taskiq] [--rounds 3] [--accepts 4000] [--full-seconds 8]
+           [--half-seconds 4] [--configurations best|all|NAME,NAME] [--save FILE] [--show FILE]
 
 With `--save` each measurement is added to FILE as a line of JSON, so that a run may be made piece by piece; `--show`
 prints the tables of such a file and measures nothing. The default run takes about a quarter of an hour.
@@ -52,7 +52,9 @@ def main() -> None:
 def _measured(system: System, name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     configuration = system.configurations[name]
     print(f"{system.name}: {configuration.told}", file=sys.stderr, flush=True)
-    amounts = Amounts(tasks=arguments.tasks, accepts=arguments.accepts, seconds=arguments.seconds)
+    amounts = Amounts(
+        accepts=arguments.accepts, full_seconds=arguments.full_seconds, half_seconds=arguments.half_seconds
+    )
     figures = measure(system, configuration, amounts)
     told = {"configuration": configuration.told, "synced": configuration.synced}
     return {"system": system.name, **told, "figures": figures}
@@ -88,9 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--tasks", type=int, default=20_000)
     parser.add_argument("--accepts", type=int, default=4000)
-    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--full-seconds", type=float, default=8.0)
+    parser.add_argument("--half-seconds", type=float, default=4.0)
     parser.add_argument("--configurations", default="best")
     parser.add_argument("--save", type=Path)
     parser.add_argument("--show", type=Path)

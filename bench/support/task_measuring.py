@@ -32,11 +32,11 @@ Database: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Amounts:
-    """How much is measured: tasks on the whole way, tasks accepted alone, seconds at half load."""
+    """How much is measured: tasks accepted alone, about so many seconds at full load, seconds at half load."""
 
-    tasks: int
     accepts: int
-    seconds: float
+    full_seconds: float
+    half_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +118,8 @@ class Measurement:
         # The first workers to come have made their connections and statements now.
         clients.submit(_WARM_UP)
         await self._until_done(database, clients)
-        figures |= await self._whole(database, clients)
+        tasks = round(figures["drained_per_second"] * self._amounts.full_seconds)
+        figures |= await self._whole(database, clients, tasks)
         figures |= await self._half_load(database, clients, figures["per_second"] / 2)
         figures |= await self._verified(database, clients)
         await database.close()
@@ -154,10 +155,14 @@ class Measurement:
         first, last = next(one for one in seen if one[1]), seen[-1]
         return (last[1] - first[1]) / max(_POLL_SECONDS, last[0] - first[0])
 
-    async def _whole(self, database: Database, clients: Clients) -> dict[str, Any]:
-        """From the first submission to the last committed result, at full load."""
+    async def _whole(self, database: Database, clients: Clients, tasks: int) -> dict[str, Any]:
+        """From the first submission to the last committed result, at full load.
+
+        By what a system made of its backlog all of them have about as long: with as many tasks each, the fast ones
+        would have little more than a beginning and an end.
+        """
         usage = self._stage.usage()
-        submitted = await asyncio.to_thread(clients.submit, self._amounts.tasks)
+        submitted = await asyncio.to_thread(clients.submit, tasks)
         ended = await self._until_done(database, clients)
         used, count = by_group(usage.seconds()), submitted.count
         # Seconds for a thousand.
@@ -169,7 +174,7 @@ class Measurement:
 
     async def _half_load(self, database: Database, clients: Clients, rate: float) -> dict[str, Any]:
         """The wait for the start at half of what the system can do."""
-        submitted = await asyncio.to_thread(clients.submit, int(rate * self._amounts.seconds), rate=rate)
+        submitted = await asyncio.to_thread(clients.submit, int(rate * self._amounts.half_seconds), rate=rate)
         await self._until_done(database, clients)
         committed = self._configuration.committed
         rows = await database.fetch(committed.rows)

@@ -164,6 +164,7 @@ SYSTEMS = (
         client=("-m", "bench.peers.agentmesh"),
         batch=500,
         configurations={
+            "1x512": _agentmesh("1 tasks service, 1 worker of 512 slots", slots=512),
             "1x256": _agentmesh("1 tasks service, 1 worker of 256 slots", slots=256),
             "1x1000": _agentmesh("1 tasks service, 1 worker of 1,000 slots", slots=1000),
         },

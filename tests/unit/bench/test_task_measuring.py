@@ -34,6 +34,6 @@ def test_every_peer_is_tried_in_at_least_three_configurations():
 def test_the_best_of_a_system_are_the_first_of_each_durability():
     """Those whose broker syncs what it accepts are measured besides the faster ones."""
     best = {system.name: system.best for system in SYSTEMS}
-    assert best["agentmesh"] == ["1x256"]
+    assert best["agentmesh"] == ["1x512"]
     assert len(best["procrastinate"]) == 1
     assert [len(best[name]) for name in ("celery", "dramatiq", "taskiq")] == [2, 2, 2]
