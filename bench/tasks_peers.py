@@ -7,7 +7,7 @@ Usage: python -m bench.tasks_peers [--only celery,taskiq] [--rounds 3] [--accept
            [--half-seconds 4] [--configurations best|all|NAME,NAME] [--save FILE] [--show FILE]
 
 With `--save` each measurement is added to FILE as a line of JSON, so that a run may be made piece by piece; `--show`
-prints the tables of such a file and measures nothing. The default run takes about a quarter of an hour.
+prints the tables of such a file and measures nothing. The default run takes about twenty minutes.
 """
 
 import argparse

@@ -5,7 +5,7 @@ It refuses to know what the work is.
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 
 from mesh.tasks.v1 import tasks_pb2, tasks_pb2_grpc
@@ -26,10 +26,15 @@ from worker.session import Callbacks, Sessions
 
 log = get_logger(__name__)
 
+# Pointers that wait for a busy worker could be done by another one. Where slots come sooner it is not worth it.
+_FULL_SECONDS = 3.0
 # A delivery that nobody acknowledges for 30 minutes closes the channel (consumer_timeout), so pointers that cannot be
-# claimed go back to their queue long before, where another process may take them.
+# claimed although there is a slot go back to their queue long before, too.
 _STUCK_SECONDS = 30.0
-_STUCK_CHECK_SECONDS = 1.0
+_LOOK_SECONDS = 0.2
+# So long after its return to the queues a worker waits for what is in them: of what comes first nobody knows whether
+# something more urgent is behind it.
+_RETURN_SECONDS = 0.1
 # Of the time the process has for its end; the rest is for handing back and for the session.
 _GRACE_SHARE = 0.7
 _STOP_SHARE = 0.1
@@ -81,6 +86,9 @@ class Runner:
         self._late: list[tasks_pb2.Claimed] = []
         # What was to be stopped before it arrived.
         self._stopped: dict[Key, None] = {}
+        # It has left its queues, or is back since a moment: it begins nothing until it knows what waits in them.
+        self._away = False
+        self._woken = asyncio.Event()
         self._draining = asyncio.Event()
         # What it holds is given back from now on.
         self._closed = False
@@ -137,14 +145,23 @@ class Runner:
         """Takes pointers in, and leaves the queues while none of them could be claimed for too long."""
         while not self._draining.is_set():
             async with self._feed.open(self._claims.take_in):
-                await self._until(lambda: self._claims.stuck_seconds > _STUCK_SECONDS)
+                while not self._is_stuck() and not self._draining.is_set():
+                    await _within(_RETURN_SECONDS if self._away else _LOOK_SECONDS, self._draining.wait())
+                    self._come_back()
             # Closing gave back what was not acknowledged; the copies here would only be claimed for nothing.
             self._claims.forget()
-            await self._until(lambda: self.serving and self._attempts.free > 0)
+            self._away = True
+            while not (self.serving and self._attempts.free > 0) and not self._draining.is_set():
+                self._woken.clear()
+                await self._woken.wait()
 
-    async def _until(self, condition: Callable[[], bool]) -> None:
-        while not condition() and not self._draining.is_set():
-            await _within(_STUCK_CHECK_SECONDS, self._draining.wait())
+    def _is_stuck(self) -> bool:
+        return self._claims.stuck_seconds > (_FULL_SECONDS if self._attempts.free <= 0 else _STUCK_SECONDS)
+
+    def _come_back(self) -> None:
+        if self._away:
+            self._away = False
+            self._wake()
 
     def _owner(self) -> Owner:
         return Owner(
@@ -160,7 +177,7 @@ class Runner:
         return Offerer(
             session=self._serving_session,
             spare=lambda: self._unused - self._claims.wanted,
-            calm=lambda: not self._claims.waiting,
+            calm=lambda: not (self._away or self._claims.waiting),
             start=self._start_offered,
             freed=self._wake,
             missing=self._sessions.suspect,
@@ -171,12 +188,13 @@ class Runner:
         return self._attempts.free - len(self._late)
 
     def _free(self) -> int:
-        return self._unused - self._offers.open
+        return 0 if self._away else self._unused - self._offers.open
 
     def _serving_session(self) -> str | None:
         return self._sessions.current if self.serving else None
 
     def _wake(self) -> None:
+        self._woken.set()
         self._claims.wake()
         self._offers.wake()
 

@@ -54,6 +54,17 @@ async def test_a_failure_is_retried_and_a_permanent_one_is_not(mesh: Mesh, tasks
     assert "process_data" in task.error.message
 
 
+async def test_a_worker_that_was_full_for_long_comes_back_to_what_waits(mesh: Mesh, tasks: Tasks) -> None:
+    """It leaves its queues to others while its slots are taken; here nobody else is there."""
+    await mesh.add_worker("worker-1", slots=2)
+    long = [await tasks.submit("automation", _delay(5)) for _ in range(2)]
+    for task_id in long:
+        await tasks.until_running(task_id)
+    waiting = [await tasks.submit("automation", b'{"action": "test"}', priority=1 + n % 4) for n in range(12)]
+    ended = [await tasks.until_ended(task_id) for task_id in (*long, *waiting)]
+    assert {(task.state, task.attempt) for task in ended} == {(tasks_pb2.STATE_SUCCEEDED, 1)}
+
+
 async def test_a_killed_worker_does_not_lose_its_task(mesh: Mesh, tasks: Tasks) -> None:
     """Kill -9 in the middle of a task: another worker does it again, and it completes once."""
     first = await mesh.add_worker("worker-1")

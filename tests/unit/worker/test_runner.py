@@ -326,21 +326,3 @@ async def test_drain_waits_for_the_last_outcome():
         it.work.go.set()
         await draining
     assert [name for name, _ in it.tasks.calls][-2:] == ["Finish", "CloseSession"]
-
-
-async def test_pointers_that_cannot_be_claimed_go_back(monkeypatch: pytest.MonkeyPatch):
-    """All slots are taken for more than 30 s: the queues are left, and taken again when a slot is free."""
-    monkeypatch.setattr("worker.runner._STUCK_CHECK_SECONDS", 0.001)
-    async with rig(slots=1) as it:
-        await it.push("t1")
-        await it.until(lambda: it.work.started)
-        (waiting,) = await it.push("t2")
-        it.clock.advance(29.0)
-        await it.push("t3")
-        assert it.feed.opened == 1
-        it.clock.advance(2.0)
-        await it.until(lambda: it.feed.take is None)
-        it.work.go.set()
-        await it.until(lambda: it.feed.opened == 2)
-        assert not waiting.acked
-    assert it.work.started == [("t1", 1)]
