@@ -1,7 +1,8 @@
 """Work that must never end by itself: whatever ends it is logged, and it begins again. And its end, once wanted."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from chassis.logging import get_logger
@@ -31,6 +32,23 @@ async def endless(name: str, work: Callable[[], Awaitable[None]]) -> None:
         except Exception:
             log.exception("Endless work failed and begins again", work=name)
         await asyncio.sleep(_PAUSE_SECONDS)
+
+
+@contextmanager
+def own_cancellation() -> Iterator[None]:
+    """Raises ConnectionAbortedError in place of a cancellation that nobody asked of this task.
+
+    A library that cancels the future somebody waits for, as aiormq does when it gives a connection up, would otherwise
+    end the whole task, and a TaskGroup says nothing about that.
+    """
+    task = asyncio.current_task()
+    asked_before = 0 if task is None else task.cancelling()
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        if task is None or task.cancelling() > asked_before:
+            raise
+        raise ConnectionAbortedError("What was waited for was cancelled") from error
 
 
 async def end(tasks: Iterable["asyncio.Task[Any]"]) -> None:

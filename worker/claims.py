@@ -81,6 +81,8 @@ class Claims:
         self._changed = asyncio.Event()
         # Pointers in claims that are on their way.
         self._asked = 0
+        # How often all pointers were forgotten.
+        self._forgotten = 0
 
     @property
     def in_flight(self) -> bool:
@@ -109,6 +111,7 @@ class Claims:
     def forget(self) -> None:
         """Drops what waits: its queue has it back."""
         self._intake.clear()
+        self._forgotten += 1
 
     def take_in(self, delivery: Delivery, priority_class: int) -> None:
         """Lets the pointers of a delivery wait for their claims. Raises Invalid for what has none, which parks it."""
@@ -158,7 +161,7 @@ class Claims:
 
     async def _claim(self, session_id: str, most: int, classes: int) -> bool:
         now = self._clock.monotonic()
-        since = now - self.stuck_seconds
+        since, forgotten = now - self.stuck_seconds, self._forgotten
         taken = self._intake.take(most, now, classes)
         self._asked += len(taken)
         try:
@@ -167,7 +170,8 @@ class Claims:
                 self._owner.start(session_id, claimed, ended)
         except MeshError as error:
             log.warning("A claim was not answered", pointers=len(taken), error=str(error))
-            self._intake.put_back(taken, since)
+            if forgotten == self._forgotten:
+                self._intake.put_back(taken, since)
             if isinstance(error, NotFound):
                 self._owner.lost()
             return False

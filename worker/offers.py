@@ -82,7 +82,7 @@ class _Stream:
 
     async def say(self) -> AsyncIterator[tasks_pb2.OfferRequest]:
         """The worker's side, until its session is another."""
-        self._said = self._most = _share(max(0, self._owner.spare()))
+        self._said = self._most = _share(max(0, self._owner.spare())) if self._owner.calm() else 0
         self._unheard.append(self._said)
         yield tasks_pb2.OfferRequest(session_id=self.session_id, most=self._said)
         # The library may go on asking after the stream has ended.

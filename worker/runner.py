@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 from mesh.tasks.v1 import tasks_pb2, tasks_pb2_grpc
 
+from chassis.endless import endless
 from chassis.errors import Unavailable
 from chassis.lifecycle import Host
 from chassis.logging import get_logger
@@ -139,21 +140,25 @@ class Runner:
             group.create_task(self._reporter.run(), name="outcomes")
             group.create_task(self._claims.run(), name="claims")
             group.create_task(self._offers.run(), name="offers")
-            group.create_task(self._consume(), name="pointers")
+            group.create_task(endless("pointers", self._consume), name="pointers")
 
     async def _consume(self) -> None:
         """Takes pointers in, and leaves the queues while none of them could be claimed for too long."""
         while not self._draining.is_set():
-            async with self._feed.open(self._claims.take_in):
-                while not self._is_stuck() and not self._draining.is_set():
-                    await _within(_RETURN_SECONDS if self._away else _LOOK_SECONDS, self._draining.wait())
-                    self._come_back()
-            # Closing gave back what was not acknowledged; the copies here would only be claimed for nothing.
-            self._claims.forget()
-            self._away = True
+            try:
+                async with self._feed.open(self._claims.take_in):
+                    while not self._is_stuck() and not self._draining.is_set():
+                        await _within(_RETURN_SECONDS if self._away else _LOOK_SECONDS, self._draining.wait())
+                        self._come_back()
+            finally:
+                # Closing gave back what was not acknowledged; the copies here would only be claimed for nothing.
+                self._claims.forget()
+                self._away = True
             while not (self.serving and self._attempts.free > 0) and not self._draining.is_set():
                 self._woken.clear()
                 await self._woken.wait()
+        # It takes nothing more in.
+        await asyncio.Event().wait()
 
     def _is_stuck(self) -> bool:
         return self._claims.stuck_seconds > (_FULL_SECONDS if self._attempts.free <= 0 else _STUCK_SECONDS)

@@ -14,7 +14,7 @@ from aio_pika.exceptions import ChannelPreconditionFailed
 from aiormq import Channel
 
 from chassis.config import Rabbit
-from chassis.endless import end, endless
+from chassis.endless import end, endless, own_cancellation
 from chassis.logging import get_logger
 from chassis.messaging.link import BROKER_ERRORS, CALL_TIMEOUT_SECONDS, Link, away, told
 from chassis.messaging.topology import (
@@ -191,6 +191,6 @@ async def open_broker(settings: Rabbit, name: str) -> AsyncIterator[Broker]:
 
 async def close_channel(channel: Channel) -> None:
     """Closes a channel, which may have ended by itself."""
-    with suppress(*BROKER_ERRORS, TimeoutError):
+    with suppress(*BROKER_ERRORS, TimeoutError), own_cancellation():
         async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
             await channel.close()

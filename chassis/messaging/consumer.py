@@ -14,7 +14,7 @@ from aiormq.abc import DeliveredMessage
 
 from chassis import telemetry
 from chassis.clock import Clock, SystemClock
-from chassis.endless import end, endless
+from chassis.endless import end, endless, own_cancellation
 from chassis.errors import Unavailable
 from chassis.logging import get_logger
 from chassis.messaging.connection import Broker, Use, close_channel
@@ -82,9 +82,11 @@ class Consumer:
         try:
             yield self
         finally:
-            await self.pause()
-            await self._handling.finish(_FINISH_SECONDS)
-            await end(tasks)
+            try:
+                await self.pause()
+                await self._handling.finish(_FINISH_SECONDS)
+            finally:
+                await end(tasks)
 
     async def pause(self) -> None:
         """Takes no further deliveries; those taken can still be settled. For draining and for full workers."""
@@ -160,7 +162,7 @@ class _Subscription:
             self._wanted = False
             tag, self._tag = self._tag, ""
             if tag and self._channel is not None and not self._channel.is_closed:
-                with suppress(*BROKER_ERRORS, TimeoutError):
+                with suppress(*BROKER_ERRORS, TimeoutError), own_cancellation():
                     # A channel that is gone delivers nothing, and its supervisor sees `_wanted`.
                     await self._channel.basic_cancel(tag, timeout=CALL_TIMEOUT_SECONDS)
 
@@ -170,7 +172,8 @@ class _Subscription:
             self._last_heard = self._clock.monotonic()
             if self._channel is not None and not self._channel.is_closed and not self._tag:
                 try:
-                    await self._consume(self._channel)
+                    with own_cancellation():
+                        await self._consume(self._channel)
                 except (*BROKER_ERRORS, TimeoutError) as error:
                     log.debug("A queue cannot be resumed on its channel", queue=self.name, error=str(error))
                     self._ended.set()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from chassis import endless as module
-from chassis.endless import end, endless
+from chassis.endless import end, endless, own_cancellation
 
 
 async def _return() -> None:
@@ -73,3 +73,32 @@ async def test_what_loses_a_cancellation_is_asked_again(monkeypatch: pytest.Monk
     await end(tasks)
     assert [task.done() for task in tasks] == [True, True]
     assert lost == 3
+
+
+async def test_a_cancellation_that_nobody_asked_for_is_an_error_of_the_connection():
+    """And is not taken for the end of the task that waits."""
+    with pytest.raises(ConnectionAbortedError), own_cancellation():
+        await _await_what_is_cancelled()
+
+
+async def test_a_cancellation_that_was_asked_for_stays_one():
+    """Also in a task that went on after an earlier one."""
+    went_on = asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            with pytest.raises(ConnectionAbortedError), own_cancellation():
+                await _await_what_is_cancelled()
+        went_on.set()
+        with own_cancellation():
+            await asyncio.Event().wait()
+
+    running = asyncio.ensure_future(work())
+    for _ in range(2):
+        await asyncio.sleep(0)
+        running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert went_on.is_set()

@@ -1,11 +1,15 @@
 """A runner that leaves its queues because nothing of them can be claimed, and comes back."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
+from mesh.tasks.v1 import tasks_pb2 as pb
 
 from chassis.errors import Unavailable
-from tests.unit.worker.test_runner import rig
+from tests.unit.worker.test_runner import Rig, rig
+from worker.feed import Take
 
 
 @pytest.fixture(autouse=True)
@@ -82,3 +86,51 @@ async def test_pointers_that_cannot_be_claimed_go_back():
         it.clock.advance(2.0)
         await it.until(lambda: it.feed.opened == 2)
         assert it.work.started == []
+
+
+async def leave(it: Rig, slots: int) -> list[pb.OfferRequest]:
+    """Fills all slots, and has the queues left. Answers the words about offered slots until then."""
+    await it.push(*(f"t{number}" for number in range(slots)))
+    await it.until(lambda: len(it.work.started) == slots)
+    await it.push("waits")
+    it.clock.advance(3.1)
+    await it.until(lambda: it.feed.take is None)
+    return it.tasks.called("Offer")
+
+
+@pytest.mark.parametrize("breaks", ["session", "stream"])
+async def test_a_new_stream_offers_nothing_until_it_is_known_what_waits(breaks: str):
+    """Its session was lost while it was away, or its stream."""
+    async with rig(slots=8) as it:
+        before = await leave(it, 8)
+        if breaks == "session":
+            it.tasks.alive.discard("s1")
+            it.runner._sessions.suspect()
+        else:
+            it.tasks.offers["s1"].put_nowait(Unavailable())
+        it.work.go.set()
+        await it.until(lambda: it.feed.opened == 2)
+        await asyncio.sleep(0.05)
+        assert it.runner._away
+        assert all(word.most <= word.received for word in it.tasks.called("Offer")[len(before) :])
+        await it.until(lambda: it.tasks.called("Offer")[-1].most - it.tasks.called("Offer")[-1].received == 7)
+
+
+async def test_a_feed_that_is_cancelled_from_within_is_opened_again():
+    """As a library may cancel what its closing waits for: the worker goes on."""
+    async with rig(slots=1) as it:
+        opened = it.feed.open
+
+        @asynccontextmanager
+        async def open_(take: Take) -> AsyncIterator[None]:
+            async with opened(take):
+                yield
+            if it.feed.opened == 1:
+                raise asyncio.CancelledError
+
+        it.feed.open = open_  # type: ignore[method-assign]  # one that ends badly
+        await leave(it, 1)
+        it.work.go.set()
+        await it.until(lambda: it.feed.opened == 2)
+        await it.push("waits")
+        await it.until(lambda: it.work.started[1:] == [("waits", 1)])
