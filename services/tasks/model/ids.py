@@ -8,7 +8,7 @@ from time import time_ns
 from ulid_transform import bytes_to_ulid, ulid_at_time
 
 _RANDOM_BYTES = 10
-# To ask the system for each takes longer than all else that is done for an id.
+# Alone each would be a system call.
 _AT_ONCE = 256
 _MOMENT_DIGITS = 10
 # A clock that was set back by more is believed: what was made before it lay in the future.
