@@ -17,6 +17,12 @@ def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.runner._LOOK_SECONDS", 0.001)
 
 
+@pytest.fixture
+def _returns_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a busy machine is not too late for what happens meanwhile."""
+    monkeypatch.setattr("worker.runner._RETURN_SECONDS", 1.0)
+
+
 async def test_a_full_worker_leaves_its_queues_to_others():
     """All slots are taken for more than 3 s: the queues are left, and taken again as soon as a slot is free."""
     async with rig(slots=1) as it:
@@ -40,6 +46,7 @@ async def test_a_full_worker_leaves_its_queues_to_others():
         await it.until(lambda: it.work.started == [("t1", 1), ("t2", 1)])
 
 
+@pytest.mark.usefixtures("_returns_slowly")
 async def test_a_worker_that_comes_back_begins_with_the_most_urgent():
     """Also if less urgent ones arrive before; until it knows, it offers no slot either."""
     async with rig(slots=1) as it:
@@ -59,6 +66,7 @@ async def test_a_worker_that_comes_back_begins_with_the_most_urgent():
         assert [task_id for task_id, _ in it.work.started] == ["t1", "critical", "low"]
 
 
+@pytest.mark.usefixtures("_returns_slowly")
 async def test_a_worker_that_finds_nothing_when_it_comes_back_offers_its_slots():
     """Others did what had waited."""
     async with rig(slots=8) as it:
@@ -98,6 +106,7 @@ async def leave(it: Rig, slots: int) -> list[pb.OfferRequest]:
     return it.tasks.called("Offer")
 
 
+@pytest.mark.usefixtures("_returns_slowly")
 @pytest.mark.parametrize("breaks", ["session", "stream"])
 async def test_a_new_stream_offers_nothing_until_it_is_known_what_waits(breaks: str):
     """Its session was lost while it was away, or its stream."""
